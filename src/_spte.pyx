@@ -1,0 +1,2 @@
+# cython: language_level=3
+"""spte.c: SPTE layouts, constants, predicates and constructors."""

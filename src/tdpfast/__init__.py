@@ -1,0 +1,1 @@
+"""tdpfast: KVM's x86 TDP MMU for TDX guests, emulated."""
