@@ -1,0 +1,324 @@
+# cython: language_level=3
+"""Locks, RCU, lockdep, yield points and the trace of one emulated CPU (see _sync.pxd for the contracts)."""
+
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from tdpfast._atomic cimport (
+    tdp_cpu_relax, tdp_cpu_yield, tdp_escape, tdp_load32, tdp_store_release, tdp_try_cmpxchg,
+)
+
+cdef Event scratch_event   # where records go when memory ran out
+
+
+cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
+    memset(c, 0, sizeof(Cpu))
+    c.id = id
+    c.retry_limit = 1000
+
+
+cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil:
+    """Offers the access to the scheduler, lets a scripted race happen, and looks for a freed page. Yields."""
+    cdef uint64_t page
+    if c.slow & SLOW_YIELD:
+        c.y_kind = kind
+        c.y_obj = obj
+        c.yield_to(c)
+    if c.slow & SLOW_RMW and kind == SYNC_RMW:
+        c.rmw_count += 1
+        c.on_rmw(c, <uint64_t *>obj)
+    if c.slow & SLOW_CHECK and SYNC_LOAD <= kind <= SYNC_RMW:
+        page = (obj - c.page_base) >> 12
+        if obj >= c.page_base and page < c.page_count and c.page_freed[page]:
+            c.checks |= CHECK_LIFE
+            if c.on_freed != NULL:
+                c.on_freed(c, kind, obj)
+
+
+cdef bint sync_enabled(const Cpu *c) noexcept nogil:
+    """Whether the access this CPU offers can happen now (the explorer asks before it resumes a fiber)."""
+    if c.y_kind == SYNC_READ_LOCK:
+        return (<RwLock *>c.y_obj).val != RW_WRITER
+    if c.y_kind == SYNC_WRITE_LOCK:
+        return (<RwLock *>c.y_obj).val == 0
+    if c.y_kind == SYNC_SPIN_LOCK:
+        return (<SpinLock *>c.y_obj).val == 0
+    if c.y_kind == SYNC_WAIT:
+        return tdp_load32(<uint32_t *>c.y_obj) == <uint32_t>c.y_arg
+    return c.y_kind != SYNC_ABORT and c.y_kind != SYNC_DONE
+
+
+cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil:
+    """Called where a loop goes round; key digests what the loop looked at. Yields; ends a livelock.
+
+    Under the explorer the scheduler resumes this CPU only once another one has written something. Alone, the
+    limit-th round in a row with the same key is a livelock.
+    """
+    if key == c.retry_key:
+        c.retry_count += 1
+        if c.retry_limit and c.retry_count >= c.retry_limit and not c.slow & SLOW_YIELD:
+            sync_abort(c, ABORT_LIVELOCK)
+    else:
+        c.retry_key = key
+        c.retry_count = 0
+    if c.slow & SLOW_YIELD:
+        c.y_kind = SYNC_RETRY
+        c.y_obj = key
+        c.yield_to(c)
+    else:
+        tdp_cpu_relax()
+
+
+cdef void sync_wait_eq(Cpu *c, uint32_t *word, uint32_t value) noexcept nogil:
+    """Blocks until *word == value. Yields."""
+    cdef uint32_t spins = 0
+    if c.slow & SLOW_YIELD:
+        c.y_arg = value
+        sync_slow(c, SYNC_WAIT, <uint64_t>word)
+        return
+    while tdp_load32(word) != value:
+        spins += 1
+        if spins & 63 == 0:
+            tdp_cpu_yield()
+        else:
+            tdp_cpu_relax()
+
+
+cdef void sync_abort(Cpu *c, int code) noexcept nogil:
+    """Ends this CPU's work at once; does not return. Locks stay as they are: the machine is gone."""
+    c.abort = code
+    if code == ABORT_LIVELOCK:
+        c.checks |= CHECK_PROGRESS
+        trace1(c, EV_LIVELOCK, 0)
+    c.dead = True
+    if c.slow & SLOW_YIELD:
+        c.y_kind = SYNC_ABORT
+        c.y_obj = 0
+        c.yield_to(c)
+    if c.landing != NULL:
+        tdp_escape(c.landing)
+
+
+cdef void sync_assert(Cpu *c, int kind, const char *fn, const char *id) noexcept nogil:
+    """Records that a kernel assertion fired. BUG() does not return."""
+    cdef Event *e
+    if c.dead:
+        return
+    c.checks |= CHECK_LOCK if kind == ASSERT_LOCKDEP else CHECK_KERNEL
+    c.asserts[kind] += 1
+    if c.first_fn[kind] == NULL:
+        c.first_fn[kind] = fn
+        c.first_id[kind] = id
+    if c.trace != NULL:
+        e = trace_new(c, EV_ASSERT)
+        e.a[0] = kind
+        e.s0 = fn
+        e.s1 = id
+    if kind == ASSERT_BUG:
+        sync_abort(c, ABORT_BUG)
+
+
+# ---- locks --------------------------------------------------------------------------------------------------
+
+cdef inline void spin_wait(uint32_t *spins) noexcept nogil:
+    spins[0] += 1
+    if spins[0] & 127 == 0:
+        tdp_cpu_yield()
+    else:
+        tdp_cpu_relax()
+
+
+cdef void read_lock(Cpu *c, RwLock *l) noexcept nogil:
+    cdef uint64_t v
+    cdef uint32_t spins = 0
+    sync_point(c, SYNC_READ_LOCK, <uint64_t>l)
+    while True:
+        v = tdp_read_once(&l.val)
+        if v < RW_WRITER and tdp_try_cmpxchg(&l.val, &v, v + 1):
+            break
+        spin_wait(&spins)
+    c.mmu_read += 1
+
+
+cdef void read_unlock(Cpu *c, RwLock *l) noexcept nogil:
+    sync_point(c, SYNC_READ_UNLOCK, <uint64_t>l)
+    tdp_fetch_add(&l.val, <uint64_t>-1)
+    c.mmu_read -= 1
+
+
+cdef void write_lock(Cpu *c, RwLock *l) noexcept nogil:
+    cdef uint64_t v
+    cdef uint32_t spins = 0
+    sync_point(c, SYNC_WRITE_LOCK, <uint64_t>l)
+    while True:
+        v = 0
+        if tdp_read_once(&l.val) == 0 and tdp_try_cmpxchg(&l.val, &v, RW_WRITER):
+            break
+        spin_wait(&spins)
+    c.mmu_write += 1
+
+
+cdef void write_unlock(Cpu *c, RwLock *l) noexcept nogil:
+    sync_point(c, SYNC_WRITE_UNLOCK, <uint64_t>l)
+    tdp_store_release(&l.val, 0)
+    c.mmu_write -= 1
+
+
+cdef void spin_lock(Cpu *c, SpinLock *l) noexcept nogil:
+    cdef uint64_t v
+    cdef uint32_t spins = 0
+    sync_point(c, SYNC_SPIN_LOCK, <uint64_t>l)
+    while True:
+        v = 0
+        if tdp_read_once(&l.val) == 0 and tdp_try_cmpxchg(&l.val, &v, 1):
+            return
+        spin_wait(&spins)
+
+
+cdef void spin_unlock(Cpu *c, SpinLock *l) noexcept nogil:
+    sync_point(c, SYNC_SPIN_UNLOCK, <uint64_t>l)
+    tdp_store_release(&l.val, 0)
+
+
+# ---- RCU ----------------------------------------------------------------------------------------------------
+
+cdef void rcu_init(Rcu *r) noexcept nogil:
+    memset(r, 0, sizeof(Rcu))
+    r.gp = 1
+
+
+cdef void rcu_read_lock(Cpu *c) noexcept nogil:
+    c.rcu_depth += 1
+    if c.rcu_depth == 1 and c.rcu != NULL:
+        sync_point(c, SYNC_RCU_LOCK, <uint64_t>c.rcu)
+        # The store must be visible before the first pointer is followed: full order, as smp_mb() in a lock.
+        tdp_store_seq(&c.rcu_seq, tdp_load_seq(&c.rcu.gp))
+
+
+cdef void rcu_read_unlock(Cpu *c) noexcept nogil:
+    if c.rcu_depth == 1 and c.rcu != NULL:
+        sync_point(c, SYNC_RCU_UNLOCK, <uint64_t>c.rcu)
+        tdp_store_release(&c.rcu_seq, 0)
+    c.rcu_depth -= 1
+
+
+cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
+    """Queues the callback that frees page; False (and nothing queued) if it is queued already."""
+    cdef Rcu *r = c.rcu
+    sync_point(c, SYNC_CALL_RCU, <uint64_t>r)
+    if head.epoch != 0:
+        c.checks |= CHECK_LIFE
+        return False
+    rcu_queue_lock(r)
+    head.next = NULL
+    head.page = page
+    head.epoch = tdp_fetch_add(&r.gp, 1) + 1
+    if r.tail != NULL:
+        r.tail.next = head
+    else:
+        r.head = head
+    r.tail = head
+    rcu_queue_unlock(r)
+    return True
+
+
+# The queue's own lock is never a yield point: call_rcu is one step.
+cdef inline void rcu_queue_lock(Rcu *r) noexcept nogil:
+    cdef uint64_t v
+    cdef uint32_t spins = 0
+    while True:
+        v = 0
+        if tdp_try_cmpxchg(&r.lock.val, &v, 1):
+            return
+        spin_wait(&spins)
+
+
+cdef inline void rcu_queue_unlock(Rcu *r) noexcept nogil:
+    tdp_store_release(&r.lock.val, 0)
+
+
+cdef RcuHead *rcu_ready(Rcu *r) noexcept nogil:
+    """The oldest callback if every reader that was active when it was queued has left, else NULL."""
+    cdef RcuHead *head = r.head
+    cdef uint64_t seq
+    cdef int i
+    if head == NULL or r.no_grace:
+        return head
+    for i in range(r.ncpu):
+        seq = tdp_load_seq(&r.cpus[i].rcu_seq)
+        if seq != 0 and seq < head.epoch:
+            return NULL
+    return head
+
+
+cdef int rcu_run(Cpu *c, Rcu *r, int most) noexcept nogil:
+    """Runs callbacks whose grace period is over, oldest first, `most` at the most (0: all); how many."""
+    cdef RcuHead *head
+    cdef int n = 0
+    while most == 0 or n < most:
+        if r.head == NULL:
+            break
+        rcu_queue_lock(r)
+        head = rcu_ready(r)
+        if head != NULL:
+            r.head = head.next
+            if r.head == NULL:
+                r.tail = NULL
+        rcu_queue_unlock(r)
+        if head == NULL:
+            break
+        r.callback(c, r.owner, head)
+        n += 1
+    return n
+
+
+cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
+    """Waits until every queued callback has run. Must not be called inside a read section."""
+    cdef int n = 0
+    cdef uint32_t spins = 0
+    while r.head != NULL:
+        n += rcu_run(c, r, 0)
+        if r.head != NULL:
+            if c.slow & SLOW_YIELD:
+                sync_retry(c, <uint64_t>r.head)
+            else:
+                spin_wait(&spins)
+    return n
+
+
+# ---- trace --------------------------------------------------------------------------------------------------
+
+cdef Event *trace_new(Cpu *c, int kind) noexcept nogil:
+    """The next record of the CPU's trace, zeroed. Never NULL: without memory a scratch record is handed out."""
+    cdef Trace *t = c.trace
+    cdef Event *e
+    cdef void *grown
+    cdef size_t cap
+    if t == NULL or c.dead:
+        return &scratch_event
+    if t.n == t.cap:
+        cap = t.cap * 2 if t.cap else 256
+        grown = realloc(t.ev, cap * sizeof(Event))
+        if grown == NULL:
+            t.lost = True
+            return &scratch_event
+        t.ev = <Event *>grown
+        t.cap = cap
+    e = &t.ev[t.n]
+    t.n += 1
+    memset(e, 0, sizeof(Event))
+    e.kind = kind
+    e.cpu = c.id
+    e.step = c.step
+    return e
+
+
+cdef void trace_reset(Trace *t) noexcept nogil:
+    t.n = 0
+    t.lost = False
+
+
+cdef void trace_free(Trace *t) noexcept nogil:
+    free(t.ev)
+    t.ev = NULL
+    t.n = t.cap = 0

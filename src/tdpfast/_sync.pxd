@@ -1,0 +1,288 @@
+"""What one emulated CPU may touch of shared state, and how: yield points, locks, RCU, lockdep, trace.
+
+Every access to shared state first calls sync_point(). Off the explorer that is one predictable branch; on a
+fiber it offers the access (kind, object) to the scheduler, and the access happens when the fiber is resumed.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_fetch_and, tdp_landing, tdp_load_seq, tdp_read_once, tdp_store_seq, tdp_try_cmpxchg,
+    tdp_unlikely, tdp_write_once, tdp_xchg,
+)
+
+cdef enum SyncKind:
+    SYNC_START = 0
+    SYNC_LOAD            # reads *obj
+    SYNC_STORE           # writes *obj
+    SYNC_RMW             # xchg, cmpxchg, and
+    SYNC_READ_LOCK       # blocks while a writer holds obj (RwLock)
+    SYNC_READ_UNLOCK
+    SYNC_WRITE_LOCK      # blocks while anybody holds obj (RwLock)
+    SYNC_WRITE_UNLOCK
+    SYNC_SPIN_LOCK       # blocks while obj (SpinLock) is held
+    SYNC_SPIN_UNLOCK
+    SYNC_TRY_SHARED      # module lock words: never block
+    SYNC_PUT_SHARED
+    SYNC_TRY_EXCL
+    SYNC_PUT_EXCL
+    SYNC_RCU_LOCK
+    SYNC_RCU_UNLOCK
+    SYNC_CALL_RCU
+    SYNC_RCU_FREE        # offered by the grace-period agent: frees the page obj
+    SYNC_RETRY           # a retry loop goes round: useless until another CPU writes something
+    SYNC_WAIT            # blocks until *(uint32_t *)obj == y_arg
+    SYNC_HOOK            # a Python hook is to be called on the scheduler's stack
+    SYNC_OP              # the next operation of the thread's list begins
+    SYNC_ABORT           # BUG() or a livelock: the fiber is never resumed
+    SYNC_DONE            # the thread's body returned
+
+cdef enum:
+    SLOW_YIELD = 1       # a scheduler wants to see every access
+    SLOW_CHECK = 2       # accesses to freed pages are looked for
+    SLOW_RMW = 4         # on_rmw wants to run before each atomic read-modify-write
+
+cdef enum AssertKind:
+    ASSERT_WARN = 0
+    ASSERT_KVM_BUG_ON
+    ASSERT_BUG
+    ASSERT_LOCKDEP
+
+cdef enum Check:         # bits; the names of tdpfast.checks.NAMES in this order
+    CHECK_AGREE = 1
+    CHECK_LIFE = 2
+    CHECK_PAGE = 4
+    CHECK_LOCK = 8
+    CHECK_PROGRESS = 16
+    CHECK_STAT = 32
+    CHECK_FROZEN = 64
+    CHECK_EPOCH = 128
+    CHECK_PAMT = 256
+    CHECK_KERNEL = 512
+
+cdef enum AbortCode:
+    ABORT_NONE = 0
+    ABORT_BUG = 1
+    ABORT_LIVELOCK = 2
+
+cdef enum EventKind:
+    EV_CHG = 0           # as_id gfn level old new
+    EV_SET_EXT           # gfn level old new ret
+    EV_SET_EXT_V0        # gfn level new ret
+    EV_LINK_EXT          # gfn level ret has_page
+    EV_REMOVE_EXT        # gfn level old
+    EV_FREE_EXT          # gfn level page ret has_page
+    EV_FLUSH_ALL
+    EV_FLUSH_RANGE       # gfn npages
+    EV_FLUSH_SLOT        # base npages
+    EV_YIELD             # write
+    EV_SPLIT             # gfn level huge_spte errno
+    EV_DIRTY             # gfn
+    EV_RACE              # gfn level before after
+    EV_ASSERT            # kind; fn, id
+    EV_SEAM              # leaf; the module's own record has the operands
+    EV_REQ               # request
+    EV_KICK              # vcpu; status
+    EV_TD_EXIT           # vcpu; status
+    EV_WAIT_SEPT_ZAP     # vcpu
+    EV_SEAMCALL_FAILED   # leaf rax
+    EV_RESET_PADDR       # page
+    EV_FREE_PAGE         # page
+    EV_KEYID_FREE        # hkid
+    EV_LIVELOCK          # why
+    EV_RCU_FREE          # level gfn direct
+    EV_UAF               # kind level gfn
+    EV_RCU_AGAIN         # level gfn state
+    EV_RM_EXT            # gfn level old (patch07 form)
+    EV_STEP              # one access of the explorer: kind obj value
+    EV_OP                # operation index begins
+    EV_OP_END            # operation index ret
+    EV_GET_PAGE          # level gfn mirror
+    EV_PREPARE_ZAP       # level gfn mirror
+    EV_SPTE_FROZEN       # gfn level old
+    EV_NOTE              # s0 s1: anything else
+
+cdef struct Event:
+    int32_t kind
+    int32_t cpu
+    uint64_t step
+    uint64_t a[8]
+    const char *s0
+    const char *s1
+
+cdef struct Trace:
+    Event *ev
+    size_t n
+    size_t cap
+    bint lost            # memory ran out: the tail is missing
+
+cdef struct RwLock:
+    uint64_t val         # readers, or RW_WRITER
+
+cdef enum:
+    RW_WRITER = 0x40000000
+
+cdef struct SpinLock:
+    uint64_t val
+
+cdef struct RcuHead:
+    RcuHead *next
+    uint64_t epoch       # 0: not queued
+    uint64_t page        # address of the page this callback frees
+
+cdef struct Cpu
+
+cdef struct Rcu:
+    uint64_t gp          # grace-period counter; readers sample it
+    SpinLock lock
+    RcuHead *head
+    RcuHead *tail
+    Cpu **cpus           # everybody who may be inside a read section
+    int32_t ncpu
+    uint32_t no_grace    # broken design: callbacks do not wait for readers
+    void (*callback)(Cpu *c, void *owner, RcuHead *head) noexcept nogil
+    void *owner
+
+cdef struct Cpu:
+    int32_t id
+    uint32_t slow        # SLOW_* bits; zero on native threads
+    void (*yield_to)(Cpu *c) noexcept nogil   # to the scheduler's stack and back
+    void *fiber
+    int32_t y_kind       # the access offered
+    uint64_t y_obj
+    uint64_t y_arg
+    # use after free: one byte per page, 1 = freed
+    const uint8_t *page_freed
+    uint64_t page_base
+    uint64_t page_count
+    void (*on_freed)(Cpu *c, int kind, uint64_t addr) noexcept nogil
+    void (*on_rmw)(Cpu *c, uint64_t *sptep) noexcept nogil
+    uint64_t rmw_count
+    # RCU
+    Rcu *rcu
+    int32_t rcu_depth
+    uint64_t rcu_seq     # 0 outside a read section
+    # lockdep
+    int32_t mmu_read
+    int32_t mmu_write
+    int32_t pages_lock
+    int32_t slots_lock
+    # resched: 0 never, 1 always, n from the n-th call on
+    uint32_t resched
+    uint32_t resched_calls
+    # retry loops
+    uint64_t retry_key
+    uint32_t retry_count
+    uint32_t retry_limit
+    uint64_t retry_seen  # explorer: foreign writes seen when the loop last went round
+    # results
+    Trace *trace         # NULL: nothing is recorded
+    uint32_t checks      # Check bits raised on this CPU
+    uint32_t asserts[4]  # by AssertKind
+    const char *first_fn[4]
+    const char *first_id[4]
+    int32_t abort
+    bint dead            # after BUG(): nothing is recorded any more
+    uint64_t step
+    tdp_landing *landing
+    void *vm             # whose CPU this is (Kvm or a test's own)
+    void *user           # the layer that drives this CPU
+
+
+cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil
+cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil
+cdef bint sync_enabled(const Cpu *c) noexcept nogil
+cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil
+cdef void sync_wait_eq(Cpu *c, uint32_t *word, uint32_t value) noexcept nogil
+cdef void sync_abort(Cpu *c, int code) noexcept nogil
+cdef void sync_assert(Cpu *c, int kind, const char *fn, const char *id) noexcept nogil
+
+cdef inline void sync_point(Cpu *c, int kind, uint64_t obj) noexcept nogil:
+    if tdp_unlikely(c.slow != 0):
+        sync_slow(c, kind, obj)
+
+# The four ways to touch an SPTE (or any word another CPU may touch). May yield.
+cdef inline uint64_t sync_load(Cpu *c, const uint64_t *p) noexcept nogil:
+    sync_point(c, SYNC_LOAD, <uint64_t>p)
+    return tdp_read_once(p)
+
+cdef inline void sync_store(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
+    sync_point(c, SYNC_STORE, <uint64_t>p)
+    tdp_write_once(p, v)
+
+cdef inline uint64_t sync_xchg(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
+    sync_point(c, SYNC_RMW, <uint64_t>p)
+    return tdp_xchg(p, v)
+
+cdef inline bint sync_try_cmpxchg(Cpu *c, uint64_t *p, uint64_t *old, uint64_t v) noexcept nogil:
+    sync_point(c, SYNC_RMW, <uint64_t>p)
+    return tdp_try_cmpxchg(p, old, v)
+
+cdef inline uint64_t sync_fetch_and(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
+    sync_point(c, SYNC_RMW, <uint64_t>p)
+    return tdp_fetch_and(p, v)
+
+# mmu_lock. The first three may block (and yield); lockdep state is kept on the CPU.
+cdef void read_lock(Cpu *c, RwLock *l) noexcept nogil
+cdef void read_unlock(Cpu *c, RwLock *l) noexcept nogil
+cdef void write_lock(Cpu *c, RwLock *l) noexcept nogil
+cdef void write_unlock(Cpu *c, RwLock *l) noexcept nogil
+cdef void spin_lock(Cpu *c, SpinLock *l) noexcept nogil
+cdef void spin_unlock(Cpu *c, SpinLock *l) noexcept nogil
+
+cdef inline bint need_resched(Cpu *c) noexcept nogil:
+    if tdp_unlikely(c.resched != 0):
+        c.resched_calls += 1
+        return c.resched_calls >= c.resched
+    return False
+
+cdef inline void lockdep_assert_held(Cpu *c, const char *fn, const char *id) noexcept nogil:
+    if tdp_unlikely(c.mmu_read == 0 and c.mmu_write == 0):
+        sync_assert(c, ASSERT_LOCKDEP, fn, id)
+
+cdef inline void lockdep_assert_held_write(Cpu *c, const char *fn, const char *id) noexcept nogil:
+    if tdp_unlikely(c.mmu_write == 0):
+        sync_assert(c, ASSERT_LOCKDEP, fn, id)
+
+cdef inline void lockdep_assert_held_read(Cpu *c, const char *fn, const char *id) noexcept nogil:
+    if tdp_unlikely(c.mmu_read == 0):
+        sync_assert(c, ASSERT_LOCKDEP, fn, id)
+
+# RCU
+cdef void rcu_init(Rcu *r) noexcept nogil
+cdef void rcu_read_lock(Cpu *c) noexcept nogil
+cdef void rcu_read_unlock(Cpu *c) noexcept nogil
+cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil
+cdef RcuHead *rcu_ready(Rcu *r) noexcept nogil
+cdef int rcu_run(Cpu *c, Rcu *r, int most) noexcept nogil
+cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil
+
+# Trace
+cdef Event *trace_new(Cpu *c, int kind) noexcept nogil
+cdef void trace_reset(Trace *t) noexcept nogil
+cdef void trace_free(Trace *t) noexcept nogil
+
+cdef inline void trace1(Cpu *c, int kind, uint64_t a) noexcept nogil:
+    cdef Event *e
+    if tdp_unlikely(c.trace != NULL):
+        e = trace_new(c, kind)
+        e.a[0] = a
+
+cdef inline void trace3(Cpu *c, int kind, uint64_t a0, uint64_t a1, uint64_t a2) noexcept nogil:
+    cdef Event *e
+    if tdp_unlikely(c.trace != NULL):
+        e = trace_new(c, kind)
+        e.a[0] = a0
+        e.a[1] = a1
+        e.a[2] = a2
+
+cdef inline void trace5(Cpu *c, int kind, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3,
+                        uint64_t a4) noexcept nogil:
+    cdef Event *e
+    if tdp_unlikely(c.trace != NULL):
+        e = trace_new(c, kind)
+        e.a[0] = a0
+        e.a[1] = a1
+        e.a[2] = a2
+        e.a[3] = a3
+        e.a[4] = a4
