@@ -1,0 +1,478 @@
+# cython: language_level=3
+"""The TDX module as one object (see _seam.pxd)."""
+
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once
+from tdpfast._seam_core cimport *
+from tdpfast._seam_defs cimport *
+from tdpfast._seam_large cimport tdh_mem_page_demote, tdh_mem_page_promote
+from tdpfast._seam_page cimport (
+    tdh_mem_page_add, tdh_mem_page_aug, tdh_mem_page_relocate, tdh_mem_page_remove,
+)
+from tdpfast._seam_phymem cimport (
+    tdh_phymem_cache_wb, tdh_phymem_page_rdmd, tdh_phymem_page_reclaim, tdh_phymem_page_wbinvd,
+)
+from tdpfast._seam_sept cimport (
+    tdh_mem_range_block, tdh_mem_range_unblock, tdh_mem_sept_add, tdh_mem_sept_rd, tdh_mem_sept_remove,
+    tdh_mem_track,
+)
+from tdpfast._seam_td cimport (
+    KOT_RESERVED, tdh_mng_addcx, tdh_mng_create, tdh_mng_init, tdh_mng_key_config, tdh_mng_key_freeid,
+    tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_mr_extend, tdh_mr_finalize, tdh_vp_addcx, tdh_vp_create,
+    tdh_vp_init,
+)
+from tdpfast._seam_vp cimport tdh_vp_enter, tdh_vp_flush
+from tdpfast._sync cimport EV_SEAM, Event, trace_new
+
+ctypedef uint64_t (*leaf_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
+
+cdef leaf_fn leaves[SEAM_LEAVES]
+leaves[TDH_VP_ENTER] = tdh_vp_enter
+leaves[TDH_MNG_ADDCX] = tdh_mng_addcx
+leaves[TDH_MEM_PAGE_ADD] = tdh_mem_page_add
+leaves[TDH_MEM_SEPT_ADD] = tdh_mem_sept_add
+leaves[TDH_VP_ADDCX] = tdh_vp_addcx
+leaves[TDH_MEM_PAGE_RELOCATE] = tdh_mem_page_relocate
+leaves[TDH_MEM_PAGE_AUG] = tdh_mem_page_aug
+leaves[TDH_MEM_RANGE_BLOCK] = tdh_mem_range_block
+leaves[TDH_MNG_KEY_CONFIG] = tdh_mng_key_config
+leaves[TDH_MNG_CREATE] = tdh_mng_create
+leaves[TDH_VP_CREATE] = tdh_vp_create
+leaves[TDH_MEM_PAGE_DEMOTE] = tdh_mem_page_demote
+leaves[TDH_MR_EXTEND] = tdh_mr_extend
+leaves[TDH_MR_FINALIZE] = tdh_mr_finalize
+leaves[TDH_VP_FLUSH] = tdh_vp_flush
+leaves[TDH_MNG_VPFLUSHDONE] = tdh_mng_vpflushdone
+leaves[TDH_MNG_KEY_FREEID] = tdh_mng_key_freeid
+leaves[TDH_MNG_INIT] = tdh_mng_init
+leaves[TDH_VP_INIT] = tdh_vp_init
+leaves[TDH_MEM_PAGE_PROMOTE] = tdh_mem_page_promote
+leaves[TDH_PHYMEM_PAGE_RDMD] = tdh_phymem_page_rdmd
+leaves[TDH_MEM_SEPT_RD] = tdh_mem_sept_rd
+leaves[TDH_MNG_KEY_RECLAIMID] = tdh_mng_key_reclaimid
+leaves[TDH_PHYMEM_PAGE_RECLAIM] = tdh_phymem_page_reclaim
+leaves[TDH_MEM_PAGE_REMOVE] = tdh_mem_page_remove
+leaves[TDH_MEM_SEPT_REMOVE] = tdh_mem_sept_remove
+leaves[TDH_MEM_TRACK] = tdh_mem_track
+leaves[TDH_MEM_RANGE_UNBLOCK] = tdh_mem_range_unblock
+leaves[TDH_PHYMEM_CACHE_WB] = tdh_phymem_cache_wb
+leaves[TDH_PHYMEM_PAGE_WBINVD] = tdh_phymem_page_wbinvd
+
+cdef enum:
+    UNDO_RECORDS = 1 << 22       # lazily committed
+    UNDO_PAGES = 1 << 13
+
+
+# ---- instance -----------------------------------------------------------------------------------------------
+
+cdef Seam *seam_new(int max_td, int max_vp) noexcept nogil:
+    cdef Seam *s = <Seam *>calloc(1, sizeof(Seam))
+    if s == NULL:
+        return NULL
+    s.ntd = max_td
+    s.nvp = max_vp
+    s.td = <Td *>calloc(max_td, sizeof(Td))
+    s.vp = <Vp *>calloc(max_vp, sizeof(Vp))
+    if s.td == NULL or s.vp == NULL:
+        seam_free(s)
+        return NULL
+    s.hkid_shift = 46
+    s.hkid_private = 32
+    s.hkid_bits = <uint64_t>0x3f << 46
+    s.pa_reserved = ~((<uint64_t>1 << 46) - 1)
+    seam_reset(s)
+    return s
+
+
+cdef void seam_free(Seam *s) noexcept nogil:
+    cdef uint64_t size
+    cdef int i
+    if s == NULL:
+        return
+    for i in range(s.ntdmr):
+        size = s.tdmr[i].end - s.tdmr[i].start
+        seam_unmap(s.tdmr[i].p4k, (size >> 12) * sizeof(PamtEntry))
+        seam_unmap(s.tdmr[i].p2m, (size >> 21) * sizeof(PamtEntry))
+        seam_unmap(s.tdmr[i].p1g, (size >> 30) * sizeof(PamtEntry))
+        seam_unmap(s.tdmr[i].memory, size)
+    seam_unmap(s.undo, UNDO_RECORDS * sizeof(SeamUndo))
+    seam_unmap(s.pages, <uint64_t>UNDO_PAGES << 12)
+    free(s.td_copy)
+    free(s.vp_copy)
+    free(s.record)
+    free(s.td)
+    free(s.vp)
+    free(s)
+
+
+cdef int seam_add_tdmr(Seam *s, uint64_t start, uint64_t end, bint initialised) noexcept nogil:
+    """[start, end) of HPA, 1G aligned, becomes a TDMR; 0, or -1."""
+    cdef Tdmr *t
+    cdef uint64_t size = end - start
+    if s.ntdmr == SEAM_MAX_TDMR or start >= end or (start | end) & ((1 << 30) - 1) or end & s.pa_reserved:
+        return -1
+    t = &s.tdmr[s.ntdmr]
+    memset(t, 0, sizeof(Tdmr))
+    t.start = start
+    t.end = end
+    s.ntdmr += 1
+    if not initialised:
+        return 0
+    t.p4k = <PamtEntry *>seam_map((size >> 12) * sizeof(PamtEntry))
+    t.p2m = <PamtEntry *>seam_map((size >> 21) * sizeof(PamtEntry))
+    t.p1g = <PamtEntry *>seam_map((size >> 30) * sizeof(PamtEntry))
+    t.memory = <uint8_t *>seam_map(size)
+    if t.p4k == NULL or t.p2m == NULL or t.p1g == NULL or t.memory == NULL:
+        return -1
+    return 0
+
+
+cdef void seam_reserve(Seam *s, uint64_t start, uint64_t end) noexcept nogil:
+    """[start, end) of HPA is a reserved area of its TDMR."""
+    cdef PamtEntry *e
+    while start < end:
+        e = pamt_entry(s, start, 0)
+        if e != NULL:
+            e.pt = PT_RSVD
+        start += 4096
+
+
+cdef void seam_reset(Seam *s) noexcept nogil:
+    """Back to a module that never had a TD. Reserved areas have to be set again."""
+    cdef uint64_t size
+    cdef int i
+    seam_snapshot_drop(s)
+    memset(s.td, 0, s.ntd * sizeof(Td))
+    memset(s.vp, 0, s.nvp * sizeof(Vp))
+    memset(s.kot, 0, SEAM_HKIDS)
+    memset(s.kot, KOT_RESERVED, s.hkid_private + 1)      # shared ones, and the module's own
+    s.kot_lock = s.wbcache_lock = 0
+    s.ninject = 0
+    s.nrecord = 0
+    for i in range(SEAM_MAX_LP):
+        memset(&s.lp[i], 0, sizeof(SeamLp))
+        s.lp[i].intr_after = -1
+    for i in range(s.ntdmr):
+        size = s.tdmr[i].end - s.tdmr[i].start
+        seam_zero(s.tdmr[i].p4k, (size >> 12) * sizeof(PamtEntry))
+        seam_zero(s.tdmr[i].p2m, (size >> 21) * sizeof(PamtEntry))
+        seam_zero(s.tdmr[i].p1g, (size >> 30) * sizeof(PamtEntry))
+        seam_zero(s.tdmr[i].memory, size)
+
+
+# ---- calls --------------------------------------------------------------------------------------------------
+
+cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
+    """Runs one SEAMCALL leaf; regs.rax bits 23:16 choose its version. May yield. Returns and sets RAX."""
+    if leaf < 0 or leaf >= SEAM_LEAVES or leaves[leaf] == NULL:
+        r.rax = TDX_OPERAND_INVALID
+        return r.rax
+    if tdp_unlikely(s.ninject != 0 or s.record != NULL):
+        return seamcall_slow(c, s, leaf, r)
+    r.rax = leaves[leaf](c, s, r)
+    return r.rax
+
+
+cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
+    cdef SeamRegs before = r[0]
+    cdef SeamInject *inj = NULL
+    cdef SeamLp *lp = lp_of(s, c)
+    cdef int64_t intr = lp.intr_after
+    cdef uint64_t *word = NULL
+    cdef int i
+    for i in range(s.ninject):
+        if inject_matches(&s.inject[i], leaf):
+            inj = &s.inject[i]
+            break
+    if inj == NULL:
+        r.rax = leaves[leaf](c, s, r)
+    elif inj.status != 0:
+        r.rax = inj.status
+    else:
+        if inj.intr_after >= 0:
+            lp.intr_after = inj.intr_after
+            lp.polls = 0
+        word = inject_word(s, inj, leaf, r)
+        if word != NULL:
+            undo_word(s, word)
+            inject_hold(inj, word)
+        r.rax = leaves[leaf](c, s, r)
+        if word != NULL:
+            inject_drop(inj, word)
+        lp.intr_after = intr
+    if s.record != NULL:
+        record_call(c, s, leaf, &before, r, 0 if inj == NULL else <int>(inj - &s.inject[0]) + 1)
+    return r.rax
+
+
+cdef bint inject_matches(SeamInject *inj, int leaf) noexcept nogil:
+    if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0:
+        return False
+    if inj.skip > 0:
+        inj.skip -= 1
+        return False
+    if inj.count > 0:
+        inj.count -= 1
+    inj.used += 1
+    return True
+
+
+cdef uint64_t *inject_word(Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noexcept nogil:
+    """The lock word an injection is about; NULL if this call has none such."""
+    cdef uint64_t tdr = r.rdx & ~<uint64_t>0xfff
+    cdef Td *td
+    cdef PamtEntry *e = NULL
+    cdef uint64_t raw
+    cdef uint64_t *ep
+    cdef int level = <int>(r.rcx & 7)
+    if inj.lock == INJ_NONE:
+        return NULL
+    if inj.lock == INJ_PAMT_R8:
+        e = pamt_entry(s, r.r8 & SEPT_HPA, level if leaf == TDH_MEM_PAGE_AUG and level < 2 else 0)
+    elif inj.lock == INJ_PAMT_RCX:
+        e = pamt_entry(s, r.rcx & SEPT_HPA & ~s.hkid_bits, 0)
+    if inj.lock == INJ_PAMT_R8 or inj.lock == INJ_PAMT_RCX:
+        return &e.lock if e != NULL else NULL
+    if leaf == TDH_MEM_TRACK or leaf == TDH_MR_FINALIZE or leaf == TDH_MNG_VPFLUSHDONE or leaf == TDH_MNG_KEY_FREEID:
+        tdr = r.rcx
+    elif leaf == TDH_VP_ENTER or leaf == TDH_VP_FLUSH:
+        e = pamt_entry(s, r.rcx & SEPT_HPA, 0)
+        tdr = e.owner if e != NULL else 0
+    td = seam_td(s, tdr)
+    if td == NULL:
+        return NULL
+    if inj.lock == INJ_TDR:
+        return &pamt_entry(s, tdr, 0).lock
+    if inj.lock == INJ_OP_STATE:
+        return &td.op_lock
+    if inj.lock == INJ_SEPT_TREE:
+        return &td.tree_lock
+    if inj.lock == INJ_EPOCH:
+        return &td.epoch_lock
+    ep = seam_entry(s, td, 0, r.rcx & SEPT_HPA, level, &level)
+    if ep == NULL or level != <int>(r.rcx & 7):
+        return NULL
+    if inj.lock == INJ_ENTRY:
+        return ep
+    raw = tdp_read_once(ep)
+    e = entry_pamt(s, raw, level)
+    return &e.lock if e != NULL and raw & SEPT_HPA else NULL
+
+
+cdef void inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
+    if inj.lock == INJ_ENTRY:
+        tdp_fetch_or(word, SEPT_TDEL)
+    elif inj.exclusive:
+        tdp_fetch_or(word, 1)
+    else:
+        tdp_fetch_add(word, 2 if inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH else 4)
+
+
+cdef void inject_drop(SeamInject *inj, uint64_t *word) noexcept nogil:
+    """As the holder would: an exclusive release rewrites the word, but host priority stays."""
+    cdef bint plain = inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH
+    if inj.lock == INJ_ENTRY:
+        tdp_fetch_and(word, ~SEPT_TDEL)
+    elif inj.exclusive:
+        tdp_fetch_and(word, 0 if plain else 2)
+    else:
+        tdp_fetch_add(word, <uint64_t>-2 if plain else <uint64_t>-4)
+
+
+cdef int seam_inject(Seam *s, const SeamInject *inject) noexcept nogil:
+    """Adds an injection; its index, or -1."""
+    if s.ninject == SEAM_MAX_INJECT:
+        return -1
+    s.inject[s.ninject] = inject[0]
+    s.ninject += 1
+    return s.ninject - 1
+
+
+cdef void seam_inject_clear(Seam *s) noexcept nogil:
+    s.ninject = 0
+
+
+cdef void seam_record(Seam *s, bint on) noexcept nogil:
+    """Keeps a SeamRecord of each seamcall(), and an EV_SEAM event (leaf, record index) in the CPU's trace."""
+    free(s.record)
+    s.record = NULL
+    s.nrecord = s.cap_record = 0
+    if on:
+        s.record = <SeamRecord *>calloc(64, sizeof(SeamRecord))
+        s.cap_record = 64 if s.record != NULL else 0
+
+
+cdef void record_call(Cpu *c, Seam *s, int leaf, SeamRegs *before, SeamRegs *after, int inject) noexcept nogil:
+    cdef SeamRecord *grown
+    cdef Event *e
+    if s.nrecord == s.cap_record:
+        grown = <SeamRecord *>realloc(s.record, 2 * s.cap_record * sizeof(SeamRecord))
+        if grown == NULL:
+            return
+        s.record = grown
+        s.cap_record *= 2
+    s.record[s.nrecord].leaf = leaf
+    s.record[s.nrecord].lp = c.id & (SEAM_MAX_LP - 1)
+    s.record[s.nrecord].inject = inject
+    s.record[s.nrecord].status = after.rax
+    s.record[s.nrecord].before = before[0]
+    s.record[s.nrecord].after = after[0]
+    if c.trace != NULL:
+        e = trace_new(c, EV_SEAM)
+        e.a[0] = <uint64_t>leaf
+        e.a[1] = s.nrecord
+    s.nrecord += 1
+
+
+# ---- snapshots ----------------------------------------------------------------------------------------------
+
+cdef int used_td(Seam *s) noexcept nogil:
+    cdef int n = s.ntd
+    while n > 0 and not s.td[n - 1].used:
+        n -= 1
+    return n
+
+
+cdef int used_vp(Seam *s) noexcept nogil:
+    cdef int n = s.nvp
+    while n > 0 and not s.vp[n - 1].used:
+        n -= 1
+    return n
+
+
+cdef int seam_snapshot(Seam *s) noexcept nogil:
+    """What seam_restore() goes back to, as often as wanted; 0, or -1 without memory."""
+    if s.undo == NULL:
+        s.undo = <SeamUndo *>seam_map(UNDO_RECORDS * sizeof(SeamUndo))
+        s.pages = <uint64_t *>seam_map(<uint64_t>UNDO_PAGES << 12)
+        s.td_copy = <Td *>calloc(s.ntd, sizeof(Td))
+        s.vp_copy = <Vp *>calloc(s.nvp, sizeof(Vp))
+    if s.undo == NULL or s.pages == NULL or s.td_copy == NULL or s.vp_copy == NULL:
+        return -1
+    s.cap_undo = UNDO_RECORDS
+    s.cap_pages = UNDO_PAGES
+    s.nundo = s.npages = 0
+    s.undo_lost = 0
+    s.snap_td = used_td(s)
+    s.snap_vp = used_vp(s)
+    memcpy(s.td_copy, s.td, s.snap_td * sizeof(Td))
+    memcpy(s.vp_copy, s.vp, s.snap_vp * sizeof(Vp))
+    memcpy(s.lp_copy, s.lp, sizeof(s.lp))
+    memcpy(s.kot_copy, s.kot, SEAM_HKIDS)
+    s.tracking = 1
+    return 0
+
+
+cdef void seam_restore(Seam *s) noexcept nogil:
+    """Back to the snapshot; it stays armed. Costs what was touched since."""
+    cdef uint64_t i = s.nundo
+    cdef uint64_t addr
+    cdef int n
+    while i > 0:
+        i -= 1
+        addr = <uint64_t>s.undo[i].addr
+        if addr & 1:
+            memcpy(<void *>(addr - 1), s.pages + s.undo[i].old * 512, 4096)
+        else:
+            (<uint64_t *>addr)[0] = s.undo[i].old
+    s.nundo = s.npages = 0
+    for n in range(s.snap_td, used_td(s)):
+        s.td[n].used = 0
+    for n in range(s.snap_vp, used_vp(s)):
+        s.vp[n].used = 0
+    memcpy(s.td, s.td_copy, s.snap_td * sizeof(Td))
+    memcpy(s.vp, s.vp_copy, s.snap_vp * sizeof(Vp))
+    memcpy(s.lp, s.lp_copy, sizeof(s.lp))
+    memcpy(s.kot, s.kot_copy, SEAM_HKIDS)
+    s.kot_lock = s.wbcache_lock = 0
+
+
+cdef void seam_snapshot_drop(Seam *s) noexcept nogil:
+    s.tracking = 0
+    s.nundo = s.npages = 0
+
+
+# ---- inspection ---------------------------------------------------------------------------------------------
+
+cdef Td *seam_td(Seam *s, uint64_t tdr_pa) noexcept nogil:
+    cdef PamtEntry *e = pamt_entry(s, tdr_pa, 0)
+    return &s.td[e.ref - 1] if e != NULL and e.pt == PT_TDR and e.ref != 0 else NULL
+
+
+cdef Vp *seam_vp(Seam *s, uint64_t tdvpr_pa) noexcept nogil:
+    cdef PamtEntry *e = pamt_entry(s, tdvpr_pa, 0)
+    return &s.vp[e.ref - 1] if e != NULL and e.pt == PT_TDVPR and e.ref != 0 else NULL
+
+
+cdef uint64_t *seam_entry(Seam *s, const Td *td, int vm, uint64_t gpa, int level, int *reached) noexcept nogil:
+    """The S-EPT entry of gpa at level, or where the walk ends above; NULL without a root. Takes no lock."""
+    cdef uint64_t *page = <uint64_t *>td.root[vm]
+    cdef uint64_t e
+    cdef int at = td.levels - 1
+    if page == NULL:
+        return NULL
+    while at > level:
+        e = tdp_read_once(&page[sept_index(gpa, at)])
+        if e & SEPT_PS or e & SEPT_HPA == 0:
+            break
+        page = page_memory(s, e & SEPT_HPA)
+        if page == NULL:
+            return NULL
+        at -= 1
+    reached[0] = at
+    return &page[sept_index(gpa, at)]
+
+
+cdef int seam_walk(Seam *s, const Td *td, int vm, uint64_t gpa, int level, uint64_t *raw, int *reached) noexcept nogil:
+    """Raw entry and level where a walk to level ends (blocked tables are walked through); its public state."""
+    cdef uint64_t *ep = seam_entry(s, td, vm, gpa, level, reached)
+    if ep == NULL:
+        raw[0] = 0
+        reached[0] = td.levels
+        return -1
+    raw[0] = tdp_read_once(ep)
+    return <int>sept_public(raw[0])
+
+
+cdef const PamtEntry *pamt_peek(Seam *s, uint64_t hpa, int size) noexcept nogil:
+    return pamt_entry(s, hpa, size)
+
+
+cdef void sept_iter_init(SeptIter *it, Seam *s, const Td *td, int vm) noexcept nogil:
+    memset(it, 0, sizeof(SeptIter))
+    it.s = s
+    it.td = td
+    it.vm = vm
+    it.page[0] = <uint64_t *>td.root[vm]
+    it.depth = 0 if it.page[0] != NULL else -1
+
+
+cdef bint sept_iter_next(SeptIter *it) noexcept nogil:
+    """Moves to the next entry that is not free (host-priority residue counts); False at the end."""
+    cdef uint64_t e
+    cdef uint64_t fill = SEPT_FREE if it.vm == 0 else 0
+    cdef int i, d, top = it.td.levels - 1
+    while it.depth >= 0:
+        d = it.depth
+        if it.index[d] == 512:
+            it.depth -= 1
+            continue
+        e = tdp_read_once(&it.page[d][it.index[d]])
+        it.index[d] += 1
+        if e == fill:
+            continue
+        it.gpa = 0
+        for i in range(d + 1):
+            it.gpa |= <uint64_t>(it.index[i] - 1) << (12 + 9 * (top - i))
+        it.level = top - d
+        it.raw = e
+        if it.level > 0 and not e & SEPT_PS and e & SEPT_HPA:
+            it.depth = d + 1
+            it.page[d + 1] = page_memory(it.s, e & SEPT_HPA)
+            it.index[d + 1] = 0
+            if it.page[d + 1] == NULL:
+                it.depth = d
+        return True
+    return False

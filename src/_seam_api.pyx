@@ -1,0 +1,333 @@
+# cython: language_level=3
+"""SeamModule: the TDX module as a Python object, register by register. The friendly form is tdpfast.seam.TdxModule."""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from tdpfast._atomic cimport tdp_read_once, tdp_write_once
+from tdpfast._seam cimport *
+from tdpfast._seam_core cimport SEAM_MAX_LP, PamtEntry, Td, Vp, pamt_entry, pamt_touch, undo_word
+from tdpfast._seam_defs cimport sept_enc
+from tdpfast._seam_guest cimport (
+    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
+    tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
+)
+from tdpfast._seam_vp cimport td_async_exit
+from tdpfast._sync cimport sync_init_cpu
+
+from tdpfast.errors import UsageError
+
+DONE = GUEST_DONE
+TDEXIT = GUEST_TDEXIT
+VE = GUEST_VE
+REEXECUTE = GUEST_REEXECUTE
+NOT_INSIDE = GUEST_NOT_INSIDE
+
+cdef dict td_field = {
+    "hkid": 0, "lifecycle": 1, "fatal": 2, "op_state": 3, "op_lock": 4, "tree_lock": 5, "epoch_lock": 6,
+    "td_epoch": 7, "refcount0": 8, "refcount1": 9, "chldcnt": 10, "attributes": 11, "td_ctls": 12, "max_vcpus": 13,
+    "num_vcpus": 14, "assoc_vcpus": 15, "num_tdcx": 16,
+}
+cdef dict vp_field = {
+    "state": 0, "lp": 1, "vcpu_epoch": 2, "num_tdvpx": 3, "rip": 4, "hp_busy": 5, "hp_expired": 6,
+    "epf_rip": 7, "ve_valid": 8,
+}
+
+
+def bad_tdmr(start, end):
+    return UsageError(f"TDMR [{start:#x}, {end:#x})", "1G aligned, below 64T, at most 8 of them", "whole gigabytes")
+
+
+cdef uint64_t *td_word(Td *td, int field):
+    cdef uint64_t *word[17]
+    word[0] = &td.hkid
+    word[1] = &td.lifecycle
+    word[2] = &td.fatal
+    word[3] = &td.op_state
+    word[4] = &td.op_lock
+    word[5] = &td.tree_lock
+    word[6] = &td.epoch_lock
+    word[7] = &td.td_epoch
+    word[8] = &td.refcount[0]
+    word[9] = &td.refcount[1]
+    word[10] = &td.chldcnt
+    word[11] = &td.attributes
+    word[12] = &td.td_ctls
+    word[13] = &td.max_vcpus
+    word[14] = &td.num_vcpus
+    word[15] = &td.assoc_vcpus
+    word[16] = &td.num_tdcx
+    return word[field]
+
+
+cdef uint64_t *vp_word(Vp *vp, int field):
+    cdef uint64_t *word[9]
+    word[0] = &vp.state
+    word[1] = &vp.lp
+    word[2] = &vp.vcpu_epoch
+    word[3] = &vp.num_tdvpx
+    word[4] = &vp.rip
+    word[5] = &vp.hp_busy
+    word[6] = &vp.hp_expired
+    word[7] = &vp.epf_rip
+    word[8] = &vp.ve_valid
+    return word[field]
+
+
+cdef class SeamModule:
+    """One TDX module and the physical memory it manages.
+
+    Thread-safety: calls on different logical processors may run in different threads; the module's own locks decide.
+    One logical processor belongs to one thread at a time. Everything that is not a call (set_*, snapshot, inject)
+    wants the module to itself.
+    """
+
+    def __cinit__(self, tdmrs, reserved=(), uninitialised=(), int max_td=16, int max_vp=256):
+        cdef int i
+        if not 1 <= max_td <= 60000 or not 1 <= max_vp <= 60000:
+            raise UsageError(f"max_td={max_td}, max_vp={max_vp}", "must be between 1 and 60000", "the defaults")
+        self.s = seam_new(max_td, max_vp)
+        self.cpu = <Cpu *>calloc(SEAM_MAX_LP, sizeof(Cpu))
+        if self.s == NULL or self.cpu == NULL:
+            raise MemoryError
+        for i in range(SEAM_MAX_LP):
+            sync_init_cpu(&self.cpu[i], i)
+        for start, end in tdmrs:
+            if seam_add_tdmr(self.s, start, end, True) < 0:
+                raise bad_tdmr(start, end)
+        for start, end in uninitialised:
+            if seam_add_tdmr(self.s, start, end, False) < 0:
+                raise bad_tdmr(start, end)
+        for start, end in reserved:
+            seam_reserve(self.s, start, end)
+
+    def __dealloc__(self):
+        seam_free(self.s)
+        free(self.cpu)
+
+    cdef Cpu *lp(self, int lp) except NULL:
+        if not 0 <= lp < SEAM_MAX_LP:
+            raise UsageError(f"logical processor {lp}", f"there are {SEAM_MAX_LP}", f"0..{SEAM_MAX_LP - 1}")
+        return &self.cpu[lp]
+
+    def reset(self, reserved=()):
+        """A module that never had a TD; the TDMRs stay."""
+        seam_reset(self.s)
+        for start, end in reserved:
+            seam_reserve(self.s, start, end)
+
+    # ---- calls
+
+    def seamcall(self, int leaf, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, uint64_t r9=0,
+                 uint64_t r10=0, uint64_t r11=0, uint64_t version=0, int64_t intr_after=-1):
+        """(rax, rcx, rdx, r8, r9, r10, r11) after the leaf."""
+        cdef SeamRegs r
+        cdef Cpu *c = self.lp(lp)
+        r.rax = <uint64_t>leaf | version << 16
+        r.rcx = rcx
+        r.rdx = rdx
+        r.r8 = r8
+        r.r9 = r9
+        r.r10 = r10
+        r.r11 = r11
+        self.s.lp[lp].intr_after = intr_after
+        self.s.lp[lp].polls = 0
+        with nogil:
+            seamcall(c, self.s, leaf, &r)
+        self.s.lp[lp].intr_after = -1
+        return r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11
+
+    def tdcall(self, str op, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, int64_t intr_after=-1):
+        """(result, rax, rcx, rdx, r8, r9) after accept, attr_rd or attr_wr of the VCPU on that LP."""
+        cdef SeamRegs r
+        cdef Cpu *c = self.lp(lp)
+        cdef int res
+        memset(&r, 0, sizeof(r))
+        r.rcx = rcx
+        r.rdx = rdx
+        r.r8 = r8
+        self.s.lp[lp].intr_after = intr_after
+        self.s.lp[lp].polls = 0
+        if op == "accept":
+            r.rax = 6
+            res = tdg_mem_page_accept(c, self.s, &r)
+        elif op == "attr_rd":
+            res = tdg_mem_page_attr_rd(c, self.s, &r)
+        elif op == "attr_wr":
+            res = tdg_mem_page_attr_wr(c, self.s, &r)
+        else:
+            raise UsageError(f"TDCALL {op!r}", "unknown", "accept, attr_rd or attr_wr")
+        self.s.lp[lp].intr_after = -1
+        return res, r.rax, r.rcx, r.rdx, r.r8, r.r9
+
+    def guest_access(self, int lp, uint64_t gpa, bint same_rip=False):
+        """(result, rax, rcx, rdx, r8) of a write by the VCPU on that LP."""
+        cdef SeamRegs r
+        memset(&r, 0, sizeof(r))
+        cdef int res = td_guest_access(self.lp(lp), self.s, gpa, same_rip, &r)
+        return res, r.rax, r.rcx, r.rdx, r.r8
+
+    def td_async_exit(self, int lp):
+        """(rax, rcx, rdx) of an external-interrupt exit; rax 0 if no VCPU ran there."""
+        cdef SeamRegs r
+        memset(&r, 0, sizeof(r))
+        cdef uint64_t reason = td_async_exit(self.lp(lp), self.s, &r)
+        return reason, r.rcx, r.rdx
+
+    def polls(self, int lp=0):
+        """How often the last call on that LP looked for an interrupt."""
+        self.lp(lp)
+        return self.s.lp[lp].polls
+
+    # ---- state
+
+    cdef Td *_td(self, uint64_t tdr) except NULL:
+        cdef Td *td = seam_td(self.s, tdr)
+        if td == NULL:
+            raise UsageError(f"TDR {tdr:#x}", "no TD has it", "the page given to mng_create")
+        return td
+
+    cdef Vp *_vp(self, uint64_t tdvpr) except NULL:
+        cdef Vp *vp = seam_vp(self.s, tdvpr)
+        if vp == NULL:
+            raise UsageError(f"TDVPR {tdvpr:#x}", "no VCPU has it", "the page given to vp_create")
+        return vp
+
+    def td(self, uint64_t tdr):
+        """The TDR and TDCS fields of a TD, as a dict."""
+        cdef Td *td = self._td(tdr)
+        d = {name: td_word(td, i)[0] for name, i in td_field.items()}
+        d.update(levels=td.levels, gpaw=td.gpaw, num_l2=td.num_l2)
+        return d
+
+    def set_td(self, uint64_t tdr, **fields):
+        """Writes fields behind the module's back; for tests and prepared states."""
+        cdef Td *td = self._td(tdr)
+        for name, value in fields.items():
+            if name not in td_field:
+                raise UsageError(f"field {name!r}", "unknown", ", ".join(td_field))
+            td_word(td, td_field[name])[0] = value
+
+    def vp(self, uint64_t tdvpr):
+        """The TDVPS fields of a VCPU, as a dict."""
+        cdef Vp *vp = self._vp(tdvpr)
+        d = {name: vp_word(vp, i)[0] for name, i in vp_field.items()}
+        d.update(epf_count=vp.epf_count, epf_gpa=[vp.epf_gpa[i] for i in range(vp.epf_n)], index=vp.index)
+        return d
+
+    def set_vp(self, uint64_t tdvpr, **fields):
+        cdef Vp *vp = self._vp(tdvpr)
+        for name, value in fields.items():
+            if name not in vp_field:
+                raise UsageError(f"field {name!r}", "unknown", ", ".join(vp_field))
+            vp_word(vp, vp_field[name])[0] = value
+
+    def in_guest(self):
+        """{logical processor: TDVPR} of the VCPUs inside a TD."""
+        return {i: self.s.vp[self.s.lp[i].vp - 1].tdvpr_pa for i in range(SEAM_MAX_LP) if self.s.lp[i].vp}
+
+    cdef PamtEntry *_pamt(self, uint64_t hpa, int size) except NULL:
+        cdef PamtEntry *e = pamt_entry(self.s, hpa, size) if 0 <= size <= 2 else NULL
+        if e == NULL:
+            raise UsageError(f"HPA {hpa:#x}, size {size}", "not in an initialised TDMR", "an HPA inside one, size 0..2")
+        return e
+
+    def pamt(self, uint64_t hpa, int size=0):
+        """(page type, owner, bepoch, lock word) of a page."""
+        cdef PamtEntry *e = self._pamt(hpa, size)
+        return e.pt, e.owner, e.bepoch, e.lock
+
+    def content(self, uint64_t hpa, int size=0):
+        """What a guest page holds: 0 zeroes, else an id that RELOCATE and DEMOTE copy."""
+        return self._pamt(hpa, size).content
+
+    def set_pamt(self, uint64_t hpa, int size=0, *, pt=None, owner=None, bepoch=None, lock=None, content=None):
+        cdef PamtEntry *e = self._pamt(hpa, size)
+        undo_word(self.s, &e.lock)
+        pamt_touch(self.s, e)
+        if pt is not None:
+            e.pt = pt
+        if owner is not None:
+            e.owner = owner
+        if bepoch is not None:
+            e.bepoch = bepoch
+        if lock is not None:
+            e.lock = lock
+        if content is not None:
+            e.content = content
+
+    def walk(self, uint64_t tdr, uint64_t gpa, int level=0, int vm=0):
+        """(raw entry, level where the walk to that level ends)."""
+        cdef uint64_t raw
+        cdef int reached
+        seam_walk(self.s, self._td(tdr), vm, gpa, level, &raw, &reached)
+        return raw, reached
+
+    def set_entry(self, uint64_t tdr, uint64_t gpa, int level, uint64_t raw, int vm=0):
+        cdef int reached
+        cdef uint64_t *ep = seam_entry(self.s, self._td(tdr), vm, gpa, level, &reached)
+        if ep == NULL or reached != level:
+            raise UsageError(f"GPA {gpa:#x} level {level}", "the walk ends above", "sept_add first")
+        undo_word(self.s, ep)
+        tdp_write_once(ep, raw)
+
+    def sept(self, uint64_t tdr, int vm=0):
+        """[(gpa, level, raw)] of every entry that is not free, tables before what they hold."""
+        cdef SeptIter it
+        cdef list out = []
+        sept_iter_init(&it, self.s, self._td(tdr), vm)
+        while sept_iter_next(&it):
+            out.append((it.gpa, it.level, it.raw))
+        return out
+
+    def pamt_used(self, int size):
+        """[(hpa, page type, owner, bepoch, lock)] of entries that are not all zero, of one page size."""
+        cdef list out = []
+        cdef uint64_t hpa, step = <uint64_t>1 << (12 + 9 * size)
+        cdef PamtEntry *e
+        cdef int i
+        for i in range(self.s.ntdmr):
+            if self.s.tdmr[i].p4k == NULL:
+                continue
+            hpa = self.s.tdmr[i].start
+            while hpa < self.s.tdmr[i].end:
+                e = pamt_entry(self.s, hpa, size)
+                if e.pt or e.owner or e.bepoch or e.lock:
+                    out.append((hpa, e.pt, e.owner, e.bepoch, e.lock))
+                hpa += step
+        return out
+
+    # ---- snapshots, injection
+
+    def snapshot(self):
+        if seam_snapshot(self.s) < 0:
+            raise MemoryError
+
+    def restore(self):
+        if not self.s.tracking:
+            raise UsageError("restore", "there is no snapshot", "snapshot() first")
+        seam_restore(self.s)
+
+    def inject(self, int leaf=-1, int lock=0, bint exclusive=True, int skip=0, int count=1, uint64_t status=0,
+               int64_t intr_after=-1):
+        """Adds an injection; its number."""
+        cdef SeamInject inj
+        memset(&inj, 0, sizeof(inj))
+        inj.leaf = leaf
+        inj.lock = lock
+        inj.exclusive = exclusive
+        inj.skip = skip
+        inj.count = count
+        inj.status = status
+        inj.intr_after = intr_after
+        cdef int n = seam_inject(self.s, &inj)
+        if n < 0:
+            raise UsageError("inject", "too many injections", "inject_clear()")
+        return n
+
+    def inject_used(self):
+        return [self.s.inject[i].used for i in range(self.s.ninject)]
+
+    def inject_clear(self):
+        seam_inject_clear(self.s)

@@ -1,0 +1,314 @@
+# cython: language_level=3
+"""Splitting a large page into 512 small ones, and merging them again.
+
+Every function here may yield, and holds no lock when it returns.
+"""
+
+from tdpfast._atomic cimport tdp_fetch_add
+from tdpfast._seam_core cimport *
+from tdpfast._seam_defs cimport *
+from tdpfast._seam_l2 cimport (
+    alias_bit, has_alias, l2_find, l2_leaf, l2_leaf_attr, l2_page_reg, l2_walk_failed, l2_write,
+)
+from tdpfast._sync cimport sync_load
+
+cdef struct L2Split:
+    PageHold page[4]
+    uint64_t *ep[4]
+    uint64_t entry[4]
+
+
+# ---- DEMOTE -------------------------------------------------------------------------------------------------
+
+cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """RCX GPA|level, RDX TDR (bit 0: L2_SEPT_ADD_MODE,
+    use the L2 pages only where there is an alias), R8 page for the table, R9..R11 pages for L2 tables."""
+    cdef Call k
+    cdef PageHold page
+    cdef PamtEntry *large
+    cdef uint64_t rcx = r.rcx
+    cdef uint64_t rdx = r.rdx
+    cdef uint64_t status
+    if regs_version(r) != 0:
+        r.rcx = r.rdx = 0
+        return TDX_OPERAND_INVALID
+    status = mem_enter(c, s, r, &k, rdx & ~<uint64_t>1, OPS_FOR_CHANGE, 1, 2, False)
+    if status != TDX_SUCCESS:
+        return status
+    if not sept_flags(k.entry) & ST_DEMOTE:
+        return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
+    large = entry_pamt(s, k.entry, k.level)
+    status = blocked_and_tracked(c, s, &k, large, r)
+    if status == TDX_SUCCESS:
+        status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
+    if status == TDX_SUCCESS:
+        status = demote_pages(c, s, &k, r, rdx & 1, large, &page)
+        page_unlock(c, s, &page)
+    if status == TDX_INTERRUPTED_RESTARTABLE:
+        r.rcx = rcx
+        r.rdx = rdx
+    call_leave(c, s, &k)
+    return status
+
+
+cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, PamtEntry *large,
+                           PageHold *page) noexcept nogil:
+    cdef L2Split l2
+    cdef uint64_t *table = page_memory(s, r.r8)
+    cdef uint64_t size = level_size(k.level - 1)
+    cdef uint64_t child = demoted_leaf(k)
+    cdef uint64_t status
+    cdef int vm, i
+    for vm in range(4):
+        l2.page[vm].leaf = l2.page[vm].p2m = l2.page[vm].p1g = NULL
+        l2.ep[vm] = NULL
+        l2.entry[vm] = 0
+    status = demote_l2_lock(c, s, k, r, add_mode, &l2)
+    if status == TDX_SUCCESS:
+        undo_page(s, table)
+        for i in range(512):
+            table[i] = child + <uint64_t>i * size
+        status = demote_l2_fill(c, s, k, r, &l2)
+    if status == TDX_SUCCESS and interrupt_pending(s, c):
+        status = TDX_INTERRUPTED_RESTARTABLE
+    if status == TDX_SUCCESS:
+        if not hp_try_excl(c, s, &large.lock):
+            status = TDX_OPERAND_BUSY | OP_RCX
+        else:
+            demote_commit(c, s, k, r, large, page, &l2)
+            hp_put_excl(c, s, &large.lock)
+    for vm in range(1, 4):
+        page_unlock(c, s, &l2.page[vm])
+    return status
+
+
+cdef uint64_t demoted_leaf(Call *k) noexcept nogil:
+    """The first of the 512 leaves: unblocked, with no progress of an interrupted ACCEPT."""
+    cdef uint64_t e = k.entry & ~(SEPT_TDB | SEPT_RWX)
+    e &= ~((level_size(k.level) - 1) & SEPT_HPA)
+    if not e & SEPT_TDP:
+        e |= SEPT_RWX
+    return e
+
+
+cdef uint64_t demote_l2_lock(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, L2Split *l2) noexcept nogil:
+    """Finds the L2 leaves and locks the pages given for their tables."""
+    cdef uint64_t hpa, status
+    cdef int vm, at
+    for vm in range(1, 4):
+        hpa = l2_page_reg(r, vm)[0]
+        if vm > k.td.num_l2:
+            if hpa != <uint64_t>-1:
+                return TDX_OPERAND_INVALID | <uint64_t>(OP_R8 + vm)
+            continue
+        if hpa == <uint64_t>-1:
+            if has_alias(k.entry, vm):
+                return TDX_L2_SEPT_PAGE_NOT_PROVIDED | <uint64_t>(OP_R8 + vm)
+            continue
+        if add_mode and not has_alias(k.entry, vm):
+            continue
+        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
+            return l2_walk_failed(r, vm, l2.entry[vm], at)
+        status = page_lock_new(c, s, hpa, 0, OP_R8 + vm, &l2.page[vm])
+        if status != TDX_SUCCESS:
+            return status
+    return TDX_SUCCESS
+
+
+cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2) noexcept nogil:
+    cdef uint64_t *table
+    cdef uint64_t attr
+    cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
+    cdef uint64_t size = level_size(k.level - 1)
+    cdef int vm, i
+    for vm in range(1, 4):
+        if l2.page[vm].leaf == NULL:
+            continue
+        table = page_memory(s, l2_page_reg(r, vm)[0])
+        undo_page(s, table)
+        attr = l2_leaf_attr(l2.entry[vm])
+        for i in range(512):
+            table[i] = 0
+            if has_alias(k.entry, vm):
+                table[i] = l2_leaf(hpa + <uint64_t>i * size, attr, k.entry & SEPT_TDP != 0)
+        if interrupt_pending(s, c):
+            return TDX_INTERRUPTED_RESTARTABLE
+    return TDX_SUCCESS
+
+
+cdef void demote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *large, PageHold *page,
+                        L2Split *l2) noexcept nogil:
+    cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
+    cdef PamtEntry *small = pamt_entry(s, hpa, k.level - 1)
+    cdef uint64_t entry = r.r8 | SEPT_NL_BITS
+    cdef int i, vm
+    for i in range(512):
+        pamt_set(s, &small[i], PT_REG, k.td.tdr_pa)
+        small[i].content = large.content
+    pamt_free(s, large)
+    pamt_touch(s, page.leaf)
+    page.leaf.pt = PT_EPT
+    page.leaf.owner = k.td.tdr_pa
+    tdp_fetch_add(&k.td.chldcnt, 1)
+    for vm in range(1, 4):
+        if l2.page[vm].leaf == NULL:
+            if l2_page_reg(r, vm)[0] != <uint64_t>-1 and vm <= k.td.num_l2:
+                l2_page_reg(r, vm)[0] |= SEPT_SVE    # not used
+            continue
+        pamt_touch(s, l2.page[vm].leaf)
+        l2.page[vm].leaf.pt = PT_EPT
+        l2.page[vm].leaf.owner = k.td.tdr_pa
+        tdp_fetch_add(&k.td.chldcnt, 1)
+        l2_write(c, s, l2.ep[vm], l2_page_reg(r, vm)[0] | 0x407)
+        entry |= alias_bit(vm)
+    entry_write_unlock(c, s, k.ep, entry)
+    k.held &= ~<uint32_t>HELD_ENTRY
+
+
+# ---- PROMOTE ------------------------------------------------------------------------------------------------
+
+cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """RCX GPA|level, RDX TDR. Success: RCX the freed S-EPT page (version 1: R9..R11 those of the L2 VMs)."""
+    cdef Call k
+    cdef PamtEntry *page
+    cdef uint64_t version = regs_version(r)
+    cdef uint64_t rcx = r.rcx
+    cdef uint64_t rdx = r.rdx
+    cdef uint64_t status
+    if version > 1:
+        r.rcx = r.rdx = 0
+        return TDX_OPERAND_INVALID
+    status = mem_enter(c, s, r, &k, rdx, OPS_FOR_CHANGE, 1, 2, False)
+    if status != TDX_SUCCESS:
+        return status
+    if not sept_flags(k.entry) & ST_PROMOTE:
+        return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
+    page = pamt_entry(s, k.entry & SEPT_HPA, 0)
+    if not hp_try_excl(c, s, &page.lock):
+        return call_fail(c, s, &k, TDX_OPERAND_BUSY | OP_RCX)
+    status = blocked_and_tracked(c, s, &k, page, r)
+    if status == TDX_SUCCESS:
+        status = promote_children(c, s, &k, r, page, version)
+    if status == TDX_INTERRUPTED_RESTARTABLE:
+        r.rcx = rcx
+        r.rdx = rdx
+    hp_put_excl(c, s, &page.lock)
+    call_leave(c, s, &k)
+    return status
+
+
+cdef uint64_t promote_children(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page,
+                               uint64_t version) noexcept nogil:
+    """Locks all 512 children, compares them, and merges them; gives back the child locks."""
+    cdef uint64_t *table = page_memory(s, k.entry & SEPT_HPA)
+    cdef uint64_t size = level_size(k.level - 1)
+    cdef uint64_t first = 0, e, clean
+    cdef uint64_t status = TDX_SUCCESS
+    cdef bint alike = True
+    cdef int i, locked = 0
+    for i in range(512):
+        if not entry_try_lock(c, s, &table[i], &e):
+            regs_entry(r, k.entry, k.level)
+            status = TDX_OPERAND_BUSY | OP_RCX
+            break
+        locked += 1
+        clean = clean_leaf(e, k.level - 1)
+        if i == 0:
+            first = e
+            alike = promotable(e, k.level)
+        alike = alike and clean == clean_leaf(first, k.level - 1) + <uint64_t>i * size
+        if not alike:
+            regs_entry(r, k.entry, k.level)
+            status = TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
+            break
+    if status == TDX_SUCCESS:
+        status = promote_merge(c, s, k, r, page, first, version)
+    for i in range(locked):
+        entry_unlock(c, s, &table[i])
+    return status
+
+
+cdef inline uint64_t clean_leaf(uint64_t e, int level) noexcept nogil:
+    """Without the progress of an interrupted ACCEPT, which a pending 2M leaf may hold."""
+    if level == 1 and e & SEPT_TDP:
+        return e & ~SEPT_COUNTER
+    return e
+
+
+cdef inline bint promotable(uint64_t e, int level) noexcept nogil:
+    cdef uint32_t enc = sept_enc(e)
+    if enc != ENC_MAPPED and enc != ENC_PENDING:
+        return False
+    return clean_leaf(e, level - 1) & SEPT_HPA & (level_size(level) - 1) == 0
+
+
+cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, uint64_t first,
+                            uint64_t version) noexcept nogil:
+    cdef uint64_t hpa = clean_leaf(first, k.level - 1) & SEPT_HPA
+    cdef PamtEntry *large = pamt_entry(s, hpa, k.level)
+    cdef PamtEntry *small = pamt_entry(s, hpa, k.level - 1)
+    cdef L2Split l2
+    cdef uint64_t status
+    cdef int i
+    status = promote_l2_check(c, s, k, r, first, &l2)
+    if status != TDX_SUCCESS:
+        return status
+    if interrupt_pending(s, c):
+        return TDX_INTERRUPTED_RESTARTABLE
+    if not hp_try_excl(c, s, &large.lock):
+        return TDX_OPERAND_BUSY | OP_RCX
+    pamt_touch(s, large)
+    large.pt = small[0].pt
+    large.owner = small[0].owner
+    large.content = small[0].content
+    for i in range(512):
+        pamt_free(s, &small[i])
+    pamt_free(s, page)
+    tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
+    promote_l2_commit(c, s, k, r, first, &l2, version)
+    hp_put_excl(c, s, &large.lock)
+    r.rcx = k.entry & SEPT_HPA
+    entry_write_unlock(c, s, k.ep, first)
+    k.held &= ~<uint32_t>HELD_ENTRY
+    return TDX_SUCCESS
+
+
+cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t first, L2Split *l2) noexcept nogil:
+    """Every L2 table must be as uniform as the L1 table."""
+    cdef uint64_t *table
+    cdef uint64_t size = level_size(k.level - 1)
+    cdef int vm, i, at
+    for vm in range(1, 4):
+        l2.ep[vm] = NULL
+        if not has_alias(k.entry, vm):
+            continue
+        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
+            l2.ep[vm] = NULL
+            continue
+        if not has_alias(first, vm):
+            continue
+        table = page_memory(s, l2.entry[vm] & SEPT_HPA)
+        for i in range(1, 512):
+            if sync_load(c, &table[i]) != table[0] + <uint64_t>i * size:
+                regs_entry(r, k.entry, k.level)
+                return TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
+        if interrupt_pending(s, c):
+            return TDX_INTERRUPTED_RESTARTABLE
+    return TDX_SUCCESS
+
+
+cdef void promote_l2_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t first, L2Split *l2,
+                            uint64_t version) noexcept nogil:
+    cdef uint64_t hpa
+    cdef int vm
+    for vm in range(1, 4):
+        if version:
+            l2_page_reg(r, vm)[0] = <uint64_t>-1
+        if l2.ep[vm] == NULL:
+            continue
+        hpa = l2.entry[vm] & SEPT_HPA
+        pamt_free(s, pamt_entry(s, hpa, 0))
+        tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
+        l2_write(c, s, l2.ep[vm], page_memory(s, hpa)[0] if has_alias(first, vm) else 0)
+        if version:
+            l2_page_reg(r, vm)[0] = hpa

@@ -1,0 +1,201 @@
+# cython: language_level=3
+"""VCPUs: ENTER, FLUSH, TD exits, and the filter against zero-stepping.
+
+Every function here may yield. Between VP.ENTER and the TD exit the TDVPR (with its PAMT parents) and the TDR's 4K
+PAMT entry stay locked shared; nothing else does.
+"""
+
+from tdpfast._atomic cimport tdp_fetch_add
+from tdpfast._seam_core cimport *
+from tdpfast._seam_defs cimport *
+from tdpfast._sync cimport SYNC_RMW, sync_load
+
+cdef uint64_t VP_FLAGS = <uint64_t>3 << 52     # host recoverability hint, resume L1
+
+
+cdef uint64_t vp_lock(Cpu *c, Seam *s, uint64_t tdvpr_pa, bint excl, uint64_t opid, VpCall *v) noexcept nogil:
+    """Locks a TDVPR operand and, shared, its TDR. Nothing is held on failure."""
+    cdef uint64_t status = leaf_pa_check(s, tdvpr_pa, opid)
+    v.page.leaf = v.page.p2m = v.page.p1g = NULL
+    v.tdr_held = False
+    v.vp = NULL
+    v.k.td = NULL
+    v.k.held = 0
+    if status == TDX_SUCCESS:
+        status = page_lock(c, s, tdvpr_pa, 0, excl, opid, &v.page)
+    if status != TDX_SUCCESS:
+        return status
+    if v.page.leaf.pt != PT_TDVPR:
+        page_unlock(c, s, &v.page)
+        return TDX_PAGE_METADATA_INCORRECT | opid
+    v.k.tdr.leaf = pamt_entry(s, v.page.leaf.owner, 0)
+    if not hp_try_shared(c, s, &v.k.tdr.leaf.lock):
+        page_unlock(c, s, &v.page)
+        return TDX_OPERAND_BUSY | OP_TDR
+    v.tdr_held = True
+    if v.k.tdr.leaf.ref != 0:
+        v.k.td = &s.td[v.k.tdr.leaf.ref - 1]
+    if v.page.leaf.ref != 0:
+        v.vp = &s.vp[v.page.leaf.ref - 1]
+    return TDX_SUCCESS
+
+
+cdef void vp_unlock(Cpu *c, Seam *s, VpCall *v) noexcept nogil:
+    if v.k.held & HELD_OP_STATE:
+        hp_put_shared(c, s, &v.k.td.op_lock)
+    if v.tdr_held:
+        hp_put_shared(c, s, &v.k.tdr.leaf.lock)
+    page_unlock(c, s, &v.page)
+    v.k.held = 0
+
+
+cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
+    cdef uint64_t lp = 1 + (<uint64_t>c.id & 63)
+    if vp.lp == lp:
+        return True
+    if vp.lp != 0:
+        return False
+    vp.lp = lp
+    tdp_fetch_add(&td.assoc_vcpus, 1)
+    return True
+
+
+cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """RCX TDVPR and flags. SEAM_ENTERED_TD when the guest runs; registers stay otherwise."""
+    cdef VpCall v
+    cdef uint64_t status
+    if regs_version(r) != 0:
+        return TDX_OPERAND_INVALID
+    status = vp_lock(c, s, r.rcx & ~VP_FLAGS, False, OP_RCX, &v)
+    if status != TDX_SUCCESS:
+        return status
+    status = td_ready(&v.k)
+    if status == TDX_SUCCESS and (v.vp == NULL or v.vp.num_tdvpx < SEAM_TDVPX_PAGES):
+        status = TDX_TDCX_NUM_INCORRECT
+    if status == TDX_SUCCESS:
+        status = op_state_lock(c, s, &v.k, OPS_TRACKED)
+    if status == TDX_SUCCESS and v.vp.state != VP_READY:
+        status = TDX_VCPU_STATE_INCORRECT
+    if status == TDX_SUCCESS and not vp_associate(c, v.k.td, v.vp):
+        status = TDX_VCPU_ASSOCIATED
+    if status == TDX_SUCCESS:
+        status = vp_enter_epoch(c, s, &v, r)
+    if status != SEAM_ENTERED_TD:
+        vp_unlock(c, s, &v)
+        return status
+    hp_put_shared(c, s, &v.k.td.op_lock)
+    v.vp.state = VP_ACTIVE
+    lp_of(s, c).vp = v.page.leaf.ref
+    return status
+
+
+cdef uint64_t vp_enter_epoch(Cpu *c, Seam *s, VpCall *v, SeamRegs *r) noexcept nogil:
+    """Joins the TD's epoch, then asks the zero-step filter."""
+    cdef Td *td = v.k.td
+    cdef uint64_t epoch
+    cdef uint64_t status
+    if not sharex_try_shared(c, &td.epoch_lock):
+        return TDX_OPERAND_BUSY | OP_TD_EPOCH
+    epoch = sync_load(c, &td.td_epoch)
+    v.vp.vcpu_epoch = epoch
+    sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[epoch & 1])
+    tdp_fetch_add(&td.refcount[epoch & 1], 1)
+    sharex_put_shared(c, &td.epoch_lock)
+    if v.vp.epf_n == 0:
+        return SEAM_ENTERED_TD
+    status = zero_step_check(c, s, td, v.vp, r)
+    if status != SEAM_ENTERED_TD:
+        sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[epoch & 1])
+        tdp_fetch_add(&td.refcount[epoch & 1], <uint64_t>-1)
+    return status
+
+
+cdef uint64_t zero_step_check(Cpu *c, Seam *s, Td *td, Vp *vp, SeamRegs *r) noexcept nogil:
+    """A VCPU that faulted too often at one RIP may only enter once every recorded GPA translates."""
+    cdef uint64_t *ep
+    cdef uint64_t e
+    cdef uint32_t i
+    cdef uint64_t status = SEAM_ENTERED_TD
+    if not sharex_try_excl(c, &td.tree_lock):
+        return TDX_OPERAND_BUSY | OP_SEPT_TREE
+    for i in range(vp.epf_n):
+        sept_leaf(c, s, td, vp.epf_gpa[i], &ep, &e)
+        if sept_enc(e) != ENC_MAPPED:
+            regs_exit(r, 0x30, 2, 0, vp.epf_gpa[i] & ~<uint64_t>0xfff)
+            status = 0x30
+            break
+    if status == SEAM_ENTERED_TD:
+        vp.epf_n = 0
+        vp.epf_count = 0
+    sharex_put_excl(c, &td.tree_lock)
+    return status
+
+
+cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """RCX TDVPR. The VCPU is no longer associated with a logical processor."""
+    cdef VpCall v
+    cdef uint64_t status
+    if regs_version(r) != 0:
+        return TDX_OPERAND_INVALID
+    status = vp_lock(c, s, r.rcx, True, OP_RCX, &v)
+    if status != TDX_SUCCESS:
+        return status
+    status = td_ready(&v.k)
+    if status == TDX_SUCCESS and v.vp == NULL:
+        status = TDX_VCPU_NOT_ASSOCIATED
+    if status == TDX_SUCCESS and v.vp.lp != 1 + (<uint64_t>c.id & 63):
+        status = TDX_VCPU_NOT_ASSOCIATED
+    if status == TDX_SUCCESS:
+        v.vp.lp = 0
+        tdp_fetch_add(&v.k.td.assoc_vcpus, <uint64_t>-1)
+    vp_unlock(c, s, &v)
+    return status
+
+
+# ---- out of the TD ------------------------------------------------------------------------------------------
+
+cdef Vp *vp_running(Cpu *c, Seam *s) noexcept nogil:
+    cdef uint32_t slot = lp_of(s, c).vp
+    return &s.vp[slot - 1] if slot != 0 else NULL
+
+
+cdef void regs_exit(SeamRegs *r, uint64_t rax, uint64_t rcx, uint64_t rdx, uint64_t r8) noexcept nogil:
+    r.rax = rax
+    r.rcx = rcx
+    r.rdx = rdx
+    r.r8 = r8
+    r.r9 = r.r10 = r.r11 = 0
+
+
+cdef void td_exit(Cpu *c, Seam *s, Vp *vp) noexcept nogil:
+    """The VCPU leaves the TD: its hold on the TLB epoch, then the locks."""
+    cdef Td *td = &s.td[vp.td]
+    cdef PageHold h
+    sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[vp.vcpu_epoch & 1])
+    tdp_fetch_add(&td.refcount[vp.vcpu_epoch & 1], <uint64_t>-1)
+    vp.state = VP_READY
+    lp_of(s, c).vp = 0
+    hp_put_shared(c, s, &pamt_entry(s, td.tdr_pa, 0).lock)
+    h.excl = False
+    h.leaf = pamt_entry(s, vp.tdvpr_pa, 0)
+    h.p2m = pamt_entry(s, vp.tdvpr_pa, 1)
+    h.p1g = pamt_entry(s, vp.tdvpr_pa, 2)
+    page_unlock(c, s, &h)
+
+
+cdef uint64_t td_async_exit(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """External interrupt; the guest has got on. Returns the exit reason, or 0 if no guest ran here."""
+    cdef Vp *vp = vp_running(c, s)
+    if vp == NULL:
+        return 0
+    vp.rip += 2
+    td_exit(c, s, vp)
+    regs_exit(r, 1, 0, 0, 0)
+    return 1
+
+
+cdef void td_exit_ept_violation(Cpu *c, Seam *s, Vp *vp, SeamRegs *r, uint64_t gpa, uint64_t qual,
+                                uint64_t eeq) noexcept nogil:
+    """Exit to the VMM: RCX exit qualification, RDX extended qualification, R8 GPA."""
+    td_exit(c, s, vp)
+    regs_exit(r, 0x30, qual, eeq, gpa & SEPT_HPA)
