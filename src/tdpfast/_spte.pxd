@@ -297,6 +297,3 @@ cdef uint64_t get_mmio_spte_generation(const SpteCfg *cfg, uint64_t spte) noexce
 cdef uint64_t get_mmio_spte_gfn(const SpteCfg *cfg, uint64_t spte) noexcept nogil
 cdef uint32_t check_spte_writable_invariants(const SpteCfg *cfg,
                                              uint64_t spte) noexcept nogil
-
-cdef class SpteFormat:
-    cdef SpteCfg cfg
