@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# cython: language_level=3
+"""Atomic access to a caller's array of SPTEs."""
+from libc.stdint cimport uint64_t
+
+from tdpfast._atomic cimport (tdp_fetch_and, tdp_read_once, tdp_try_cmpxchg, tdp_write_once,
+                              tdp_xchg)
+from tdpfast.errors import UsageError
+
+
+cdef class SpteCells:
+    """Atomic operations on the cells of a writable, contiguous uint64 array.
+
+    Nothing is copied: the array is kept alive, and what one thread does through
+    SpteCells every other sees. The names and contracts are those of the kernel's
+    READ_ONCE(), WRITE_ONCE(), xchg(), try_cmpxchg64() and atomic64_fetch_and();
+    read-modify-writes are fully ordered.
+
+    Thread-safety: every method may run in any thread at any time; that is what
+    they are for. Plain numpy access to the same array is not atomic.
+
+    Indices are 0 <= i < len(cells), values 0 <= value < 2**64; anything else
+    raises UsageError.
+    """
+    cdef uint64_t[::1] cells
+
+    def __cinit__(self, array):
+        try:
+            self.cells = array
+        except (TypeError, ValueError, BufferError) as error:
+            raise UsageError("cannot use this array as cells", str(error),
+                             "a writable, contiguous, one-dimensional numpy uint64 array"
+                             ) from None
+        if self.cells.shape[0] and <size_t>&self.cells[0] % 8:
+            raise UsageError("cannot use this array as cells", "it is not aligned to 8 bytes",
+                             "a copy of it")
+
+    def __len__(self):
+        return self.cells.shape[0]
+
+    cdef uint64_t *at(self, object index) except NULL:
+        cdef Py_ssize_t i = number(index, self.cells.shape[0], "index")
+        return &self.cells[i]
+
+    def load(self, i):
+        """READ_ONCE(): the value of cell i."""
+        return tdp_read_once(self.at(i))
+
+    def store(self, i, value):
+        """WRITE_ONCE() of cell i."""
+        cdef uint64_t v = number(value, None, "value")
+        tdp_write_once(self.at(i), v)
+
+    def xchg(self, i, value):
+        """xchg(): put value into cell i, return what was there."""
+        cdef uint64_t v = number(value, None, "value")
+        return tdp_xchg(self.at(i), v)
+
+    def try_cmpxchg(self, i, expected, new):
+        """try_cmpxchg64(): (True, expected) if new is now in cell i; else
+        (False, what is there instead of expected) and nothing has changed."""
+        cdef uint64_t old = number(expected, None, "expected")
+        cdef uint64_t v = number(new, None, "new")
+        cdef bint done = tdp_try_cmpxchg(self.at(i), &old, v)
+        return bool(done), old
+
+    def fetch_and(self, i, mask):
+        """atomic64_fetch_and(): AND mask into cell i, return what was there."""
+        cdef uint64_t m = number(mask, None, "mask")
+        return tdp_fetch_and(self.at(i), m)
+
+    def fetch_and_range(self, start, stop, mask):
+        """fetch_and() of each cell of [start, stop), one after the other and
+        without the GIL. Returns how many cells changed."""
+        cdef Py_ssize_t first = number(start, self.cells.shape[0] + 1, "start")
+        cdef Py_ssize_t last = number(stop, self.cells.shape[0] + 1, "stop")
+        cdef uint64_t m = number(mask, None, "mask")
+        cdef Py_ssize_t i, changed = 0
+        with nogil:
+            for i in range(first, last):
+                if tdp_fetch_and(&self.cells[i], m) & ~m:
+                    changed += 1
+        return changed
+
+
+cdef object number(object value, object limit, str name):
+    """value, once it is known to be an integer of [0, limit)."""
+    cdef object top = 1 << 64 if limit is None else limit
+    try:
+        index = value.__index__()
+    except AttributeError:
+        raise UsageError(f"bad {name} {value!r}", "not an integer", "an int") from None
+    if not 0 <= index < top:
+        raise UsageError(f"bad {name} {value}", f"not in [0, {top})",
+                         "a number of that range")
+    return index
