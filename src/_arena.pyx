@@ -54,8 +54,8 @@ cdef Sp *arena_pop(Arena *a) noexcept nogil:
     """The most recently freed page, or NULL. Lock-free; the tag in the upper half defeats ABA."""
     cdef uint64_t head = tdp_load_acquire(&a.free_head)
     cdef uint64_t index, new
-    while head & 0xffffffff:
-        index = (head & 0xffffffff) - 1
+    while head & 0xffffffffu:
+        index = (head & 0xffffffffu) - 1
         new = ((head >> 32) + 1) << 32 | a.sps[index].free_next
         if tdp_try_cmpxchg(&a.free_head, &head, new):
             return &a.sps[index]
@@ -103,7 +103,7 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     sp.state = SP_FREE
     head = tdp_load_acquire(&a.free_head)
     while True:
-        sp.free_next = <uint32_t>(head & 0xffffffff)
+        sp.free_next = <uint32_t>(head & 0xffffffffu)
         new = ((head >> 32) + 1) << 32 | (sp.index + 1)
         if tdp_try_cmpxchg(&a.free_head, &head, new):
             return

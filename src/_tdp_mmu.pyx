@@ -514,7 +514,7 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
 
     True: it yielded, iter.yielded is set and the caller must go to the next iteration.
     """
-    if iter.yielded:
+    if iter.yielded and kvm.design.prove_mmu:
         kvm_warn(c, b"tdp_mmu_iter_cond_resched", b"yielded")
     if not need_resched(c):
         return False

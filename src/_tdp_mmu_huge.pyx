@@ -142,9 +142,6 @@ cdef void recover_huge_pages_range(Cpu *c, Kvm *kvm, Sp *root, const Slot *slot,
     tdp_iter_start(c, &iter, kvm.arena, root, 2, slot.base_gfn, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < slot.base_gfn + slot.npages:
         while True:
-            # After a yield inside make_huge the iterator waits for its restart.
-            if iter.yielded:
-                break
             if tdp_mmu_iter_cond_resched(c, kvm, &iter, flush, True):
                 flush = False
                 break

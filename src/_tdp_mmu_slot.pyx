@@ -71,14 +71,13 @@ cdef inline uint64_t dirty_bit(const Kvm *kvm, bint wrprot) noexcept nogil:
     return PT_WRITABLE_MASK if wrprot or not kvm.spte.kvm_ad_enabled else kvm.spte.shadow_dirty_mask
 
 
-cdef bint clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:
-    """Clears the dirty state of the leaves; whether one changed. mmu_lock for read. May yield.
+cdef void clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:
+    """Clears the dirty state of the leaves. mmu_lock for read. May yield.
 
     Unlike the other loops it looks at the SPTE before it asks whether to yield.
     """
     cdef uint64_t dbit = dirty_bit(kvm, False)
     cdef TdpIter iter
-    cdef bint spte_set = False
     cdef int ret
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, start, kvm_gfn_root_bits(kvm, root))
@@ -88,24 +87,20 @@ cdef bint clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint
                 break
             ret = tdp_mmu_set_spte_atomic(c, kvm, &iter, iter.old_spte & ~dbit)
             if ret == 0:
-                spte_set = True
                 break
             tdp_mmu_retry(c, kvm, &iter, ret)
         tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
-    return spte_set
 
 
-cdef bint kvm_tdp_mmu_clear_dirty_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
-    """Clears the dirty state of [start, end) in every valid root; whether a flush is due. mmu_lock for read."""
-    cdef bint spte_set = False
+cdef void kvm_tdp_mmu_clear_dirty_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
+    """Clears the dirty state of [start, end) in every valid root. mmu_lock for read."""
     cdef Sp *root
     lockdep_assert_held_read(c, b"kvm_tdp_mmu_clear_dirty_slot", b"mmu_lock_read")
     root = tdp_mmu_next_root(c, kvm, NULL, KVM_VALID_ROOTS)
     while root != NULL:
-        spte_set |= clear_dirty_gfn_range(c, kvm, root, start, end)
+        clear_dirty_gfn_range(c, kvm, root, start, end)
         root = tdp_mmu_next_root(c, kvm, root, KVM_VALID_ROOTS)
-    return spte_set
 
 
 cdef uint64_t lowest_bit(uint64_t mask) noexcept nogil:
@@ -181,17 +176,20 @@ cdef bint kvm_tdp_mmu_write_protect_gfn(Cpu *c, Kvm *kvm, uint64_t gfn, int min_
 
 
 cdef void kvm_tdp_mmu_age_spte(Cpu *c, Kvm *kvm, TdpIter *iter) noexcept nogil:
-    """Marks one leaf old. Lockless: with A/D an atomic and, else one cmpxchg that may be lost."""
+    """Marks one leaf old. Lockless: one cmpxchg that may be lost (6.18 with A/D: an atomic and)."""
     cdef uint64_t new_spte
     cdef uint32_t warn = 0
     if not kvm.design.age_mirror and sptep_to_sp(kvm.arena, iter.sptep).is_mirror:
         kvm_warn(c, b"kvm_tdp_mmu_age_spte", b"mirror_spte")
         return
-    if spte_ad_enabled(&kvm.spte, iter.old_spte):
+    if spte_ad_enabled(&kvm.spte, iter.old_spte) and not kvm.design.age_cmpxchg:
         iter.old_spte = sync_fetch_and(c, iter.sptep, ~kvm.spte.shadow_accessed_mask)
         new_spte = iter.old_spte & ~kvm.spte.shadow_accessed_mask
     else:
-        new_spte = mark_spte_for_access_track(&kvm.spte, iter.old_spte, &warn)
+        if spte_ad_enabled(&kvm.spte, iter.old_spte):
+            new_spte = iter.old_spte & ~kvm.spte.shadow_accessed_mask
+        else:
+            new_spte = mark_spte_for_access_track(&kvm.spte, iter.old_spte, &warn)
         if warn:
             kvm_spte_warn(c, warn)
         if __tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte):

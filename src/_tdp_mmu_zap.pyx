@@ -28,7 +28,7 @@ cdef void __tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_le
     cdef TdpIter iter
     cdef int ret
     tdp_iter_start(c, &iter, kvm.arena, root, zap_level, 0, 0)
-    while iter.valid:
+    while iter.valid and iter.gfn < tdp_mmu_max_gfn_exclusive(kvm):
         while True:
             if tdp_mmu_iter_cond_resched(c, kvm, &iter, False, shared):
                 break

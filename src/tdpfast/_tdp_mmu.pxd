@@ -48,6 +48,7 @@ cdef struct Design:
     bint promo_block         # the fault path lowers its goal at a present mirror table
     bint prove_mmu           # CONFIG_KVM_PROVE_MMU: root zaps skip the 4K and 2M passes
     bint age_mirror          # mirrors are aged (6.18) instead of refused (7.3)
+    bint age_cmpxchg         # ageing with A/D bits is one cmpxchg (7.3) instead of an atomic and (6.18)
     bint ungated             # operations that today's callers keep away from the mirror reach it
     # wrong on purpose
     bint no_freeze           # publish the new value first, then update the external table
