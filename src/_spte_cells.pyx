@@ -26,6 +26,8 @@ cdef class SpteCells:
 
     def __cinit__(self, array):
         try:
+            if array is None:           # Cython would take it for no memoryview
+                raise TypeError("None is not an array")
             self.cells = array
         except (TypeError, ValueError, BufferError) as error:
             raise UsageError("cannot use this array as cells", str(error),

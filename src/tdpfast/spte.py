@@ -60,6 +60,7 @@ SPTE_DTYPE = np.dtype([
 """
 
 _U64 = (1 << 64) - 1
+_INTEGERS = (int, np.integer)
 
 
 class MakeSpte(NamedTuple):
@@ -102,9 +103,9 @@ class SpteConfig:
     _format: SpteFormat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
+        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
             raise UsageError(f"no layout {self.layout!r}", "not a known release", _one_of(LAYOUTS))
-        if self.mmu not in MMUS:
+        if not isinstance(self.mmu, str) or self.mmu not in MMUS:
             raise UsageError(f"no mmu {self.mmu!r}", "not a known kind", _one_of(MMUS))
         _integer("maxphyaddr", self.maxphyaddr, 32, 52)
         if self.cache_bits != 0:
@@ -337,6 +338,7 @@ class SpteConfig:
     def leaf_spte_change_needs_tlb_flush(self, old, new):
         """leaf_spte_change_needs_tlb_flush(): MMU-writable goes away. ``old`` and ``new`` are ints
         or arrays of one shape."""
+        single = isinstance(old, _INTEGERS) and isinstance(new, _INTEGERS)
         flat_old, shape = _sptes("old", old)
         flat_new, new_shape = _sptes("new", new)
         if shape != new_shape:
@@ -344,7 +346,7 @@ class SpteConfig:
                              "arrays of one shape")
         out = np.empty(flat_old.shape, np.bool_)
         self._format.flush_array(flat_old, flat_new, out.view(np.uint8))
-        return bool(out[0]) if shape == () else out.reshape(shape)
+        return bool(out[0]) if single else out.reshape(shape)
 
     def _mmio(self, mmio_value) -> int:
         if mmio_value is None:
@@ -352,7 +354,7 @@ class SpteConfig:
         return _u64("mmio_value", mmio_value)
 
     def _pred(self, which: int, values, level, mmio: int = 0):
-        if type(values) is int:
+        if isinstance(values, _INTEGERS):
             return self._format.pred(which, _u64("values", values), _level(level), mmio)
         flat, shape = _sptes("values", values)
         out = np.empty(flat.shape, np.bool_)
@@ -360,7 +362,7 @@ class SpteConfig:
         return out.reshape(shape)
 
     def _map(self, which: int, values):
-        if type(values) is int:
+        if isinstance(values, _INTEGERS):
             return self._format.map_one(which, _u64("values", values))[0]
         flat, shape = _sptes("values", values)
         out = np.empty(flat.shape, np.uint64)
@@ -392,10 +394,12 @@ def _level(value) -> int:
 
 def _sptes(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
     """values as a flat contiguous uint64 array, and their shape."""
-    try:
-        array = np.asarray(values, None if isinstance(values, np.ndarray) else np.uint64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"bad {name}", str(error), "unsigned 64-bit integers") from None
+    if isinstance(values, np.ndarray):
+        array = values
+    else:
+        items = np.asarray(values, dtype=object)
+        array = np.fromiter((_u64(name, item) for item in items.flat), np.uint64, items.size)
+        array = array.reshape(items.shape)
     if array.dtype.kind != "u":
         raise UsageError(f"bad {name}", f"dtype {array.dtype}", "a numpy array of uint64")
     return np.require(array.reshape(-1), np.uint64, ["C", "A"]), array.shape
@@ -403,7 +407,7 @@ def _sptes(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
 
 def _levels(level, shape: tuple[int, ...]) -> np.ndarray:
     """level as one uint8, or as many as values."""
-    if isinstance(level, int):
+    if isinstance(level, _INTEGERS):
         return np.array([_level(level)], np.uint8)
     levels = np.asarray(level)
     if levels.dtype.kind not in "iu" or (levels.size and not 1 <= levels.min() <= levels.max() <= 5):

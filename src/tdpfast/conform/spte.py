@@ -48,8 +48,10 @@ class Replayer:
             if record["fn"] == "cfg":
                 return self._cfg(record)
             return function(self._config(record), record)
-        except UsageError:
-            raise
+        except UsageError as error:
+            if self.layout is None:
+                raise
+            return Result("failed", str(error))     # another layout has no such input
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise malformed(f"{record['fn']} fact", error) from error
 
@@ -94,7 +96,8 @@ def _warns(record: dict) -> list[tuple]:
 
 
 def _const(config: SpteConfig, record: dict) -> Result:
-    return compare(record["value"], hex(constants(config)[record["name"]]))
+    value = constants(config).get(record["name"])
+    return compare(record["value"], None if value is None else hex(value))
 
 
 def _page_format(config: SpteConfig, record: dict) -> Result:
