@@ -1,4 +1,5 @@
 """SPTE formats: constructors, predicates and what they refuse."""
+import copy
 import doctest
 import pickle
 from itertools import combinations
@@ -101,6 +102,8 @@ def test_config_is_a_value():
     assert hash(config) == hash(SpteConfig("6.18", "npt", 48)) and config != SpteConfig()
     with pytest.raises(AttributeError):
         config.layout = "7.3"
+    with pytest.raises(TypeError):
+        config.masks["frozen_spte"] = 0
 
 
 @pytest.mark.parametrize("arguments", [
@@ -116,7 +119,7 @@ def test_bad_config(arguments):
 BAD_CALLS = [
     lambda c: c.is_last_spte(0, 0), lambda c: c.is_last_spte(0, 6), lambda c: c.is_last_spte(0, 2**99),
     lambda c: c.is_last_spte(0, "1"), lambda c: c.is_last_spte(-1), lambda c: c.is_last_spte(2**64),
-    lambda c: c.is_last_spte("0x1"), lambda c: c.is_last_spte(None), lambda c: c.is_last_spte(1.5),
+    lambda c: c.is_last_spte("0x1"), lambda c: c.is_last_spte(None), lambda c: c.is_last_spte(1.5), lambda c: c.is_last_spte(int), lambda c: c.is_last_spte([[1], 2]),
     lambda c: c.is_last_spte(np.array([1.0])), lambda c: c.is_last_spte(np.array([-1])),
     lambda c: c.is_last_spte(np.zeros(3, "u8"), np.ones(2, int)),
     lambda c: c.is_last_spte(np.zeros(3, "u8"), np.array([1, 6, 1])),
@@ -159,6 +162,16 @@ def test_pack_refuses_fields_too_wide():
     lambda f: f.make_small_spte(0, 1, 0, -1, False), lambda f: f.pred(0, 0, 0, 0)])
 def test_native_layer_checks_what_keeps_it_safe(call):
     with pytest.raises(ValueError):
+        call(_spte_format.SpteFormat(703, 0, 52, False, 0, True))
+
+
+@pytest.mark.parametrize("call", [
+    lambda f: f.pred_array(0, None, np.ones(1, "u1"), 0, np.zeros(4, "u1")),
+    lambda f: f.unpack_array(np.zeros(4, "u8"), None, 0, np.zeros(8, "u1")),
+    lambda f: f.pack_array(None, 0, None), lambda f: f.map_array(0, None, None),
+    lambda f: f.flush_array(None, None, None), lambda f: type(f).__new__(type(f)), copy.copy])
+def test_native_layer_refuses_nothing_at_all(call):
+    with pytest.raises(TypeError):
         call(_spte_format.SpteFormat(703, 0, 52, False, 0, True))
 
 

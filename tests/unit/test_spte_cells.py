@@ -1,4 +1,5 @@
 """Atomic cells over a caller's array."""
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -95,12 +96,21 @@ def test_bad_arrays(array):
     lambda c: c.load(None), lambda c: c.load(1.0), lambda c: c.store(0, -1),
     lambda c: c.store(0, 2**64), lambda c: c.xchg(9, 0), lambda c: c.try_cmpxchg(0, -1, 0),
     lambda c: c.try_cmpxchg(0, 0, 2**64), lambda c: c.fetch_and(0, None),
+    lambda c: c.load(10**5000), lambda c: c.store(0, 10**5000), lambda c: c.xchg(0, 1.5), lambda c: c.xchg(0, "1"),
     lambda c: c.fetch_and_range(0, 5, 0), lambda c: c.fetch_and_range(-1, 2, 0)])
 def test_bad_arguments_change_nothing(call):
     array, cells = make()
     with pytest.raises(UsageError):
         call(cells)
     assert not array.any()
+
+
+def test_cells_are_not_copied():
+    _, cells = make()
+    with pytest.raises(TypeError):
+        copy.copy(cells)
+    with pytest.raises(TypeError):
+        SpteCells.__new__(SpteCells)
 
 
 def test_empty_array():
