@@ -119,7 +119,9 @@ def test_bad_config(arguments):
 BAD_CALLS = [
     lambda c: c.is_last_spte(0, 0), lambda c: c.is_last_spte(0, 6), lambda c: c.is_last_spte(0, 2**99),
     lambda c: c.is_last_spte(0, "1"), lambda c: c.is_last_spte(-1), lambda c: c.is_last_spte(2**64),
-    lambda c: c.is_last_spte("0x1"), lambda c: c.is_last_spte(None), lambda c: c.is_last_spte(1.5), lambda c: c.is_last_spte(int), lambda c: c.is_last_spte([[1], 2]),
+    lambda c: c.is_last_spte("0x1"), lambda c: c.is_last_spte(None), lambda c: c.is_last_spte(1.5),
+    lambda c: c.is_last_spte(int), lambda c: c.is_last_spte([[1], 2]),
+    lambda c: c.is_last_spte(10**5000), lambda c: c.is_last_spte(0, 10**5000),
     lambda c: c.is_last_spte(np.array([1.0])), lambda c: c.is_last_spte(np.array([-1])),
     lambda c: c.is_last_spte(np.zeros(3, "u8"), np.ones(2, int)),
     lambda c: c.is_last_spte(np.zeros(3, "u8"), np.array([1, 6, 1])),
