@@ -5,7 +5,7 @@ from tdpfast._spte_format import PREDICATES
 from tdpfast.conform.result import Result, compare, malformed
 from tdpfast.constants import constants
 from tdpfast.errors import UsageError
-from tdpfast.spte import SpteConfig
+from tdpfast.spte import LAYOUTS, SpteConfig
 
 NAME = "spte"
 
@@ -83,8 +83,9 @@ class Replayer:
 
 
 def layout_of(design) -> str:
-    """The SPTE layout of a design, or of a preset's name."""
-    return getattr(design, "layout", "6.18" if design == "v6.18" else "7.3")
+    """The name of the SPTE layout of a design (its ``layout``, a number), or of a preset's name."""
+    number = getattr(design, "layout", LAYOUTS["6.18"] if design == "v6.18" else LAYOUTS["7.3"])
+    return next(name for name, value in LAYOUTS.items() if value == number)
 
 
 def _u64(text: str) -> int:
