@@ -26,6 +26,8 @@ cdef class SpteCells:
 
     def __cinit__(self, array):
         try:
+            if array is None:           # Cython would take it for no memoryview
+                raise TypeError("None is not an array")
             self.cells = array
         except (TypeError, ValueError, BufferError) as error:
             raise UsageError("cannot use this array as cells", str(error),
@@ -39,7 +41,7 @@ cdef class SpteCells:
         return self.cells.shape[0]
 
     cdef uint64_t *at(self, object index) except NULL:
-        cdef Py_ssize_t i = number(index, self.cells.shape[0], "index")
+        cdef Py_ssize_t i = position(index, self.cells.shape[0], "index")
         return &self.cells[i]
 
     def load(self, i):
@@ -48,33 +50,33 @@ cdef class SpteCells:
 
     def store(self, i, value):
         """WRITE_ONCE() of cell i."""
-        cdef uint64_t v = number(value, None, "value")
+        cdef uint64_t v = u64(value, "value")
         tdp_write_once(self.at(i), v)
 
     def xchg(self, i, value):
         """xchg(): put value into cell i, return what was there."""
-        cdef uint64_t v = number(value, None, "value")
+        cdef uint64_t v = u64(value, "value")
         return tdp_xchg(self.at(i), v)
 
     def try_cmpxchg(self, i, expected, new):
         """try_cmpxchg64(): (True, expected) if new is now in cell i; else
         (False, what is there instead of expected) and nothing has changed."""
-        cdef uint64_t old = number(expected, None, "expected")
-        cdef uint64_t v = number(new, None, "new")
+        cdef uint64_t old = u64(expected, "expected")
+        cdef uint64_t v = u64(new, "new")
         cdef bint done = tdp_try_cmpxchg(self.at(i), &old, v)
         return bool(done), old
 
     def fetch_and(self, i, mask):
         """atomic64_fetch_and(): AND mask into cell i, return what was there."""
-        cdef uint64_t m = number(mask, None, "mask")
+        cdef uint64_t m = u64(mask, "mask")
         return tdp_fetch_and(self.at(i), m)
 
     def fetch_and_range(self, start, stop, mask):
         """fetch_and() of each cell of [start, stop), one after the other and
         without the GIL. Returns how many cells changed."""
-        cdef Py_ssize_t first = number(start, self.cells.shape[0] + 1, "start")
-        cdef Py_ssize_t last = number(stop, self.cells.shape[0] + 1, "stop")
-        cdef uint64_t m = number(mask, None, "mask")
+        cdef Py_ssize_t first = position(start, self.cells.shape[0] + 1, "start")
+        cdef Py_ssize_t last = position(stop, self.cells.shape[0] + 1, "stop")
+        cdef uint64_t m = u64(mask, "mask")
         cdef Py_ssize_t i, changed = 0
         with nogil:
             for i in range(first, last):
@@ -83,14 +85,25 @@ cdef class SpteCells:
         return changed
 
 
-cdef object number(object value, object limit, str name):
-    """value, once it is known to be an integer of [0, limit)."""
-    cdef object top = 1 << 64 if limit is None else limit
+cdef extern from "Python.h":
+    object PyNumber_Index(object)
+
+
+cdef uint64_t u64(object value, str name) except? 0xdead:
+    """value as a cell's value."""
     try:
-        index = value.__index__()
-    except AttributeError:
-        raise UsageError(f"bad {name} {value!r}", "not an integer", "an int") from None
-    if not 0 <= index < top:
-        raise UsageError(f"bad {name} {value}", f"not in [0, {top})",
-                         "a number of that range")
-    return index
+        return PyNumber_Index(value)        # Cython alone would cut a float
+    except (TypeError, OverflowError) as error:
+        raise UsageError(f"bad {name}", str(error), "an int in [0, 2**64)") from None
+
+
+cdef Py_ssize_t position(object value, Py_ssize_t limit, str name) except -1:
+    """value as an index in [0, limit)."""
+    cdef Py_ssize_t i
+    try:
+        i = value
+    except (TypeError, OverflowError) as error:
+        raise UsageError(f"bad {name}", str(error), f"an int in [0, {limit})") from None
+    if i < 0 or i >= limit:
+        raise UsageError(f"bad {name} {i}", "out of range", f"an int in [0, {limit})")
+    return i

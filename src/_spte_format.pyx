@@ -239,8 +239,9 @@ cdef class SpteFormat:
 
     # Arrays. `levels` holds one level for all values, or as many as values.
 
-    def pred_array(self, int which, const uint64_t[::1] values, const uint8_t[::1] levels,
-                   uint64_t mmio, uint8_t[::1] out):
+    def pred_array(self, int which, const uint64_t[::1] values not None,
+                   const uint8_t[::1] levels not None, uint64_t mmio,
+                   uint8_t[::1] out not None):
         cdef Py_ssize_t i, n = values.shape[0]
         cdef Py_ssize_t step = self.check_arrays(n, out.shape[0], levels)
         cdef pred_fn fn = pred_table[checked(which, NR_PREDICATES)]
@@ -248,7 +249,7 @@ cdef class SpteFormat:
             for i in range(n):
                 out[i] = fn(&self.cfg, values[i], levels[i * step], mmio)
 
-    def map_array(self, int which, const uint64_t[::1] values, uint64_t[::1] out):
+    def map_array(self, int which, const uint64_t[::1] values not None, uint64_t[::1] out not None):
         """The assertions that fired for any of the values."""
         cdef Py_ssize_t i, n = values.shape[0]
         cdef uint32_t warn = 0
@@ -260,7 +261,8 @@ cdef class SpteFormat:
                 out[i] = spte_map(&self.cfg, which, values[i], &warn)
         return warn_names(warn)
 
-    def flush_array(self, const uint64_t[::1] old, const uint64_t[::1] new, uint8_t[::1] out):
+    def flush_array(self, const uint64_t[::1] old not None, const uint64_t[::1] new not None,
+                    uint8_t[::1] out not None):
         cdef Py_ssize_t i, n = old.shape[0]
         if new.shape[0] != n or out.shape[0] != n:
             raise ValueError("arrays differ in length")
@@ -268,8 +270,9 @@ cdef class SpteFormat:
             for i in range(n):
                 out[i] = leaf_spte_change_needs_tlb_flush(&self.cfg, old[i], new[i])
 
-    def unpack_array(self, const uint64_t[::1] values, const uint8_t[::1] levels, uint64_t mmio,
-                     uint8_t[::1] out):
+    def unpack_array(self, const uint64_t[::1] values not None,
+                     const uint8_t[::1] levels not None, uint64_t mmio,
+                     uint8_t[::1] out not None):
         """`out`: bytes of n SpteFields, aligned."""
         cdef Py_ssize_t i, n = values.shape[0]
         cdef Py_ssize_t step = self.check_arrays(n, n, levels)
@@ -281,7 +284,7 @@ cdef class SpteFormat:
             for i in range(n):
                 unpack(&self.cfg, values[i], levels[i * step], mmio, &fields[i])
 
-    def pack_array(self, const uint8_t[::1] records, uint64_t mmio, uint64_t[::1] out):
+    def pack_array(self, const uint8_t[::1] records not None, uint64_t mmio, uint64_t[::1] out not None):
         """The index of the first record with a field too wide, or -1."""
         cdef Py_ssize_t i, n = out.shape[0]
         cdef const SpteFields *fields

@@ -13,12 +13,15 @@ and answers with an array of that shape, computed by a native loop that does not
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast import _spte_format
+from tdpfast._check import (INTEGERS, U64_MAX, check_int, check_level, check_u64, level_array, one_of,
+                            spte_array)
 from tdpfast._spte_cells import SpteCells
 from tdpfast._spte_format import SpteFormat
 from tdpfast.errors import UsageError
@@ -59,8 +62,6 @@ SPTE_DTYPE = np.dtype([
 =====================================  =============================================================
 """
 
-_U64 = (1 << 64) - 1
-
 
 class MakeSpte(NamedTuple):
     """What make_spte() answers."""
@@ -97,22 +98,22 @@ class SpteConfig:
     l1tf: bool = False
     cache_bits: int = 0
     exec_only: bool = True
-    masks: dict[str, Any] = field(init=False, repr=False, compare=False)
+    masks: Mapping[str, Any] = field(init=False, repr=False, compare=False)
     """Every number of the format by its name in struct SpteCfg, for example ``frozen_spte``."""
     _format: SpteFormat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise UsageError(f"no layout {self.layout!r}", "not a known release", _one_of(LAYOUTS))
-        if self.mmu not in MMUS:
-            raise UsageError(f"no mmu {self.mmu!r}", "not a known kind", _one_of(MMUS))
-        _integer("maxphyaddr", self.maxphyaddr, 32, 52)
+        if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
+            raise UsageError(f"no layout {self.layout!r}", "not a known release", one_of(LAYOUTS))
+        if not isinstance(self.mmu, str) or self.mmu not in MMUS:
+            raise UsageError(f"no mmu {self.mmu!r}", "not a known kind", one_of(MMUS))
+        check_int("maxphyaddr", self.maxphyaddr, 32, 52)
         if self.cache_bits != 0:
-            _integer("cache_bits", self.cache_bits, 32, 52)
+            check_int("cache_bits", self.cache_bits, 32, 52)
         native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], self.maxphyaddr, bool(self.l1tf),
                             self.cache_bits, bool(self.exec_only))
         object.__setattr__(self, "_format", native)
-        object.__setattr__(self, "masks", native.masks())
+        object.__setattr__(self, "masks", MappingProxyType(native.masks()))
 
     def __reduce__(self):
         return SpteConfig, (self.layout, self.mmu, self.maxphyaddr, self.l1tf, self.cache_bits,
@@ -144,9 +145,9 @@ class SpteConfig:
         Returns:
             Array of SPTE_DTYPE of the shape of ``values``.
         """
-        flat, shape = _sptes("values", values)
+        flat, shape = spte_array("values", values)
         out = np.empty(flat.shape, SPTE_DTYPE)
-        self._format.unpack_array(flat, _levels(level, shape), self._mmio(mmio_value),
+        self._format.unpack_array(flat, level_array(level, shape), self._mmio(mmio_value),
                                   out.view(np.uint8))
         return out.reshape(shape)
 
@@ -185,8 +186,8 @@ class SpteConfig:
             ad_disabled = not self.masks["kvm_ad_enabled"]
         old = self.SHADOW_NONPRESENT_VALUE if old_spte is None else old_spte
         return MakeSpte(*self._format.make_spte(
-            _level(level), _integer("access", access, 0, self.ACC_ALL), _integer("gfn", gfn, 0, _U64),
-            _integer("pfn", pfn, 0, (1 << 40) - 1), _u64("old_spte", old), bool(prefetch),
+            check_level(level), check_int("access", access, 0, self.ACC_ALL), check_int("gfn", gfn, 0, U64_MAX),
+            check_int("pfn", pfn, 0, (1 << 40) - 1), check_u64("old_spte", old), bool(prefetch),
             bool(synchronizing), bool(host_writable), bool(nx_huge_pages), bool(tracked),
             bool(dirty_log), bool(ad_disabled), bool(guest_mode), bool(pml), bool(ipat)))
 
@@ -194,28 +195,28 @@ class SpteConfig:
         """make_nonleaf_spte() for the table at physical address ``child_pa``."""
         if ad_disabled is None:
             ad_disabled = not self.masks["kvm_ad_enabled"]
-        return self._format.make_nonleaf_spte(_u64("child_pa", child_pa), bool(ad_disabled))
+        return self._format.make_nonleaf_spte(check_u64("child_pa", child_pa), bool(ad_disabled))
 
     def make_small_spte(self, huge_spte: int, level: int, access: int, index: int,
                         nx_huge_pages: bool = False) -> tuple[int, list]:
         """make_small_spte(): child ``index`` of a huge leaf; ``level`` and ``access`` are the
         child's. Returns (spte, assertions that fired)."""
         return self._format.make_small_spte(
-            _u64("huge_spte", huge_spte), _level(level), _integer("access", access, 0, self.ACC_ALL),
-            _integer("index", index, 0, 511), bool(nx_huge_pages))
+            check_u64("huge_spte", huge_spte), check_level(level), check_int("access", access, 0, self.ACC_ALL),
+            check_int("index", index, 0, 511), bool(nx_huge_pages))
 
     def make_huge_spte(self, small_spte: int, level: int,
                        nx_huge_pages: bool = False) -> tuple[int, list]:
         """make_huge_spte(): the leaf of ``level`` around a small one. Returns (spte, assertions)."""
-        return self._format.make_huge_spte(_u64("small_spte", small_spte), _level(level),
+        return self._format.make_huge_spte(check_u64("small_spte", small_spte), check_level(level),
                                            bool(nx_huge_pages))
 
     def make_mmio_spte(self, gfn: int, access: int, generation: int,
                        mmio_value: int | None = None) -> int:
         """make_mmio_spte(); ``generation`` of the memslots, cut to what fits."""
         return self._format.make_mmio_spte(
-            self._mmio(mmio_value), _integer("gfn", gfn, 0, (1 << 52) - 1),
-            _integer("access", access, 0, self.ACC_ALL), _u64("generation", generation))
+            self._mmio(mmio_value), check_int("gfn", gfn, 0, (1 << 52) - 1),
+            check_int("access", access, 0, self.ACC_ALL), check_u64("generation", generation))
 
     def mark_spte_for_access_track(self, values):
         """mark_spte_for_access_track(); see access_track_warns() for what it complains of."""
@@ -223,7 +224,7 @@ class SpteConfig:
 
     def access_track_warns(self, values) -> list[tuple[str, str, str]]:
         """The assertions of mark_spte_for_access_track() on any of the values."""
-        flat, _ = _sptes("values", values)
+        flat, _ = spte_array("values", values)
         return self._format.map_array(5, flat, np.empty_like(flat))
 
     def restore_acc_track_spte(self, values):
@@ -232,7 +233,7 @@ class SpteConfig:
 
     def check_spte_writable_invariants(self, spte: int) -> list[tuple[str, str, str]]:
         """check_spte_writable_invariants(): the assertions that fire on one SPTE."""
-        return self._format.check_spte_writable_invariants(_u64("spte", spte))
+        return self._format.check_spte_writable_invariants(check_u64("spte", spte))
 
     # extract
 
@@ -321,96 +322,49 @@ class SpteConfig:
     def is_rsvd_spte(self, values, level=1, *, root_level: int = 5):
         """is_rsvd_spte() against shadow_zero_check of a root of ``root_level`` 4 or 5."""
         rsvd = self._pred(16, values, level)
-        if _integer("root_level", root_level, 4, 5) == 5 or self.mmu != "npt":
+        if check_int("root_level", root_level, 4, 5) == 5 or self.mmu != "npt":
             return rsvd
         below = np.asarray(level) < 5       # long mode sets no rule for a level that is not there
         return bool(rsvd and below) if isinstance(rsvd, bool) else rsvd & below
 
     def is_access_allowed(self, spte: int, *, exec: bool = False, write: bool = False) -> bool:
         """is_access_allowed() of 6.18: one SPTE lets this fault through."""
-        return self._format.is_access_allowed(_u64("spte", spte), bool(exec), bool(write))
+        return self._format.is_access_allowed(check_u64("spte", spte), bool(exec), bool(write))
 
     def spte_permission_fault(self, spte: int, error_code: int) -> bool:
         """spte_permission_fault() of 7.3: an access with this error code (PFERR_*) faults."""
-        return self._format.spte_permission_fault(_u64("spte", spte), _u64("error_code", error_code))
+        return self._format.spte_permission_fault(check_u64("spte", spte), check_u64("error_code", error_code))
 
     def leaf_spte_change_needs_tlb_flush(self, old, new):
         """leaf_spte_change_needs_tlb_flush(): MMU-writable goes away. ``old`` and ``new`` are ints
         or arrays of one shape."""
-        flat_old, shape = _sptes("old", old)
-        flat_new, new_shape = _sptes("new", new)
+        single = isinstance(old, INTEGERS) and isinstance(new, INTEGERS)
+        flat_old, shape = spte_array("old", old)
+        flat_new, new_shape = spte_array("new", new)
         if shape != new_shape:
             raise UsageError(f"old has shape {shape}, new {new_shape}", "they must go in pairs",
                              "arrays of one shape")
         out = np.empty(flat_old.shape, np.bool_)
         self._format.flush_array(flat_old, flat_new, out.view(np.uint8))
-        return bool(out[0]) if shape == () else out.reshape(shape)
+        return bool(out[0]) if single else out.reshape(shape)
 
     def _mmio(self, mmio_value) -> int:
         if mmio_value is None:
             return self.masks["shadow_mmio_value"]
-        return _u64("mmio_value", mmio_value)
+        return check_u64("mmio_value", mmio_value)
 
     def _pred(self, which: int, values, level, mmio: int = 0):
-        if type(values) is int:
-            return self._format.pred(which, _u64("values", values), _level(level), mmio)
-        flat, shape = _sptes("values", values)
+        if isinstance(values, INTEGERS):
+            return self._format.pred(which, check_u64("values", values), check_level(level), mmio)
+        flat, shape = spte_array("values", values)
         out = np.empty(flat.shape, np.bool_)
-        self._format.pred_array(which, flat, _levels(level, shape), mmio, out.view(np.uint8))
+        self._format.pred_array(which, flat, level_array(level, shape), mmio, out.view(np.uint8))
         return out.reshape(shape)
 
     def _map(self, which: int, values):
-        if type(values) is int:
-            return self._format.map_one(which, _u64("values", values))[0]
-        flat, shape = _sptes("values", values)
+        if isinstance(values, INTEGERS):
+            return self._format.map_one(which, check_u64("values", values))[0]
+        flat, shape = spte_array("values", values)
         out = np.empty(flat.shape, np.uint64)
         self._format.map_array(which, flat, out)
         return out.reshape(shape)
-
-
-def _one_of(names) -> str:
-    return "one of " + ", ".join(names)
-
-
-def _integer(name: str, value, low: int, high: int) -> int:
-    try:
-        number = value.__index__()
-    except AttributeError:
-        raise UsageError(f"bad {name} {value!r}", "not an integer", "an int") from None
-    if not low <= number <= high:
-        raise UsageError(f"bad {name} {number}", "out of range", f"{low}..{high}")
-    return number
-
-
-def _u64(name: str, value) -> int:
-    return _integer(name, value, 0, _U64)
-
-
-def _level(value) -> int:
-    return _integer("level", value, 1, 5)
-
-
-def _sptes(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
-    """values as a flat contiguous uint64 array, and their shape."""
-    try:
-        array = np.asarray(values, None if isinstance(values, np.ndarray) else np.uint64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"bad {name}", str(error), "unsigned 64-bit integers") from None
-    if array.dtype.kind != "u":
-        raise UsageError(f"bad {name}", f"dtype {array.dtype}", "a numpy array of uint64")
-    return np.require(array.reshape(-1), np.uint64, ["C", "A"]), array.shape
-
-
-def _levels(level, shape: tuple[int, ...]) -> np.ndarray:
-    """level as one uint8, or as many as values."""
-    if isinstance(level, int):
-        return np.array([_level(level)], np.uint8)
-    levels = np.asarray(level)
-    if levels.dtype.kind not in "iu" or (levels.size and not 1 <= levels.min() <= levels.max() <= 5):
-        raise UsageError(f"bad level {level!r}", "not PG_LEVEL_4K..PG_LEVEL_256T", "integers 1..5")
-    try:
-        spread = np.broadcast_to(levels, shape)
-    except ValueError:
-        raise UsageError(f"levels of shape {levels.shape}", f"the values have shape {shape}",
-                         "one level, or a shape that broadcasts") from None
-    return np.ascontiguousarray(spread, np.uint8).reshape(-1)
