@@ -30,7 +30,7 @@ from tdpfast.errors import UsageError
 
 __all__ = ["KINDS", "Difference", "FileReport", "Result", "conform", "conform_file"]
 
-KINDS = ["spte", "pending"]
+KINDS = ["spte", "mmu", "pending"]
 """Modules of tdpfast.conform, in the order in which they are asked."""
 
 
