@@ -6,10 +6,6 @@ from tdpfast.conform.result import Result
 NAME = "pending"
 
 
-def _mmu(record: dict) -> bool:
-    return "ops" in record and isinstance(record.get("cfg"), dict) and "kind" in record["cfg"]
-
-
 def _stack(record: dict) -> bool:
     return "ops" in record and isinstance(record.get("cfg"), dict) and "kind" not in record["cfg"]
 
@@ -23,7 +19,6 @@ def _contention(record: dict) -> bool:
 
 
 _PENDING = (
-    ("mmu cases", _mmu),
     ("stack cases", _stack),
     ("module call sequences", _has("calls", "cfg", "end")),
     ("module state matrix", _has("op", "state", "call_level", "rax")),
