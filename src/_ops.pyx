@@ -1,0 +1,526 @@
+# cython: language_level=3
+"""Runs one operation the way the kernel's callers do: which lock, in which mode, and what happens after it."""
+
+from libc.string cimport memset
+
+from tdpfast._arena cimport Sp, sptep_to_sp
+from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_write_once
+from tdpfast._spte cimport (
+    PFERR_FETCH_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
+    is_mmu_writable_spte, is_shadow_present_pte,
+)
+from tdpfast._sync cimport (
+    ABORT_NONE, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
+    read_unlock, spin_lock, spin_unlock, sync_retry, trace3, trace5, write_lock, write_unlock,
+)
+from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
+from tdpfast._tdp_mmu cimport (
+    Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits,
+    spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
+)
+from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
+from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
+from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_put_root
+from tdpfast._tdp_mmu_slot cimport (
+    kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
+    kvm_tdp_mmu_write_protect_gfn, kvm_tdp_mmu_wrprot_slot,
+)
+from tdpfast._tdp_mmu_zap cimport (
+    kvm_mmu_uninit_tdp_mmu, kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_all, kvm_tdp_mmu_zap_invalidated_roots,
+    kvm_tdp_mmu_zap_leafs, kvm_tdp_mmu_zap_possible_nx_huge_page,
+)
+
+cdef extern from *:
+    """
+    #define KVM_PFN_NOSLOT (1ull << 63)
+    """
+    const uint64_t KVM_PFN_NOSLOT
+
+
+cdef bint refused_by_gmem_slot(const Kvm *kvm, int kind) noexcept nogil:
+    """guest_memfd slots know no dirty log, so today's callers never get these to a mirror."""
+    if kvm.design.ungated or not kvm.has_mirror:
+        return False
+    return kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN, OP_SPLIT,
+                    OP_RECOVER, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_POKE, OP_POKE_RAW)
+
+
+# ---- what another CPU does just before an atomic ----------------------------------------------------------------
+
+cdef void race_on_rmw(Cpu *c, uint64_t *sptep) noexcept nogil:
+    """A scripted write by "another CPU" just before the n-th atomic read-modify-write of an operation."""
+    cdef Vm *vm = <Vm *>c.vm
+    cdef const Op *op = <const Op *>c.user
+    cdef uint64_t addr = <uint64_t>sptep
+    cdef uint64_t before, after
+    cdef Sp *sp
+    if addr < <uint64_t>vm.arena.base or addr >= <uint64_t>vm.arena.base + (vm.arena.npages << 12):
+        c.rmw_count -= 1     # not an SPTE
+        return
+    if c.rmw_count != <uint64_t>op.race_n + 1:
+        return
+    sp = sptep_to_sp(&vm.arena, sptep)
+    before = tdp_read_once(sptep)
+    after = before
+    if op.race_kind == RACE_INSTALL:
+        if not is_shadow_present_pte(before):
+            after = op.race_set
+    elif is_shadow_present_pte(before) and is_last_spte(before, sp.level):
+        after = (before | op.race_set) & ~op.race_clear
+        if not is_mmu_writable_spte(&vm.kvm.spte, before):
+            after = (after & ~<uint64_t>2) | (before & 2)
+    tdp_write_once(sptep, after)
+    trace5(c, EV_RACE, sp.gfn + ((addr >> 3) & 511) * pages_per_hpage(sp.level), sp.level, before, after, 0)
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------
+
+cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Fault fault
+    cdef int tries = 0
+    cdef int ret
+    while True:
+        memset(&fault, 0, sizeof(fault))
+        fault.gfn = op.gfn
+        fault.pfn = KVM_PFN_NOSLOT if op.noslot else op.pfn
+        fault.max_level = op.level
+        if op.is_private and kvm.has_mirror and not kvm.design.ungated:
+            fault.max_level = min(fault.max_level, kvm.design.max_level)
+        fault.write = op.write
+        fault.exec_ = op.exec_
+        fault.user = op.user
+        fault.prefetch = op.prefetch
+        fault.map_writable = op.map_writable
+        fault.is_private = op.is_private
+        fault.noslot = op.noslot
+        fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
+        fault.error_code = ((PFERR_WRITE_MASK if op.write else 0) | (PFERR_FETCH_MASK if op.exec_ else 0)
+                            | (PFERR_USER_MASK if op.user else 0))
+        read_lock(c, &kvm.mmu_lock)
+        ret = kvm_tdp_mmu_map(c, kvm, &fault)
+        read_unlock(c, &kvm.mmu_lock)
+        tries += 1
+        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries):
+            break
+        if op.gp_at_retry:
+            rcu_run(c, &kvm.rcu, 0)
+        if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
+            ret = -5
+            break
+        sync_retry(c, <uint64_t>op ^ kvm.script_pos)
+    res.ret = ret
+    res.level = fault.goal_level
+    res.pfn = fault.pfn
+    res.tries = tries
+
+
+# ---- roots ----------------------------------------------------------------------------------------------------
+
+cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """Puts an invalid root and takes a new one; 1 if it did."""
+    cdef Sp *root = kvm.vcpu_root[mirror]
+    if root == NULL or not root.invalid:
+        return 0
+    read_lock(c, &kvm.mmu_lock)
+    kvm_tdp_mmu_put_root(c, kvm, root)
+    read_unlock(c, &kvm.mmu_lock)
+    kvm.vcpu_root[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
+    return 1
+
+
+cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    if kvm.vcpu_root[mirror] != NULL:
+        read_lock(c, &kvm.mmu_lock)
+        kvm_tdp_mmu_put_root(c, kvm, kvm.vcpu_root[mirror])
+        read_unlock(c, &kvm.mmu_lock)
+        kvm.vcpu_root[mirror] = NULL
+
+
+cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
+    cdef int types = op.types
+    if op.kind == OP_INVALIDATE_ROOTS:
+        # The fast zap of a memslot update spares mirrors: they go with the VM.
+        if kvm.has_mirror and not kvm.design.ungated:
+            types &= ~KVM_MIRROR_ROOTS
+        write_lock(c, &kvm.mmu_lock)
+        if types:
+            kvm_tdp_mmu_invalidate_roots(c, kvm, types)
+        write_unlock(c, &kvm.mmu_lock)
+    elif op.kind == OP_ZAP_INVALIDATED_ROOTS:
+        kvm_tdp_mmu_zap_invalidated_roots(c, kvm, op.shared)
+    elif op.kind == OP_RELOAD:
+        res.ret = 2 * vcpu_load_root(c, kvm, True)
+        res.ret += vcpu_load_root(c, kvm, False)
+    elif op.kind == OP_PUT_ROOT:
+        vcpu_put_root(c, kvm, op.is_private)
+    elif op.kind == OP_PUT_ROOTS:
+        vcpu_put_root(c, kvm, True)
+        vcpu_put_root(c, kvm, False)
+    elif op.kind == OP_ALLOC_ROOT:
+        if kvm.vcpu_root[op.is_private] == NULL:
+            kvm.vcpu_root[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
+    elif op.kind == OP_UNINIT:
+        kvm_mmu_uninit_tdp_mmu(c, kvm)
+
+
+# ---- ranges ---------------------------------------------------------------------------------------------------
+
+cdef void op_range_write(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """Operations whose callers hold mmu_lock for write."""
+    cdef Kvm *kvm = &vm.kvm
+    write_lock(c, &kvm.mmu_lock)
+    if op.kind == OP_ZAP_LEAFS:
+        res.ret = kvm_tdp_mmu_zap_leafs(c, kvm, op.start, op.end, op.flush != 0)
+    elif op.kind == OP_UNMAP:
+        res.ret = kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, op.filter, op.may_block != 0, op.flush != 0)
+    elif op.kind == OP_ZAP_ALL:
+        kvm_tdp_mmu_zap_all(c, kvm)
+    elif op.kind == OP_CLEAR_DIRTY_PT_MASKED:
+        kvm_tdp_mmu_clear_dirty_pt_masked(c, kvm, op.gfn, op.mask, op.on != 0)
+    elif op.kind == OP_WRITE_PROTECT_GFN:
+        res.ret = kvm_tdp_mmu_write_protect_gfn(c, kvm, op.gfn, op.level)
+    elif op.kind == OP_SPLIT:
+        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, False)
+    write_unlock(c, &kvm.mmu_lock)
+
+
+cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """Operations whose callers hold mmu_lock for read."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Slot slot
+    read_lock(c, &kvm.mmu_lock)
+    if op.kind == OP_WRPROT_SLOT:
+        res.ret = kvm_tdp_mmu_wrprot_slot(c, kvm, op.start, op.end, op.level)
+    elif op.kind == OP_CLEAR_DIRTY_SLOT:
+        kvm_tdp_mmu_clear_dirty_slot(c, kvm, op.start, op.end)
+    elif op.kind == OP_SPLIT:
+        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, True)
+    elif op.kind == OP_RECOVER:
+        slot = kvm.slot
+        slot.base_gfn = op.start
+        slot.npages = op.end - op.start
+        kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
+    elif op.kind == OP_ZAP_NX:
+        if kvm.nx_head == NULL:
+            res.ret = -1
+        else:
+            res.gfn = kvm.nx_head.gfn
+            res.sp_level = kvm.nx_head.level
+            res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, kvm.nx_head)
+    read_unlock(c, &kvm.mmu_lock)
+
+
+# ---- walks ----------------------------------------------------------------------------------------------------
+
+cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """get_walk and fast_pf_last on the direct root, mwalk on the mirror. Lockless."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Sp *root = kvm.vcpu_root[op.kind == OP_MWALK]
+    cdef TdpIter iter
+    cdef int i
+    if root == NULL:
+        res.ret = -1
+        return
+    if op.kind == OP_FAST_PF_LAST:
+        res.ret = -1
+        rcu_read_lock(c)
+        tdp_iter_start(c, &iter, kvm.arena, root, 1, op.gfn, kvm_gfn_root_bits(kvm, root))
+        while iter.valid and iter.gfn < op.gfn + 1:
+            res.level = iter.level
+            res.spte = iter.old_spte
+            res.ret = (<uint64_t>iter.sptep >> 3) & 511
+            tdp_iter_next(c, &iter)
+        rcu_read_unlock(c)
+        return
+    res.root_level = root.level
+    for i in range(6):
+        res.sptes[i] = 0
+    res.ret = kvm_tdp_mmu_get_walk(c, kvm, root, op.gfn, res.sptes)
+    for i in range(<int>res.ret if res.ret >= 1 else 1, root.level + 1):
+        res.has_spte[i] = 1
+
+
+cdef uint64_t *find_sptep(Cpu *c, Kvm *kvm, const Op *op, int level, int *found) noexcept nogil:
+    """The entry a walk to op.gfn stops at (level 0) or passes at that level; its level in *found."""
+    cdef Sp *root = kvm.vcpu_root[op.is_private != 0 and kvm.has_mirror]
+    cdef uint64_t *sptep = NULL
+    cdef TdpIter iter
+    found[0] = -1
+    if root == NULL:
+        return NULL
+    rcu_read_lock(c)
+    tdp_iter_start(c, &iter, kvm.arena, root, level if level else 1, op.gfn, kvm_gfn_root_bits(kvm, root))
+    while iter.valid and iter.gfn < op.gfn + 1:
+        sptep = iter.sptep
+        found[0] = iter.level
+        tdp_iter_next(c, &iter)
+    rcu_read_unlock(c)
+    return sptep
+
+
+cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """What hardware or a test writes straight into an SPTE."""
+    cdef int level
+    cdef uint64_t *sptep = find_sptep(c, &vm.kvm, op, op.level if op.kind == OP_POKE_RAW else 0, &level)
+    cdef uint64_t spte
+    res.ret = -1
+    if sptep == NULL:
+        return
+    spte = tdp_read_once(sptep)
+    if op.kind == OP_POKE_RAW:
+        if level == op.level and not is_shadow_present_pte(spte):
+            tdp_write_once(sptep, op.value)
+            res.ret = 0
+    elif is_shadow_present_pte(spte) and is_last_spte(spte, level):
+        spte = (spte | op.set_bits) & ~op.clear_bits
+        tdp_write_once(sptep, spte)
+        res.ret = level
+        res.spte = spte
+
+
+# ---- the review's questions: one SPTE, one table -----------------------------------------------------------------
+
+cdef bint find_present(Cpu *c, Kvm *kvm, const Op *op, TdpIter *iter) noexcept nogil:
+    """Leaves the iterator on the present mirror SPTE of op.gfn at op.level. Inside RCU unless op.rcu == 0."""
+    cdef Sp *root = kvm.vcpu_root[1]
+    if root == NULL:
+        return False
+    tdp_iter_start(c, iter, kvm.arena, root, op.level, op.gfn, 0)
+    while iter.valid and iter.gfn < op.gfn + 1:
+        if iter.level == op.level:
+            return is_shadow_present_pte(iter.old_spte)
+        tdp_iter_next(c, iter)
+    return False
+
+
+cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """The present mirror SPTE at a level -> non-present, in either mode; ret 0, errno, or 1 = nothing there."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef TdpIter iter
+    cdef int tries = 0
+    if op.shared:
+        read_lock(c, &kvm.mmu_lock)
+    else:
+        write_lock(c, &kvm.mmu_lock)
+    if op.rcu:
+        rcu_read_lock(c)
+    res.ret = 1
+    if find_present(c, kvm, op, &iter):
+        if op.shared:
+            while True:
+                res.ret = tdp_mmu_set_spte_atomic(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
+                tries += 1
+                if res.ret == 0 or (op.tries >= 0 and tries >= op.tries):
+                    break
+                tdp_mmu_retry(c, kvm, &iter, <int>res.ret)
+        else:
+            tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
+            res.ret = 0
+    if op.rcu:
+        rcu_read_unlock(c)
+    if op.shared:
+        read_unlock(c, &kvm.mmu_lock)
+    else:
+        write_unlock(c, &kvm.mmu_lock)
+
+
+cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """NX huge page recovery aimed at the child table of a mirror SPTE; ret 1/0, -1 = no table there."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef TdpIter iter
+    cdef Sp *sp = NULL
+    read_lock(c, &kvm.mmu_lock)
+    if op.rcu:
+        rcu_read_lock(c)
+    res.ret = -1
+    if find_present(c, kvm, op, &iter) and not is_last_spte(iter.old_spte, iter.level):
+        sp = spte_to_child_sp(kvm, iter.old_spte)
+    if sp != NULL:
+        res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
+    if op.rcu:
+        rcu_read_unlock(c)
+    read_unlock(c, &kvm.mmu_lock)
+
+
+# ---- settings -------------------------------------------------------------------------------------------------
+
+cdef void op_setting(Vm *vm, const Op *op) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
+    cdef uint32_t i
+    if op.kind == OP_SET_DIRTY_LOG:
+        kvm.slot.dirty_log = op.on != 0
+    elif op.kind == OP_SET_GEN:
+        kvm.mmio_generation = op.value
+    elif op.kind == OP_TRACK:
+        for i in range(kvm.ntracked):
+            if kvm.tracked[i] == op.gfn:
+                if not op.on:
+                    kvm.ntracked -= 1
+                    kvm.tracked[i] = kvm.tracked[kvm.ntracked]
+                return
+        if op.on and kvm.ntracked < MAX_TRACKED:
+            kvm.tracked[kvm.ntracked] = op.gfn
+            kvm.ntracked += 1
+
+
+cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    cdef int kind = op.kind
+    if kind >= OP_TDX_FIRST:
+        if vm.tdx_op != NULL:
+            vm.tdx_op(c, vm, op, res)
+    elif refused_by_gmem_slot(&vm.kvm, kind):
+        res.ret = -22
+    elif kind == OP_MAP:
+        op_map(c, vm, op, res)
+    elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
+        op_range_write(c, vm, op, res)
+    elif kind == OP_SPLIT and not op.shared:
+        op_range_write(c, vm, op, res)
+    elif kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_SPLIT, OP_RECOVER, OP_ZAP_NX):
+        op_range_read(c, vm, op, res)
+    elif kind in (OP_AGE, OP_TEST_AGE):
+        res.ret = kvm_tdp_mmu_age_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, kind == OP_TEST_AGE)
+    elif kind in (OP_GET_WALK, OP_FAST_PF_LAST, OP_MWALK):
+        op_walk(c, vm, op, res)
+    elif kind in (OP_POKE, OP_POKE_RAW):
+        op_poke(c, vm, op, res)
+    elif kind == OP_ZAP_SPTE:
+        op_zap_spte(c, vm, op, res)
+    elif kind == OP_ZAP_NX_SP:
+        op_zap_nx_sp(c, vm, op, res)
+    elif kind in (OP_SET_DIRTY_LOG, OP_SET_GEN, OP_TRACK):
+        op_setting(vm, op)
+    else:
+        op_roots(c, vm, op, res)
+
+
+cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
+    are due run at its end, unless the operation says no_gp."""
+    memset(res, 0, sizeof(OpResult))
+    c.resched = op.resched
+    c.resched_calls = 0
+    if op.nscript:
+        vm.kvm.script = op.script
+        vm.kvm.script_len = op.nscript
+        vm.kvm.script_pos = 0
+    if op.race_kind:
+        c.user = op
+        c.rmw_count = 0
+        c.on_rmw = race_on_rmw
+        c.slow |= SLOW_RMW
+    c.retry_key = 0
+    c.retry_count = 0
+    dispatch(c, vm, op, res)
+    c.slow &= ~<uint32_t>SLOW_RMW
+    if op.nscript:
+        vm.kvm.script_len = 0
+    if not op.no_gp and not c.slow & SLOW_YIELD and vm.kvm.rcu.head != NULL:
+        rcu_run(c, &vm.kvm.rcu, 0)
+
+
+cdef struct GuardedOp:
+    Cpu *c
+    Vm *vm
+    Op *op
+    OpResult *res
+
+
+cdef void run_guarded(void *arg) noexcept nogil:
+    cdef GuardedOp *g = <GuardedOp *>arg
+    vm_run_op(g.c, g.vm, g.op, g.res)
+
+
+cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """As vm_run_op(), but BUG() and livelocks end the operation here (c.abort says which); the VM is then over,
+    locks stay as they were."""
+    cdef tdp_landing landing
+    cdef GuardedOp g
+    g.c = c
+    g.vm = vm
+    g.op = op
+    g.res = res
+    c.landing = &landing
+    if tdp_guarded_call(&landing, run_guarded, &g):
+        c.slow &= ~<uint32_t>SLOW_RMW
+        vm.kvm.script_len = 0
+        # Whoever reads the tables from here on finds what a grace period leaves of them.
+        c.rcu_depth = 0
+        c.rcu_seq = 0
+        rcu_run(c, &vm.kvm.rcu, 0)
+    c.landing = NULL
+
+
+# ---- hooks that only record (the external table is somebody else's) ------------------------------------------------
+
+cdef int scripted(Kvm *kvm) noexcept nogil:
+    """The next scripted return value; 0 when the script is used up."""
+    cdef int ret = 0
+    if kvm.script_pos < kvm.script_len:
+        ret = kvm.script[kvm.script_pos]
+        kvm.script_pos += 1
+    return ret
+
+
+cdef int record_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                  int level) noexcept nogil:
+    cdef int ret = scripted(kvm)
+    trace5(c, EV_SET_EXT, gfn, level, old_spte, new_spte, <uint64_t>ret)
+    return ret
+
+
+cdef void record_free_now(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
+    if sp.external_spt:
+        kvm.external_live -= 1
+        sp.external_spt = 0
+
+
+cdef int record_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
+    trace3(c, EV_FREE_EXT, gfn, level, sp.external_spt)
+    record_free_now(c, kvm, sp)
+    return 0
+
+
+cdef int record_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
+    cdef int ret = scripted(kvm)
+    trace5(c, EV_LINK_EXT, gfn, level, <uint64_t>ret, external_spt != 0, 0)
+    return ret
+
+
+cdef void record_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    trace3(c, EV_REMOVE_EXT, gfn, level, spte)
+
+
+cdef int record_free_external_spt_v618(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
+    cdef int ret = scripted(kvm)
+    trace5(c, EV_FREE_EXT, gfn, level, sp.external_spt, <uint64_t>ret, sp.external_spt != 0)
+    return ret
+
+
+cdef uint64_t record_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
+    kvm.external_next += 1
+    kvm.external_live += 1
+    return kvm.external_next - 1
+
+
+cdef void record_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
+    kvm.external_live -= 1
+
+
+cdef void hooks_record_v73(Kvm *kvm) noexcept nogil:
+    kvm.hooks.set_external_spte = record_set_external_spte
+    kvm.hooks.free_external_spt = record_free_external_spt
+    kvm.hooks.alloc_external = record_alloc_external
+    kvm.hooks.free_external = record_free_external
+
+
+cdef void hooks_record_v618(Kvm *kvm) noexcept nogil:
+    kvm.hooks.set_external_spte = record_set_external_spte
+    kvm.hooks.link_external_spt = record_link_external_spt
+    kvm.hooks.remove_external_spte = record_remove_external_spte
+    kvm.hooks.free_external_spt = record_free_external_spt_v618
+    kvm.hooks.alloc_external = record_alloc_external
+    kvm.hooks.free_external = record_free_external

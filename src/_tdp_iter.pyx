@@ -1,0 +1,95 @@
+# cython: language_level=3
+"""tdp_iter.c: see _tdp_iter.pxd. All of it runs inside an RCU read section and may yield at each SPTE read."""
+
+from tdpfast._arena cimport hpa_to_sp
+from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from tdpfast._sync cimport ASSERT_WARN, sync_assert, sync_load
+
+
+cdef inline void tdp_iter_refresh_sptep(Cpu *c, TdpIter *iter) noexcept nogil:
+    iter.sptep = iter.pt_path[iter.level - 1] + spte_index(iter.gfn | iter.gfn_bits, iter.level)
+    iter.old_spte = sync_load(c, iter.sptep)
+
+
+cdef void tdp_iter_restart(Cpu *c, TdpIter *iter) noexcept nogil:
+    iter.yielded = False
+    iter.yielded_gfn = iter.next_last_level_gfn
+    iter.level = iter.root_level
+    iter.gfn = gfn_round_for_level(iter.next_last_level_gfn, iter.level)
+    tdp_iter_refresh_sptep(c, iter)
+    iter.valid = True
+
+
+cdef void tdp_iter_start(Cpu *c, TdpIter *iter, const Arena *arena, Sp *root, int min_level,
+                         uint64_t next_last_level_gfn, uint64_t gfn_bits) noexcept nogil:
+    """Begins a pre-order walk at next_last_level_gfn; an impossible start leaves the iterator invalid."""
+    if root == NULL or root.level < 1 or root.level > 5 or (gfn_bits and next_last_level_gfn >= gfn_bits):
+        sync_assert(c, ASSERT_WARN, b"tdp_iter_start", b"bad_start")
+        iter.valid = False
+        return
+    iter.arena = arena
+    iter.next_last_level_gfn = next_last_level_gfn
+    iter.gfn_bits = gfn_bits
+    iter.root_level = root.level
+    iter.min_level = min_level
+    iter.pt_path[root.level - 1] = root.spt
+    tdp_iter_restart(c, iter)
+
+
+cdef uint64_t *spte_to_child_pt(const Arena *arena, uint64_t spte, int level) noexcept nogil:
+    """The table spte points to, or NULL: not present, a leaf, or an address that is no table page."""
+    cdef Sp *sp
+    if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+        return NULL
+    sp = hpa_to_sp(arena, spte & SPTE_BASE_ADDR_MASK)
+    return sp.spt if sp != NULL else NULL
+
+
+cdef inline bint try_step_down(Cpu *c, TdpIter *iter) noexcept nogil:
+    cdef uint64_t *child_pt
+    if iter.level == iter.min_level:
+        return False
+    # The table may have been unlinked since old_spte was read: look again before following the pointer.
+    iter.old_spte = sync_load(c, iter.sptep)
+    child_pt = spte_to_child_pt(iter.arena, iter.old_spte, iter.level)
+    if child_pt == NULL:
+        return False
+    iter.level -= 1
+    iter.pt_path[iter.level - 1] = child_pt
+    iter.gfn = gfn_round_for_level(iter.next_last_level_gfn, iter.level)
+    tdp_iter_refresh_sptep(c, iter)
+    return True
+
+
+cdef inline bint try_step_side(Cpu *c, TdpIter *iter) noexcept nogil:
+    if spte_index(iter.gfn | iter.gfn_bits, iter.level) == 511:
+        return False
+    iter.gfn += pages_per_hpage(iter.level)
+    iter.next_last_level_gfn = iter.gfn
+    iter.sptep += 1
+    iter.old_spte = sync_load(c, iter.sptep)
+    return True
+
+
+cdef inline bint try_step_up(Cpu *c, TdpIter *iter) noexcept nogil:
+    if iter.level == iter.root_level:
+        return False
+    iter.level += 1
+    iter.gfn = gfn_round_for_level(iter.gfn, iter.level)
+    tdp_iter_refresh_sptep(c, iter)
+    return True
+
+
+cdef void tdp_iter_next(Cpu *c, TdpIter *iter) noexcept nogil:
+    """Down if possible, else to the side, else up and to the side; from the root again after a yield."""
+    if iter.yielded:
+        tdp_iter_restart(c, iter)
+        return
+    if try_step_down(c, iter):
+        return
+    while True:
+        if try_step_side(c, iter):
+            return
+        if not try_step_up(c, iter):
+            break
+    iter.valid = False

@@ -1,0 +1,158 @@
+# cython: language_level=3
+"""tdp_mmu.c: roots. Allocation, iteration with references, invalidation."""
+
+from libc.stdint cimport uint64_t
+
+from tdpfast._arena cimport SP_LINKED, SP_QUEUED, arena_alloc
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_store_release, tdp_try_cmpxchg
+from tdpfast._sync cimport (
+    SYNC_LOAD, SYNC_RMW, SYNC_STORE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock,
+    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_point,
+)
+from tdpfast._tdp_mmu cimport (
+    KVM_DIRECT_ROOTS, KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS,
+    KVM_VALID_ROOTS, kvm_bug_on, kvm_warn, tdp_mmu_init_sp,
+)
+
+
+cdef bint kvm_tdp_mmu_get_root(Cpu *c, Sp *root) noexcept nogil:
+    """refcount_inc_not_zero(). Yields."""
+    cdef uint64_t count
+    sync_point(c, SYNC_RMW, <uint64_t>&root.root_count)
+    count = tdp_load_acquire(&root.root_count)
+    while count:
+        if tdp_try_cmpxchg(&root.root_count, &count, count + 1):
+            return True
+    return False
+
+
+cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
+    """Drops a reference; the last one unlinks the root and queues it for freeing. Yields."""
+    cdef Sp **link
+    sync_point(c, SYNC_RMW, <uint64_t>&root.root_count)
+    if tdp_fetch_add(&root.root_count, <uint64_t>-1) != 1:
+        return
+    if not root.is_root or not root.invalid:
+        kvm_bug_on(c, kvm, b"kvm_tdp_mmu_put_root", b"valid_root")
+    spin_lock(c, &kvm.tdp_mmu_pages_lock)
+    link = &kvm.tdp_mmu_roots
+    while link[0] != NULL and link[0] != root:
+        link = &link[0].next
+    if link[0] == root:
+        link[0] = root.next
+    spin_unlock(c, &kvm.tdp_mmu_pages_lock)
+    if call_rcu(c, &root.rcu_head, <uint64_t>root.spt):
+        root.state = SP_QUEUED
+
+
+cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
+    if not types & KVM_VALID_ROOTS:
+        kvm_warn(c, b"tdp_mmu_root_match", b"no_root_type")
+        return False
+    if root.invalid and not types & KVM_INVALID_ROOTS:
+        return False
+    if root.is_mirror:
+        return (types & KVM_MIRROR_ROOTS) != 0
+    return (types & KVM_DIRECT_ROOTS) != 0
+
+
+cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
+    """The next root of these types with a reference taken; prev's is dropped. mmu_lock in either mode. Yields."""
+    cdef Sp *root
+    lockdep_assert_held(c, b"tdp_mmu_next_root", b"mmu_lock")
+    rcu_read_lock(c)
+    root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    while root != NULL:
+        if tdp_mmu_root_match(c, root, types) and kvm_tdp_mmu_get_root(c, root):
+            break
+        root = root.next
+    rcu_read_unlock(c)
+    if prev != NULL:
+        kvm_tdp_mmu_put_root(c, kvm, prev)
+    return root
+
+
+cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil:
+    """for_each_tdp_mmu_root(): no references, so mmu_lock must be held for write."""
+    cdef Sp *root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    lockdep_assert_held_write(c, fn, b"mmu_lock_write")
+    while root != NULL and not tdp_mmu_root_match(c, root, types):
+        root = root.next
+    return root
+
+
+cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
+    """for_each_tdp_mmu_root_rcu(): inside an RCU read section, without mmu_lock."""
+    cdef Sp *root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    while root != NULL and not tdp_mmu_root_match(c, root, types):
+        root = root.next
+    return root
+
+
+cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """The usable root of this role, with a reference taken, or NULL. Caller holds a lock that keeps the list."""
+    cdef Sp *root = kvm.tdp_mmu_roots
+    while root != NULL:
+        if not root.invalid and root.is_mirror == mirror:
+            if kvm_tdp_mmu_get_root(c, root):
+                return root
+            kvm_warn(c, b"kvm_tdp_mmu_alloc_root", b"get_root_failed")
+        root = root.next
+    return NULL
+
+
+cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """The VM's root of this kind with a reference for the vCPU; makes one if there is none. NULL without memory.
+
+    Takes mmu_lock for read and tdp_mmu_pages_lock itself. A new root starts with two references: the vCPU's and
+    the TDP MMU's own, which invalidation hands to the zapper.
+    """
+    cdef Sp *root
+    read_lock(c, &kvm.mmu_lock)
+    root = tdp_mmu_next_root(c, kvm, NULL, KVM_MIRROR_ROOTS if mirror else KVM_DIRECT_ROOTS)
+    if root == NULL:
+        spin_lock(c, &kvm.tdp_mmu_pages_lock)
+        root = find_root(c, kvm, mirror)
+        if root == NULL:
+            root = arena_alloc(kvm.arena)
+            if root != NULL:
+                root.access = <unsigned char>kvm.spte.acc_all
+                root.ad_disabled = not kvm.spte.kvm_ad_enabled
+                tdp_mmu_init_sp(c, kvm, root, NULL, 0, kvm.root_level, mirror, root.access)
+                root.is_root = 1
+                root.state = SP_LINKED
+                root.root_count = 2
+                root.root_number = kvm.nroots
+                kvm.nroots += 1
+                root.next = kvm.tdp_mmu_roots
+                tdp_store_release(<uint64_t *>&kvm.tdp_mmu_roots, <uint64_t>root)
+        spin_unlock(c, &kvm.tdp_mmu_pages_lock)
+    read_unlock(c, &kvm.mmu_lock)
+    return root
+
+
+cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nogil:
+    """Marks roots invalid and schedules them for zapping. mmu_lock for write while the VM has users."""
+    cdef Sp *root = kvm.tdp_mmu_roots
+    if types & KVM_INVALID_ROOTS:
+        kvm_warn(c, b"kvm_tdp_mmu_invalidate_roots", b"invalid_type")
+    if kvm.users:
+        lockdep_assert_held_write(c, b"kvm_tdp_mmu_invalidate_roots", b"mmu_lock_write")
+    while root != NULL:
+        if tdp_mmu_root_match(c, root, types) and not root.invalid:
+            root.scheduled_to_zap = 1
+            root.invalid = 1
+        root = root.next
+
+
+cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) noexcept nogil:
+    cdef int types = 0
+    if not kvm.has_mirror:
+        return KVM_DIRECT_ROOTS
+    if attr_filter & KVM_FILTER_PRIVATE:
+        types |= KVM_MIRROR_ROOTS
+    if attr_filter & KVM_FILTER_SHARED:
+        types |= KVM_DIRECT_ROOTS
+    if not types:
+        kvm_warn(c, b"kvm_gfn_range_filter_to_root_types", b"empty_result")
+    return types

@@ -1,0 +1,386 @@
+# cython: language_level=3
+"""The Python-owned VM: one Vm, its emulated CPUs, and their traces (see vm.py for the public class)."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from tdpfast._arena cimport SP_FREE, Sp, arena_destroy, arena_init
+from tdpfast._ops cimport (
+    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, Op, OpResult,
+    hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
+)
+from tdpfast._spte cimport (
+    SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_cfg_init,
+)
+from tdpfast._sync cimport (
+    ABORT_BUG, ABORT_LIVELOCK, Event, sync_init_cpu, trace_free, trace_reset,
+)
+from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdp_mmu cimport Design, Kvm, kvm_init
+from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
+
+from tdpfast.errors import UsageError
+
+OP_NAMES = (
+    "map", "zap_leafs", "unmap", "zap_all", "invalidate_roots", "zap_invalidated_roots", "reload", "put_root",
+    "alloc_root", "wrprot_slot", "clear_dirty_slot", "clear_dirty_pt_masked", "write_protect_gfn", "split",
+    "recover", "age", "test_age", "get_walk", "fast_pf_last", "zap_nx", "poke", "poke_raw", "set_dirty_log",
+    "track", "set_gen", "zap_spte", "zap_nx_sp", "mwalk", "sync_rcu", "uninit", "put_roots",
+)
+OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
+DESIGN_FIELDS = (
+    "layout", "gate", "reclaim", "dispatch", "max_level", "refresh_old_spte", "remove_op_after", "trace_before",
+    "trace_np_np", "bug_atomic_zap", "bug_shared_child", "bug_new_present", "bug_mirror_split", "assert_rcu",
+    "split_external", "promo_block", "prove_mmu", "age_mirror", "age_cmpxchg", "ungated", "no_freeze", "no_rollback",
+    "no_grace_period", "no_track", "no_block", "no_hook_on_zap", "stats_on_failure",
+)
+MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
+                       "rules"})
+MAX_GFN = (1 << 52) - 1
+
+
+def as_u64(value, what):
+    """An unsigned 64-bit integer from an int or a "0x..." string; UsageError otherwise."""
+    if isinstance(value, str):
+        try:
+            value = int(value, 0)
+        except ValueError:
+            raise UsageError(f"{what} is {value!r}", "not a number", "write an integer or a 0x... string") from None
+    if isinstance(value, bool):
+        value = int(value)
+    if not isinstance(value, int):
+        raise UsageError(f"{what} is {value!r}", "not a number", "write an integer or a 0x... string")
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{what} is {value}", "outside 0..2^64-1", "write an unsigned 64-bit number")
+    return value
+
+
+cdef void fill_design(Design *d, object design) except *:
+    memset(d, 0, sizeof(Design))
+    d.layout = design.layout
+    d.gate = design.gate
+    d.reclaim = design.reclaim
+    d.dispatch = design.dispatch
+    d.max_level = design.max_level
+    d.refresh_old_spte = design.refresh_old_spte
+    d.remove_op_after = design.remove_op_after
+    d.trace_before = design.trace_before
+    d.trace_np_np = design.trace_np_np
+    d.bug_atomic_zap = design.bug_atomic_zap
+    d.bug_shared_child = design.bug_shared_child
+    d.bug_new_present = design.bug_new_present
+    d.bug_mirror_split = design.bug_mirror_split
+    d.assert_rcu = design.assert_rcu
+    d.split_external = design.split_external
+    d.promo_block = design.promo_block
+    d.prove_mmu = design.prove_mmu
+    d.age_mirror = design.age_mirror
+    d.age_cmpxchg = design.age_cmpxchg
+    d.ungated = design.ungated
+    d.no_freeze = design.no_freeze
+    d.no_rollback = design.no_rollback
+    d.no_grace_period = design.no_grace_period
+    d.no_track = design.no_track
+    d.no_block = design.no_block
+    d.no_hook_on_zap = design.no_hook_on_zap
+    d.stats_on_failure = design.stats_on_failure
+
+
+# ---- operations -----------------------------------------------------------------------------------------------
+
+cdef int flag(dict f, str name, int default) except? -1:
+    value = f.get(name, default)
+    if not isinstance(value, (int, bool)) or not -(1 << 31) <= value < 1 << 31:
+        raise UsageError(f"field {name} of op {f.get('op')!r} is {value!r}", "not a small integer",
+                         "use 0, 1 or a count")
+    return value
+
+
+cdef uint64_t number(dict f, str name, object default) except? 0:
+    return as_u64(f.get(name, default), f"field {name} of op {f.get('op')!r}")
+
+
+cdef int fill_modifiers(Op *op, dict f) except -1:
+    cdef int i
+    script = f.get("hook", ())
+    if script and isinstance(script[0], int):
+        if len(script) > OP_MAX_SCRIPT:
+            raise UsageError(f"op {f.get('op')!r} scripts {len(script)} hook returns", f"more than {OP_MAX_SCRIPT}",
+                             "split the operation")
+        op.nscript = len(script)
+        for i in range(op.nscript):
+            op.script[i] = script[i]
+    op.resched = flag(f, "resched", 0)
+    op.no_gp = flag(f, "no_gp", 0)
+    op.gp_at_yield = flag(f, "gp_at_yield", 0)
+    op.gp_at_retry = flag(f, "gp_at_retry", 0)
+    op.reenter = flag(f, "reenter", 0)
+    race = f.get("race")
+    if race:
+        if race[1] not in ("hw", "install"):
+            raise UsageError(f"race kind {race[1]!r}", "unknown", "use hw or install")
+        op.race_n = race[0]
+        op.race_kind = RACE_HW if race[1] == "hw" else RACE_INSTALL
+        op.race_set = as_u64(race[2], "race value")
+        op.race_clear = as_u64(race[3], "race clear mask") if len(race) > 3 else 0
+    return 0
+
+
+# What an operation's fields mean when they are absent, where that is not 0.
+LEVEL_FIELDS = ("level", "target_level", "min_level", "max_level")
+DEFAULTS = {
+    "map": {"level": 1, "map_writable": 1}, "unmap": {"filter": 1, "may_block": 1},
+    "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
+    "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
+    "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
+    "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1},
+}
+
+
+cdef int fill_op(Op *op, object fields) except -1:
+    """Lowers an operation's dict; UsageError for an unknown op, an unreadable field or an impossible range."""
+    cdef dict f = dict(fields)
+    name = f.get("op")
+    if name not in OP_KIND:
+        raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU",
+                         "use one of " + ", ".join(sorted(OP_KIND)))
+    for key, value in DEFAULTS.get(name, {}).items():
+        f.setdefault(key, value)
+    memset(op, 0, sizeof(Op))
+    op.kind = OP_KIND[name]
+    for key in LEVEL_FIELDS:
+        if key in f:
+            op.level = flag(f, key, 0)
+            # Above 1G it is the kernel's own assertion that answers, for the operations that have one.
+            if not 1 <= op.level <= 5:
+                raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
+                                 "use 1 (4K), 2 (2M) or 3 (1G)")
+    op.gfn = number(f, "gfn", 0)
+    op.pfn = number(f, "pfn", 0)
+    op.start = number(f, "start", 0)
+    op.end = number(f, "end", 0)
+    op.mask = number(f, "mask", 0)
+    op.value = number(f, "value", f.get("gen", f.get("gpa", 0)))
+    op.set_bits = number(f, "set", 0)
+    op.clear_bits = number(f, "clear", 0)
+    for key in ("gfn", "start", "end"):
+        if f.get(key, 0) and as_u64(f[key], key) > MAX_GFN + (key == "end"):
+            raise UsageError(f"{key} {f[key]} of op {name!r}", "out of range", "a gfn has at most 52 bits")
+    if op.start > op.end:
+        raise UsageError(f"op {name!r} has start {op.start} > end {op.end}", "the range [start, end) is reversed",
+                         "swap them")
+    if op.kind == 0 and op.pfn >= 1 << 40:
+        raise UsageError(f"pfn {op.pfn:#x} of op {name!r}", "more than 40 bits", "use a host frame number")
+    op.write = flag(f, "write", 0)
+    op.exec_ = flag(f, "exec", 0)
+    op.user = flag(f, "user", 0)
+    op.prefetch = flag(f, "prefetch", 0)
+    op.map_writable = flag(f, "map_writable", 0)
+    op.is_private = 1 if flag(f, "private", 0) else 0
+    op.noslot = flag(f, "noslot", 0)
+    op.filter = flag(f, "filter", 0)
+    op.flush = flag(f, "flush", 0)
+    op.may_block = flag(f, "may_block", 0)
+    op.types = flag(f, "types", 0)
+    op.shared = flag(f, "shared", 0)
+    op.on = flag(f, "on", 0) or flag(f, "wrprot", 0)
+    op.retries = flag(f, "retries", 0)
+    op.tries = flag(f, "tries", 1)
+    op.rcu = flag(f, "rcu", 0)
+    op.vcpu = flag(f, "vcpu", 0)
+    op.same_rip = flag(f, "same_rip", 0)
+    fill_modifiers(op, f)
+    return 0
+
+
+cdef object result_dict(const Op *op, const Cpu *c, const void *result):
+    """The result as the conformance files write it, without the events."""
+    cdef const OpResult *res = <const OpResult *>result
+    cdef int i
+    name = OP_NAMES[op.kind] if op.kind < OP_TDX_FIRST else ""
+    out = {"ret": res.ret}
+    if c.abort == ABORT_BUG:
+        return {"ret": "BUG"}
+    if c.abort == ABORT_LIVELOCK:
+        return {"ret": "LIVELOCK"}
+    if name == "map":
+        out["level"] = res.level
+        out["pfn"] = res.pfn
+    elif name in ("get_walk", "mwalk"):
+        out["root_level"] = res.root_level
+        out["sptes"] = {i: res.sptes[i] for i in range(1, 6) if res.has_spte[i]}
+    elif name == "fast_pf_last":
+        out["level"] = res.level
+        out["spte"] = res.spte
+    elif name == "poke":
+        if res.ret >= 0:
+            out["spte"] = res.spte
+    elif name == "zap_nx":
+        if res.ret >= 0:
+            out["gfn"] = res.gfn
+            out["sp_level"] = res.sp_level
+    return out
+
+
+# ---- the VM ---------------------------------------------------------------------------------------------------
+
+cdef class VmCore:
+    """One VM with its page-table arena. Not thread-safe by itself: one Python thread drives it at a time; the
+    native engines run its CPUs concurrently with the GIL released."""
+
+    def __cinit__(self):
+        self.vm = <Vm *>calloc(1, sizeof(Vm))
+        if self.vm == NULL:
+            raise MemoryError("no memory for a VM")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.vm != NULL:
+            arena_destroy(&self.vm.arena)
+            free(self.vm)
+        for i in range(self.ncpus):
+            free(self.cpus[i])
+        trace_free(&self.trace)
+
+    def __init__(self, design, *, int root_level=4, int mmu=0, int maxphyaddr=52, bint l1tf=False,
+                 int cache_bits=0, bint exec_only=True, bint tdx=True, uint64_t direct_gfn_bits=0,
+                 bint ipat=False, bint nx=False, uint64_t slot_base=0, uint64_t slot_npages=0,
+                 uint64_t mmio_gen=0, bint pml=False, uint64_t memory_pages=16384, bint want_mirror=True,
+                 bint want_direct=True, bint keep_dead=False):
+        cdef Kvm *kvm = &self.vm.kvm
+        self.design = design
+        if arena_init(&self.vm.arena, memory_pages, SHADOW_NONPRESENT_VALUE):
+            raise MemoryError(f"no memory for {memory_pages} page-table pages")
+        self.vm.arena.keep_dead = keep_dead
+        kvm_init(kvm, &self.vm.arena)
+        fill_design(&kvm.design, design)
+        if spte_cfg_init(&kvm.spte, design.layout, mmu, maxphyaddr, l1tf, cache_bits, exec_only):
+            raise UsageError(f"SPTE format with MAXPHYADDR {maxphyaddr}", "not a format KVM knows",
+                             "use 36..52 physical address bits")
+        kvm.root_level = root_level
+        kvm.has_mirror = tdx
+        kvm.gfn_direct_bits = direct_gfn_bits
+        kvm.shadow_mmio_value = 0 if tdx else kvm.spte.shadow_mmio_value
+        kvm.slot.base_gfn = slot_base
+        kvm.slot.npages = slot_npages
+        kvm.ipat = ipat
+        kvm.pml = pml
+        kvm.nx_huge_pages = nx
+        kvm.mmio_generation = mmio_gen
+        kvm.rcu.no_grace = kvm.design.no_grace_period
+        if design.layout == 618:
+            hooks_record_v618(kvm)
+        else:
+            hooks_record_v73(kvm)
+        self.add_cpu()
+        if want_mirror and tdx:
+            kvm.vcpu_root[1] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, True)
+        if want_direct:
+            kvm.vcpu_root[0] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, False)
+
+    cdef Cpu *add_cpu(self) except NULL:
+        """One more emulated CPU; its RCU read sections count from now on."""
+        cdef Cpu *c
+        if self.ncpus == MAX_CPUS:
+            raise UsageError(f"more than {MAX_CPUS} CPUs", "the VM is full", "use fewer threads")
+        c = <Cpu *>calloc(1, sizeof(Cpu))
+        if c == NULL:
+            raise MemoryError("no memory for a CPU")
+        sync_init_cpu(c, self.ncpus)
+        c.vm = self.vm
+        c.rcu = &self.vm.kvm.rcu
+        self.cpus[self.ncpus] = c
+        self.ncpus += 1
+        self.vm.kvm.rcu.cpus = self.cpus
+        self.vm.kvm.rcu.ncpu = self.ncpus
+        return c
+
+    def set_tracing(self, bint on):
+        """Records events from now on (or stops); the records so far are dropped."""
+        trace_reset(&self.trace)
+        self.tracing = on
+        self.cpus[0].trace = &self.trace if on else NULL
+
+    def run(self, fields):
+        """Runs one operation (a mapping with `op`) on CPU 0 to its end; a dict as in the conformance files,
+        without `ev`. UsageError for a bad operation; RuntimeError after BUG() or a livelock."""
+        cdef Op op
+        cdef OpResult res
+        if self.over:
+            raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
+        fill_op(&op, fields)
+        trace_reset(&self.trace)
+        with nogil:
+            vm_run_op_guarded(self.cpus[0], self.vm, &op, &res)
+        self.over = self.cpus[0].abort != 0
+        return result_dict(&op, self.cpus[0], &res)
+
+    def events(self):
+        """The records since the last run() as tuples (kind, cpu, step, a[8], s0, s1)."""
+        cdef size_t i
+        cdef int k
+        cdef Event *e
+        out = []
+        for i in range(self.trace.n):
+            e = &self.trace.ev[i]
+            out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
+                        e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
+        return out
+
+    @property
+    def checks(self):
+        """Check bits raised so far on CPU 0."""
+        return self.cpus[0].checks
+
+    def roots(self):
+        """The live roots in order of creation: dicts of kind, invalid, level, refs."""
+        cdef Sp *root = self.vm.kvm.tdp_mmu_roots
+        out = []
+        while root != NULL:
+            out.append({"kind": "mirror" if root.is_mirror else "direct", "invalid": bool(root.invalid),
+                        "level": root.level, "refs": root.root_count})
+            root = root.next
+        return out[::-1]
+
+    def sptes(self):
+        """Every SPTE that is not SHADOW_NONPRESENT_VALUE, pre-order per root in order of creation:
+        (root, level, gfn, value, is_table)."""
+        cdef Sp *root = self.vm.kvm.tdp_mmu_roots
+        cdef Sp *roots[512]
+        cdef int n = 0, i
+        while root != NULL and n < 512:
+            roots[n] = root
+            n += 1
+            root = root.next
+        out = []
+        for i in range(n):
+            self.dump_table(roots[n - 1 - i], i, out)
+        return out
+
+    cdef dump_table(self, Sp *sp, int number, list out):
+        cdef uint64_t value, gfn
+        cdef uint64_t index
+        cdef bint table
+        cdef int i
+        for i in range(512):
+            value = sp.spt[i]
+            if value == SHADOW_NONPRESENT_VALUE:
+                continue
+            gfn = (sp.gfn + i * pages_per_hpage(sp.level)) & ~self.vm.kvm.gfn_direct_bits
+            table = is_shadow_present_pte(value) and not is_last_spte(value, sp.level)
+            out.append((number, sp.level, gfn, value, table))
+            index = ((value & SPTE_BASE_ADDR_MASK) - 0x10000000000ull) >> 12
+            if table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE:
+                self.dump_table(&self.vm.arena.sps[index], number, out)
+
+    def stats(self):
+        """The statistics a conformance case ends with."""
+        cdef Kvm *kvm = &self.vm.kvm
+        return {
+            "pages_4k": <int64_t>kvm.pages[0], "pages_2m": <int64_t>kvm.pages[1], "pages_1g": <int64_t>kvm.pages[2],
+            "sp_linked": <int64_t>kvm.tdp_mmu_pages, "sp_live": <int64_t>self.vm.arena.live,
+            "vm_bugged": int(kvm.vm_bugged), "nx_lpage_splits": <int64_t>kvm.nx_lpage_splits,
+            "nx_possible": <int64_t>kvm.nx_possible, "mmio_created": <int64_t>kvm.mmio_created,
+            "external_live": <int64_t>kvm.external_live,
+        }

@@ -1,0 +1,66 @@
+"""Checking what callers pass, before native code sees it."""
+from __future__ import annotations
+
+from operator import index
+
+import numpy as np
+
+from tdpfast.errors import UsageError
+
+U64_MAX = (1 << 64) - 1
+INTEGERS = (int, np.integer)
+
+
+def one_of(names) -> str:
+    """How an error lists the choices."""
+    return "one of " + ", ".join(names)
+
+
+def check_int(name: str, value, low: int, high: int) -> int:
+    """value as an int of [low, high]."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise UsageError(f"bad {name} {value!r}", "not an integer", "an int") from None
+    if not low <= number <= high:
+        shown = number if number.bit_length() < 100 else "so large"
+        raise UsageError(f"bad {name} {shown}", "out of range", f"{low}..{high}")
+    return number
+
+
+def check_u64(name: str, value) -> int:
+    """value as an unsigned 64-bit number."""
+    return check_int(name, value, 0, U64_MAX)
+
+
+def check_level(value) -> int:
+    """value as a PG_LEVEL."""
+    return check_int("level", value, 1, 5)
+
+
+def spte_array(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
+    """values as a flat contiguous uint64 array, and their shape."""
+    if isinstance(values, np.ndarray):
+        array = values
+    else:
+        items = np.asarray(values, dtype=object)
+        array = np.fromiter((check_u64(name, item) for item in items.flat), np.uint64, items.size)
+        array = array.reshape(items.shape)
+    if array.dtype.kind != "u":
+        raise UsageError(f"bad {name}", f"dtype {array.dtype}", "a numpy array of uint64")
+    return np.require(array.reshape(-1), np.uint64, ["C", "A"]), array.shape
+
+
+def level_array(level, shape: tuple[int, ...]) -> np.ndarray:
+    """level as one uint8, or as many as values."""
+    if isinstance(level, INTEGERS):
+        return np.array([check_level(level)], np.uint8)
+    levels = np.asarray(level)
+    if levels.dtype.kind not in "iu" or (levels.size and not 1 <= levels.min() <= levels.max() <= 5):
+        raise UsageError(f"bad level {level!r}", "not PG_LEVEL_4K..PG_LEVEL_256T", "integers 1..5")
+    try:
+        spread = np.broadcast_to(levels, shape)
+    except ValueError:
+        raise UsageError(f"levels of shape {levels.shape}", f"the values have shape {shape}",
+                         "one level, or a shape that broadcasts") from None
+    return np.ascontiguousarray(spread, np.uint8).reshape(-1)

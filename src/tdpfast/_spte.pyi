@@ -1,0 +1,1 @@
+SPTE_WARNS: tuple[tuple[str, str, str], ...]

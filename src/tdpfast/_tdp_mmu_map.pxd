@@ -1,0 +1,14 @@
+"""tdp_mmu.c: the fault path, lockless walks, and splitting one huge page."""
+
+from libc.stdint cimport uint64_t
+
+from tdpfast._arena cimport Sp
+from tdpfast._sync cimport Cpu
+from tdpfast._tdp_iter cimport TdpIter
+from tdpfast._tdp_mmu cimport Fault, Kvm
+
+cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
+cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+cdef int kvm_tdp_mmu_get_walk(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t *sptes) noexcept nogil
+cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int max_level) noexcept nogil
+cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil

@@ -1,0 +1,14 @@
+"""tdp_mmu.c: roots. Allocation, iteration with references, invalidation."""
+
+from tdpfast._arena cimport Sp
+from tdpfast._sync cimport Cpu
+from tdpfast._tdp_mmu cimport Kvm
+
+cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
+cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil
+cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil
+cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
+cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil
+cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil
+cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nogil
+cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) noexcept nogil

@@ -1,0 +1,23 @@
+"""The Python-owned VM: one Vm, its emulated CPUs, and their traces."""
+
+from tdpfast._arena cimport Sp
+from tdpfast._ops cimport Op, Vm
+from tdpfast._sync cimport Cpu, Trace
+
+cdef enum:
+    MAX_CPUS = 24
+
+cdef class VmCore:
+    cdef Vm *vm
+    cdef Cpu *cpus[MAX_CPUS]
+    cdef int ncpus
+    cdef Trace trace
+    cdef bint tracing
+    cdef bint over              # BUG() or a livelock ended it
+    cdef readonly object design
+    cdef object keep            # whatever must live as long as the VM (module, hooks)
+    cdef Cpu *add_cpu(self) except NULL
+    cdef dump_table(self, Sp *sp, int number, list out)
+
+cdef int fill_op(Op *op, object fields) except -1
+cdef object result_dict(const Op *op, const Cpu *c, const void *res)

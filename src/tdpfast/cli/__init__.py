@@ -1,0 +1,102 @@
+"""The tdpfast command.
+
+Each subcommand is a module of this package with a click command named ``command``, imported when it is
+used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 130 interrupted, 141 the
+reader of the output went away.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from tdpfast.errors import UsageError
+
+EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL = 0, 1, 2, 3
+
+COMMANDS = {
+    "conform": "Replay recorded answers of the real code and compare.",
+    "decode": "Show the fields of a page table entry.",
+}
+"""Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called."""
+
+    def list_commands(self, ctx):
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx, cmd_name):
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(f"tdpfast.cli.{cmd_name.replace('-', '_')}").command
+
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("tdpfast"), prog_name="tdpfast", message="%(prog)s %(version)s")
+def group():
+    """Emulate KVM's x86 TDP MMU for TDX guests."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: run the command line (default: sys.argv) and exit."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """The exit code of a command line."""
+    try:
+        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except click.ClickException as error:
+        return _usage(_click_error(error))
+    except UsageError as error:
+        return _usage(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except Exception as error:
+        if os.environ.get("TDPFAST_TRACEBACK"):
+            raise
+        print(f"error: internal error ({type(error).__name__}: {_one_line(error)}); try again with "
+              "TDPFAST_TRACEBACK=1 and report what it prints", file=sys.stderr)
+        return EXIT_INTERNAL
+
+
+def _invoke(argv: list[str]) -> int:
+    # Not group.main(): it would end the process by itself when a pipe breaks.
+    try:
+        with group.make_context("tdpfast", argv) as ctx:
+            code = group.invoke(ctx)
+            return code if isinstance(code, int) else EXIT_OK
+    except click.exceptions.Exit as end:
+        return end.exit_code
+
+
+def _usage(text: str) -> int:
+    print(f"error: {_one_line(text)}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _click_error(error: click.ClickException) -> str:
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx is not None else "tdpfast"
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        message = "a subcommand is missing"
+    return f"{message[:1].lower()}{message[1:]} (usage); try {path} --help"
+
+
+def _one_line(text) -> str:
+    return " ".join(str(text).split())

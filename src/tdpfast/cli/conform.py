@@ -1,0 +1,44 @@
+"""tdpfast conform: replay recordings."""
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from tdpfast.cli import EXIT_FOUND, EXIT_OK
+from tdpfast.conform import FileReport, conform_file
+
+DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "single-hook-4k", "v7.3", "hugepage")
+
+
+@click.command("conform")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--design", type=click.Choice(DESIGNS), help="Replay with this design, not the recorded one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per file.")
+@click.option("--max-diffs", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+              help="Show at most N differences per file.")
+def command(files, design, as_json, max_diffs):
+    """Replay recorded answers of the real code and compare.
+
+    A FILE is a .jsonl, .jsonl.gz or .json recording; what it records is recognised from its content.
+    Exits with 1 if any case failed.
+    """
+    failed = False
+    for path in files:
+        report = conform_file(path, design, max_diffs=max_diffs)
+        failed |= not report.ok
+        click.echo(json.dumps(asdict(report)) if as_json else _text(report))
+    return EXIT_FOUND if failed else EXIT_OK
+
+
+def _text(report: FileReport) -> str:
+    lines = [f"{report.path}: {report.passed} passed, {report.failed} failed, {report.skipped} skipped"]
+    for difference in report.differences:
+        lines.append(f"  line {difference.line}, {difference.case}: {difference.text}")
+    hidden = report.failed - len(report.differences)
+    if hidden:
+        lines.append(f"  ... and {hidden} more")
+    for reason, count in report.skip_reasons.most_common():
+        lines.append(f"  skipped {count}: {reason}")
+    return "\n".join(lines)

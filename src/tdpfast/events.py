@@ -1,0 +1,72 @@
+"""Events of a run in the form the conformance files use: lists that begin with the event's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+EVENT_KINDS = (
+    "chg", "set_ext", "set_ext", "link_ext", "remove_ext", "free_ext", "flush_all", "flush_range", "flush_slot",
+    "yield", "split", "dirty", "race", "assert", "seam", "req", "kick", "td_exit", "wait_for_sept_zap",
+    "seamcall_failed", "reset_paddr", "free_page", "keyid_free", "LIVELOCK", "rcu_free", "uaf", "rcu_again",
+    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "note",
+)
+ASSERT_KINDS = ("WARN", "KVM_BUG_ON", "BUG", "LOCKDEP")
+PRESENT = 1 << 11
+LARGE = 1 << 7
+ADDRESS = 0x000FFFFFFFFFF000
+
+
+def visible(spte: int, level: int) -> str:
+    """An SPTE as the files write it: the address of a table is nobody's business and zeroed."""
+    if spte & PRESENT and level > 1 and not spte & LARGE:
+        spte &= ~ADDRESS
+    return hex(spte)
+
+
+def signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def mmu_event(record: tuple, layout: int) -> list | None:
+    """One record of VmCore.events() as an event of the kvm-7.3 and kvm-6.18 files; None: they do not show it."""
+    kind, _cpu, _step, a, s0, s1 = record
+    name = EVENT_KINDS[kind]
+    if name == "chg":
+        return ["chg", a[0], a[1], a[2], visible(a[3], a[2]), visible(a[4], a[2])]
+    if name == "set_ext":
+        if layout == 618:
+            return ["set_ext", a[0], a[1], visible(a[3], a[1]), signed(a[4])]
+        return ["set_ext", a[0], a[1], visible(a[2], a[1]), visible(a[3], a[1]), signed(a[4])]
+    if name == "link_ext":
+        return ["link_ext", a[0], a[1], signed(a[2])] + ([] if a[3] else ["NULL"])
+    if name == "remove_ext":
+        return ["remove_ext", a[0], a[1], visible(a[2], a[1])]
+    if name == "free_ext":
+        if layout == 618:
+            return ["free_ext", a[0], a[1], signed(a[3])] + ([] if a[4] else ["NULL"])
+        return ["free_ext", a[0], a[1]]
+    if name == "yield":
+        return ["yield", "write" if a[0] else "read"]
+    if name == "split":
+        return ["split", a[0], a[1], visible(a[2], a[1]), signed(a[3])]
+    if name == "race":
+        return ["race", a[0], a[1], visible(a[2], a[1]), visible(a[3], a[1])]
+    if name == "assert":
+        return [ASSERT_KINDS[a[0]], s0, s1]
+    if name in ("flush_all", "LIVELOCK"):
+        return [name]
+    if name in ("flush_range", "flush_slot"):
+        return [name, a[0], a[1]]
+    if name == "dirty":
+        return [name, a[0]]
+    return None
+
+
+def mmu_events(records: Iterable[tuple], layout: int) -> list[list]:
+    """All records the kvm-7.3 and kvm-6.18 files show, in order."""
+    out = []
+    for record in records:
+        event = mmu_event(record, layout)
+        if event is not None:
+            out.append(event)
+    return out

@@ -1,0 +1,149 @@
+"""tdpfast conform, and what every subcommand shares: exit codes, errors, pipes."""
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tdpfast.cli import COMMANDS
+
+DATA = Path(__file__).parent.parent / "conformance" / "data"
+FACTS = DATA / "kvm-7.3" / "spte.jsonl.gz"
+
+GOOD = {"fn": "restore_acc_track_spte", "cfg": "ept_ad", "in": "0x80000000800008f4",
+        "out": "0x80000000800008f0"}
+BAD = GOOD | {"out": "0x0"}
+
+
+def recording(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_passes(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl", GOOD, GOOD)
+    assert tdpfast("conform", path) == (0, f"{path}: 2 passed, 0 failed, 0 skipped\n", "")
+
+
+def test_array_file_and_gzip_file(tdpfast, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD]))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode() + b"\n\n"))
+    code, out, err = tdpfast("conform", tmp_path / "a.json", tmp_path / "b.jsonl.gz")
+    assert (code, err) == (0, "")
+    assert "a.json: 2 passed" in out and "b.jsonl.gz: 1 passed" in out
+
+
+def test_shows_the_first_differences(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl", GOOD, BAD, BAD, BAD)
+    code, out, _ = tdpfast("conform", path, "--max-diffs", 2)
+    assert code == 1
+    assert out.splitlines() == [
+        f"{path}: 1 passed, 3 failed, 0 skipped",
+        "  line 2, restore_acc_track_spte: recorded '0x0', got '0x80000000800008f0'",
+        "  line 3, restore_acc_track_spte: recorded '0x0', got '0x80000000800008f0'",
+        "  ... and 1 more"]
+
+
+def test_json(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl", BAD)
+    code, out, _ = tdpfast("conform", path, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["path"], report["kind"], report["failed"]) == (str(path), "spte", 1)
+    assert report["differences"][0]["line"] == 1
+
+
+def test_design_replaces_the_recorded_release(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl",
+                     {"fn": "const", "cfg": "npt", "name": "FROZEN_SPTE", "value": "0x80000000000005a0"})
+    assert tdpfast("conform", path)[0] == 1
+    assert tdpfast("conform", path, "--design", "v6.18")[0] == 0
+
+
+def test_skipped_cases_name_the_reason(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl", {"id": "a", "claim": "b", "evidence": {}})
+    code, out, _ = tdpfast("conform", path)
+    assert code == 0 and "1 skipped" in out and "module quirks" in out
+
+
+BAD_FILES = {
+    "missing.jsonl": (None, "No such file"),
+    "empty.jsonl": (b"", "empty"),
+    "cut.jsonl": (b'{"fn": "cfg", ', ":1: malformed JSON"),
+    "late.jsonl": (json.dumps(GOOD).encode() + b"\n{]\n", ":2: malformed JSON"),
+    "array.json": (b'[{"fn": 1},\n{]', ":2: malformed JSON"),
+    "deep.jsonl": (b"[" * 100000, "malformed JSON"),
+    "digits.jsonl": (b'{"fn": ' + b"9" * 5000 + b"}", "malformed JSON"),
+    "binary.jsonl": (b"\xff\xfe\x00", "not UTF-8"),
+    "number.jsonl": (b"7\n", "unknown kind"),
+    "unknown.jsonl": (b'{"a": 1}\n', "unknown kind"),
+    "mixed.jsonl": (json.dumps(GOOD).encode() + b"\n[]\n", ":2: not a spte record"),
+    "nofn.jsonl": (b'{"fn": "make_tea", "cfg": "npt"}\n', "no fact 'make_tea'"),
+    "oddfn.jsonl": (b'{"fn": [], "cfg": "npt"}\n', "no fact"),
+    "oddcfg.jsonl": (b'{"fn": "const", "cfg": []}\n', "bad const fact"),
+    "nocfg.jsonl": (b'{"fn": "const", "cfg": "pae"}\n', "no configuration"),
+    "nofield.jsonl": (b'{"fn": "pred", "cfg": "npt"}\n', ":1: bad pred fact"),
+    "release.jsonl": (json.dumps(GOOD | {"release": "2.6"}).encode(), "no layout for release"),
+    "level.jsonl": (b'{"fn": "is_rsvd_spte", "cfg": "npt", "in": {"spte": "0x1", "level": 99}, "out": 0}',
+                    ":1: bad level 99"),
+    "plain.jsonl.gz": (b'{"fn": 1}', "damaged gzip"),
+    "cut.jsonl.gz": (gzip.compress(json.dumps(GOOD).encode() * 99)[:-20], "damaged gzip"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_usage_errors(tdpfast, tmp_path, name):
+    content, message = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, out, err = tdpfast("conform", tmp_path / name)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and "; try " in err
+    assert name in err and message in err
+
+
+@pytest.mark.parametrize("argv", [
+    [], ["conform"], ["nonsense"], ["conform", "--design", "v1", "x"], ["conform", "--max-diffs", "-1", "x"],
+    ["conform", "--max-diffs", "many", "x"], ["--nonsense"], ["conform", "."]])
+def test_usage_errors_are_one_line(tdpfast, argv):
+    code, out, err = tdpfast(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and "; try " in err
+
+
+def test_internal_errors(tdpfast, tmp_path, monkeypatch):
+    monkeypatch.setattr("tdpfast.conform.spte._restore", None)
+    monkeypatch.setitem(sys.modules["tdpfast.conform.spte"]._FACTS, "restore_acc_track_spte",
+                        lambda config, record: 1 / 0)
+    code, out, err = tdpfast("conform", recording(tmp_path / "x.jsonl", GOOD))
+    assert (code, out) == (3, "") and "ZeroDivisionError" in err and err.count("\n") == 1
+
+
+def test_version_and_help(tdpfast):
+    assert tdpfast("--version")[:2] == (0, "tdpfast 0.1.0\n")
+    code, out, _ = tdpfast("--help")
+    assert code == 0 and all(name in out for name in COMMANDS)
+    for name in COMMANDS:
+        code, out, err = tdpfast(name, "--help")
+        assert (code, err) == (0, "") and out.startswith(f"Usage: tdpfast {name}")
+
+
+def test_reader_that_goes_away():
+    script = "from tdpfast.cli import main; main()"
+    files = [str(DATA / "tdx-1.5" / "quirks.jsonl")] * 3000
+    process = subprocess.Popen([sys.executable, "-c", script, "conform", *files],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), err) == (141, b"")
+
+
+def test_no_colour_outside_a_terminal():
+    script = "from tdpfast.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, "conform", str(FACTS)], capture_output=True,
+                          check=True)
+    assert b"\x1b" not in done.stdout and done.stdout.startswith(str(FACTS).encode())
