@@ -10,7 +10,7 @@ from tdpfast._spte cimport (
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_NONE, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
+    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
     read_unlock, spin_lock, spin_unlock, sync_retry, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
@@ -414,7 +414,11 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         c.slow |= SLOW_RMW
     c.retry_key = 0
     c.retry_count = 0
+    if vm.op_begin != NULL:
+        vm.op_begin(c, vm, op)
     dispatch(c, vm, op, res)
+    if vm.op_end != NULL:
+        vm.op_end(c, vm, op)
     c.slow &= ~<uint32_t>SLOW_RMW
     if op.nscript:
         vm.kvm.script_len = 0
@@ -447,6 +451,10 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
     if tdp_guarded_call(&landing, run_guarded, &g):
         c.slow &= ~<uint32_t>SLOW_RMW
         vm.kvm.script_len = 0
+        if vm.op_end != NULL:
+            vm.op_end(c, vm, op)
+        if c.abort == ABORT_LIVELOCK:
+            c.dead = False
         # Whoever reads the tables from here on finds what a grace period leaves of them.
         c.rcu_depth = 0
         c.rcu_seq = 0

@@ -18,10 +18,10 @@ from tdpfast._spte cimport (
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
     EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
-    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_assert, sync_fetch_and, sync_load,
+    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
     sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
@@ -30,10 +30,13 @@ from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 # ---- assertions ---------------------------------------------------------------------------------------------
 
 cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept nogil:
-    """KVM_BUG_ON() that fired: the VM is dead, the host goes on."""
+    """KVM_BUG_ON() that fired: the VM is dead, the host goes on. Only the first one requests the vCPUs' end."""
+    cdef bint first = not kvm.vm_bugged
     kvm.vm_bugged = True
     kvm.vm_dead = True
     sync_assert(c, ASSERT_KVM_BUG_ON, fn, id)
+    if first and kvm.hooks.vm_dead != NULL:
+        kvm.hooks.vm_dead(c, kvm)
 
 
 cdef void kvm_warn(Cpu *c, const char *fn, const char *id) noexcept nogil:
@@ -437,6 +440,8 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     cdef bint freeze = sp.is_mirror and kvm.design.gate != GATE_HELPER and not kvm.design.no_freeze
     cdef uint64_t old_spte
     cdef int ret
+    if kvm.cut != NULL and kvm.cut[0]:
+        sync_abort(c, ABORT_LIVELOCK)
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):
         kvm_warn(c, b"tdp_mmu_set_spte_atomic", b"frozen")
