@@ -48,7 +48,7 @@ class Rig:
         self.module.reset([RESERVED])
         self.key = key
         self._td(0, levels, gpaw, num_l2, int(debug) if attributes is None else attributes, td_ctls)
-        self._td(1, 4, 0, 0, 0, 0)
+        self._td(1, levels, gpaw, num_l2, 0, 0)
         for v in range(nvcpu):
             self._vp(v, num_l2)
         if op_state >= 2:
