@@ -8,7 +8,7 @@ from tdpfast._atomic cimport tdp_fetch_and, tdp_fetch_or
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport (
-    L2_R, L2_SSS, L2_VALID, L2_W, L2_XS, L2_XU, alias_bit, has_alias, l2_alias_unblock, l2_attributes, l2_find,
+    L2_R, L2_SSS, L2_RESERVED, L2_VALID, L2_W, L2_XS, L2_XU, alias_bit, has_alias, l2_alias_unblock, l2_attributes, l2_find,
     l2_leaf, l2_leaf_attr, l2_walk_failed, l2_write,
 )
 from tdpfast._seam_vp cimport td_exit, td_exit_ept_violation, vp_running
@@ -203,20 +203,18 @@ cdef int tdg_mem_page_attr_wr(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t attr_wr_check(Call *k, uint64_t attr, uint64_t mask) noexcept nogil:
-    """Bits that must be zero in RDX and R8; VMs that are not there."""
-    cdef uint64_t a, m
+    """L1's own attributes cannot be written, nor those of VMs that are not there."""
+    cdef uint64_t a
     cdef int vm
-    if attr & 0xffff:
-        return TDX_OPERAND_INVALID | OP_RDX
-    if mask & 0xffff:
-        return TDX_OPERAND_INVALID | OP_R8
-    for vm in range(1, 4):
+    for vm in range(4):
         a = (attr >> (16 * vm)) & 0xffff
-        m = (mask >> (16 * vm)) & 0xffff
-        if vm > k.td.num_l2 and a & L2_VALID:
+        if vm == 0 or vm > k.td.num_l2:
+            if a:
+                return TDX_OPERAND_INVALID | OP_RDX
+            if (mask >> (16 * vm)) & 0xffff:
+                return TDX_OPERAND_INVALID | OP_R8
+        elif a and (not a & L2_VALID or a & L2_RESERVED):
             return TDX_OPERAND_INVALID | OP_RDX
-        if m and not a & L2_VALID:
-            return TDX_OPERAND_INVALID | OP_R8
     return TDX_SUCCESS
 
 
@@ -248,13 +246,9 @@ cdef uint64_t attr_wr_vms(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t attr, 
             l2_write(c, s, ep[vm], l2_leaf(entry & SEPT_HPA, new[vm], entry & SEPT_TDP != 0))
             entry |= alias_bit(vm)
     k.entry = entry
-    attr_regs(r, k, k.level, l2_attributes(c, s, k) & attr_wr_shown(attr))
+    attr_regs(r, k, k.level, l2_attributes(c, s, k) )
     entry_write_unlock(c, s, k.ep, entry)
     return TDX_SUCCESS
-
-
-cdef uint64_t attr_wr_shown(uint64_t attr) noexcept nogil:
-    return <uint64_t>-1
 
 
 # ---- memory -------------------------------------------------------------------------------------------------

@@ -172,8 +172,6 @@ cdef void l2_remove_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t versio
     cdef uint64_t entry
     cdef int vm, at
     for vm in range(1, 4):
-        if version:
-            l2_page_reg(r, vm)[0] = <uint64_t>-1
         if not has_alias(k.entry, vm) or not l2_find(c, s, k, vm, &ep, &entry, &at):
             continue
         pamt_free(s, pamt_entry(s, entry & SEPT_HPA, 0))

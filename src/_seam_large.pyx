@@ -30,7 +30,6 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t rdx = r.rdx
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, rdx & ~<uint64_t>1, OPS_FOR_CHANGE, 1, 2, False)
     if status != TDX_SUCCESS:
@@ -92,23 +91,19 @@ cdef uint64_t demoted_leaf(Call *k) noexcept nogil:
 
 
 cdef uint64_t demote_l2_lock(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, L2Split *l2) noexcept nogil:
-    """Finds the L2 leaves and locks the pages given for their tables."""
+    """Locks the pages given for L2 tables; every VM with an alias needs one."""
     cdef uint64_t hpa, status
-    cdef int vm, at
+    cdef int vm
     for vm in range(1, 4):
         hpa = l2_page_reg(r, vm)[0]
-        if vm > k.td.num_l2:
-            if hpa != <uint64_t>-1:
-                return TDX_OPERAND_INVALID | <uint64_t>(OP_R8 + vm)
-            continue
         if hpa == <uint64_t>-1:
-            if has_alias(k.entry, vm):
+            if vm <= k.td.num_l2 and has_alias(k.entry, vm):
                 return TDX_L2_SEPT_PAGE_NOT_PROVIDED | <uint64_t>(OP_R8 + vm)
             continue
+        if vm > k.td.num_l2:
+            return TDX_OPERAND_INVALID | <uint64_t>(OP_R8 + vm)
         if add_mode and not has_alias(k.entry, vm):
             continue
-        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
-            return l2_walk_failed(r, vm, l2.entry[vm], at)
         status = page_lock_new(c, s, hpa, 0, OP_R8 + vm, &l2.page[vm])
         if status != TDX_SUCCESS:
             return status
@@ -116,14 +111,17 @@ cdef uint64_t demote_l2_lock(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mod
 
 
 cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2) noexcept nogil:
+    """Fills the L2 tables one by one, with a look for interrupts after each."""
     cdef uint64_t *table
     cdef uint64_t attr
     cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
     cdef uint64_t size = level_size(k.level - 1)
-    cdef int vm, i
+    cdef int vm, i, at
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
             continue
+        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
+            return l2_walk_failed(r, vm, l2.entry[vm], at)
         table = page_memory(s, l2_page_reg(r, vm)[0])
         undo_page(s, table)
         attr = l2_leaf_attr(l2.entry[vm])
@@ -175,6 +173,8 @@ cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t rcx = r.rcx
     cdef uint64_t rdx = r.rdx
     cdef uint64_t status
+    if version:
+        r.r9 = r.r10 = r.r11 = <uint64_t>-1
     if version > 1:
         r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
@@ -302,8 +302,6 @@ cdef void promote_l2_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t firs
     cdef uint64_t hpa
     cdef int vm
     for vm in range(1, 4):
-        if version:
-            l2_page_reg(r, vm)[0] = <uint64_t>-1
         if l2.ep[vm] == NULL:
             continue
         hpa = l2.entry[vm] & SEPT_HPA

@@ -17,9 +17,9 @@ cdef uint64_t tdh_mem_page_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t rdx = r.rdx
     cdef uint64_t status
     cdef int at
-    r.rcx = r.rdx = 0
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
+    r.rcx = r.rdx = 0
     status = td_lock(c, s, rdx, True, OP_RDX, &k)
     if status != TDX_SUCCESS:
         return status
@@ -73,7 +73,6 @@ cdef uint64_t tdh_mem_page_aug(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef PageHold page
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, r.rdx, OPS_FOR_AUG, 0, 1, False)
     if status != TDX_SUCCESS:
@@ -98,7 +97,6 @@ cdef uint64_t tdh_mem_page_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef PamtEntry *page
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, r.rdx, OPS_FOR_REMOVE, 0, 2, False)
     if status != TDX_SUCCESS:
@@ -135,7 +133,6 @@ cdef uint64_t tdh_mem_page_relocate(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
     cdef PageHold page
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, r.rdx, OPS_FOR_CHANGE, 0, 0, False)
     if status != TDX_SUCCESS:

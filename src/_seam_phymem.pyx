@@ -25,9 +25,9 @@ cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r) noexcept nog
     cdef PageHold h
     cdef uint64_t hpa = r.rcx
     cdef uint64_t status
-    regs_clear(r)
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
+    regs_clear(r)
     status = leaf_pa_check(s, hpa, OP_RCX)
     if status == TDX_SUCCESS:
         status = page_lock(c, s, hpa, 0, True, OP_RCX, &h)
@@ -88,9 +88,9 @@ cdef uint64_t tdh_phymem_page_rdmd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef PageHold h
     cdef uint64_t hpa = r.rcx
     cdef uint64_t status
-    regs_clear(r)
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
+    regs_clear(r)
     status = leaf_pa_check(s, hpa, OP_RCX)
     if status == TDX_SUCCESS:
         status = page_lock(c, s, hpa, 0, False, OP_RCX, &h)

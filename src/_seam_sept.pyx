@@ -69,7 +69,6 @@ cdef uint64_t tdh_mem_sept_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t rcx = r.rcx
     cdef uint64_t rdx = r.rdx
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     r.rcx = r.rdx = 0
     status = td_lock(c, s, rdx & ~<uint64_t>1, False, OP_RDX, &k)
@@ -102,6 +101,8 @@ cdef uint64_t tdh_mem_sept_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t version = regs_version(r)
     cdef uint64_t status
     cdef int i
+    if version:
+        r.r9 = r.r10 = r.r11 = <uint64_t>-1
     if version > 1:
         r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
@@ -140,7 +141,6 @@ cdef uint64_t tdh_mem_range_block(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t entry
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, r.rdx, OPS_FOR_CHANGE, 0, -1, True)
     if status != TDX_SUCCESS:
@@ -170,7 +170,6 @@ cdef uint64_t tdh_mem_range_unblock(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
     cdef uint64_t entry
     cdef uint64_t status
     if regs_version(r) != 0:
-        r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, r.rdx, OPS_FOR_CHANGE, 0, -1, True)
     if status != TDX_SUCCESS:

@@ -78,6 +78,8 @@ cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         status = TDX_VCPU_STATE_INCORRECT
     if status == TDX_SUCCESS and not vp_associate(c, v.k.td, v.vp):
         status = TDX_VCPU_ASSOCIATED
+    if status == TDX_SUCCESS and r.rcx & VP_FLAGS:
+        status = TDX_OPERAND_INVALID | OP_RCX      # nothing to recover from, no L2 VM to leave
     if status == TDX_SUCCESS:
         status = vp_enter_epoch(c, s, &v, r)
     if status != SEAM_ENTERED_TD:

@@ -12,6 +12,7 @@ cdef enum:               # page attributes of one VM, 16 bits
     L2_XS = 4
     L2_XU = 8
     L2_SSS = 0x40
+    L2_RESERVED = 0x7f80
     L2_VALID = 0x8000
 
 cdef enum L2Public:

@@ -1,0 +1,125 @@
+"""The machine on which the module's recordings were made: memory map, one TD with three VCPUs, names of statuses."""
+from __future__ import annotations
+
+from tdpfast import status as st
+from tdpfast._seam_api import SeamModule
+from tdpfast.seam import LEAVES
+
+TDMR0 = (0x1_0000_0000, 0x2_0000_0000)
+TDMR1 = (0x3_0000_0000, 0x3_4000_0000)
+RESERVED = (0x1_3000_0000, 0x1_3040_0000)
+TDR = (0x1_0010_0000, 0x1_0020_0000)
+TDCX = 0x1_0011_0000
+TDVPR = (0x1_0012_0000, 0x1_0013_0000, 0x1_0014_0000)
+SOURCE = 0x1000_0000
+NULL_PA = 2**64 - 1
+FREE = 0x80E0_0000_0000_0000
+LIFECYCLE = {"TD_HKID_ASSIGNED": 0, "TD_KEYS_CONFIGURED": 1, "TD_BLOCKED": 2, "TD_TEARDOWN": 3}
+OP_STATES = {name: i for i, name in enumerate(
+    "UNINITIALIZED INITIALIZED RUNNABLE LIVE_EXPORT PAUSED_EXPORT POST_EXPORT MEMORY_IMPORT STATE_IMPORT POST_IMPORT"
+    " LIVE_IMPORT FAILED_IMPORT".split())}
+
+# The recordings' names of calls -> leaves
+OPS = {
+    "sept_add": "mem_sept_add", "sept_rd": "mem_sept_rd", "sept_remove": "mem_sept_remove", "page_add": "mem_page_add",
+    "page_aug": "mem_page_aug", "page_remove": "mem_page_remove", "page_demote": "mem_page_demote",
+    "page_promote": "mem_page_promote", "page_relocate": "mem_page_relocate", "range_block": "mem_range_block",
+    "range_unblock": "mem_range_unblock", "track": "mem_track", "reclaim": "phymem_page_reclaim",
+    "rdmd": "phymem_page_rdmd", "wbinvd": "phymem_page_wbinvd", "vp_enter": "vp_enter", "vp_flush": "vp_flush",
+    "mr_finalize": "mr_finalize",
+}
+TDCALLS = ("accept", "attr_rd", "attr_wr")
+REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11")
+
+
+class Rig:
+    """The machine, rebuilt for each case. TD1 has no VCPU; TD0's tables are what the case makes of them."""
+
+    def __init__(self):
+        self.module = SeamModule([TDMR0], [RESERVED], [TDMR1])
+        self.key = None
+
+    def build(self, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3, attributes=None, td_ctls=0):
+        """A fresh machine: TD0 (and TD1 beside it) built and, from RUNNABLE on, finalised."""
+        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, attributes, td_ctls)
+        if key == self.key:
+            self.module.restore()
+            return
+        self.module.reset([RESERVED])
+        self.key = key
+        self._td(0, levels, gpaw, num_l2, int(debug) if attributes is None else attributes, td_ctls)
+        self._td(1, levels, gpaw, num_l2, 0, 0)
+        for v in range(nvcpu):
+            self._vp(v, num_l2)
+        if op_state >= 2:
+            self.must("mr_finalize", rcx=TDR[0])
+            self.must("mr_finalize", rcx=TDR[1])
+        self.module.set_td(TDR[0], op_state=op_state)
+        self.module.snapshot()
+
+    def _td(self, n, levels, gpaw, num_l2, attributes, td_ctls):
+        self.must("mng_create", rcx=TDR[n], rdx=33 + n)
+        self.must("mng_key_config", rcx=TDR[n])
+        for i in range(6 + num_l2):
+            self.must("mng_addcx", rcx=TDCX + n * 0x100000 + i * 4096, rdx=TDR[n])
+        self.must("mng_init", rcx=TDR[n], r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32, r10=td_ctls)
+
+    def _vp(self, v, num_l2):
+        self.must("vp_create", rcx=TDVPR[v], rdx=TDR[0])
+        for i in range(5 + 3 * num_l2):
+            self.must("vp_addcx", rcx=TDVPR[v] + (i + 1) * 4096, rdx=TDVPR[v])
+        self.must("vp_init", rcx=TDVPR[v])
+        self.must("vp_flush", rcx=TDVPR[v])
+
+    def must(self, leaf, lp=0, **registers):
+        """A call that has to succeed."""
+        out = self.module.seamcall(LEAVES[leaf], lp, **registers)
+        if out[0] not in (0, st.ENTERED_TD):
+            raise AssertionError(f"{leaf} {registers}: {st.status_name(out[0])}")
+        return out
+
+    def call(self, op, lp=0, intr_after=-1, **registers):
+        """(result, status name, rax, {registers}) of any recorded operation; result vmm, td or halt."""
+        if op in OPS:
+            regs = dict(zip(REGISTERS, (registers.get(r, 0) for r in REGISTERS)))
+            rax, *out = self.module.seamcall(LEAVES[OPS[op]], lp, version=registers.get("version", 0),
+                                             intr_after=intr_after, **regs)
+            return host_result(op, rax, dict(zip(REGISTERS, out)))
+        if op in TDCALLS:
+            return guest_result(self.module.tdcall(op, lp, registers.get("rcx", 0), registers.get("rdx", 0),
+                                                   registers.get("r8", 0), intr_after))
+        if op == "guest_access":
+            return guest_result((*self.module.guest_access(lp, registers["gpa"]), 0), access=True)
+        if op == "td_async_exit":
+            rax, rcx, rdx = self.module.td_async_exit(lp)
+            return "vmm", f"TDEXIT:reason={rax}", rax, dict(rcx=rcx, rdx=rdx)
+        raise KeyError(op)
+
+
+def host_result(op, rax, out):
+    if rax == st.ENTERED_TD:
+        return "td", "ENTERED_TD", 0, {}
+    if rax == st.MODULE_HALT:
+        return "halt", "MODULE_HALT", 2, out
+    if rax == 0x30:
+        return "vmm", "TDX_SUCCESS:0x30", rax, out
+    return "vmm", st.status_name(rax), rax, out
+
+
+def guest_result(values, access=False):
+    result, rax, rcx, rdx, r8, r9 = values
+    out = dict(rcx=rcx, rdx=rdx, r8=r8, r9=r9)
+    if result == st.GUEST_TDEXIT:
+        return "vmm", "TDEXIT:reason=48" if rax == 0x30 else st.status_name(rax), rax, out
+    if result == st.GUEST_VE:
+        return "td", "VE_INJECTED", 0, dict(rcx=0, rdx=0, r8=0, r9=0)
+    if result == st.GUEST_REEXECUTE:
+        return "td", "INTERRUPTED_REEXECUTE", rax, out
+    if result == st.GUEST_NOT_INSIDE:
+        return "vmm", "NOT_IN_GUEST", 0, out
+    return "td", "NO_FAULT" if access else st.status_name(rax), rax, out
+
+
+def number(text):
+    """A recorded number: hexadecimal text or a JSON number."""
+    return int(text, 16) if isinstance(text, str) else int(text)

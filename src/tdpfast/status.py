@@ -1,0 +1,134 @@
+"""Names for what the TDX module answers: status codes, operands, S-EPT entry and page states."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status", "sept_state",
+           "status_name"]
+
+MODULE_HALT = 0xFFFF_FFFF_FFFF_FF01
+"""Not a status: the module found a state it holds impossible and stopped the platform."""
+ENTERED_TD = 0xFFFF_FFFF_FFFF_FF02
+"""Not a status: VP.ENTER has not come back, the guest runs."""
+GUEST_DONE, GUEST_TDEXIT, GUEST_VE, GUEST_REEXECUTE, GUEST_NOT_INSIDE = range(5)
+
+STATUS = {
+    0x00000000: "TDX_SUCCESS", 0x40000001: "TDX_NON_RECOVERABLE_VCPU", 0x60000002: "TDX_NON_RECOVERABLE_TD",
+    0x80000003: "TDX_INTERRUPTED_RESUMABLE", 0x80000004: "TDX_INTERRUPTED_RESTARTABLE",
+    0x60000005: "TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE", 0xC0000006: "TDX_INVALID_RESUMPTION",
+    0xC0000100: "TDX_OPERAND_INVALID", 0xC0000101: "TDX_OPERAND_ADDR_RANGE_ERROR", 0x80000200: "TDX_OPERAND_BUSY",
+    0x80000201: "TDX_PREVIOUS_TLB_EPOCH_BUSY", 0x80000202: "TDX_SYS_BUSY", 0x80000203: "TDX_RND_NO_ENTROPY",
+    0x80000204: "TDX_OPERAND_BUSY_HOST_PRIORITY", 0x90000205: "TDX_HOST_PRIORITY_BUSY_TIMEOUT",
+    0xC0000300: "TDX_PAGE_METADATA_INCORRECT", 0x00000301: "TDX_PAGE_ALREADY_FREE",
+    0xC0000302: "TDX_PAGE_NOT_OWNED_BY_TD", 0xC0000303: "TDX_PAGE_NOT_FREE",
+    0xC0000400: "TDX_TD_ASSOCIATED_PAGES_EXIST", 0xE0000604: "TDX_TD_FATAL", 0xC0000605: "TDX_TD_NON_DEBUG",
+    0xC0000606: "TDX_TDCS_NOT_ALLOCATED", 0xC0000607: "TDX_LIFECYCLE_STATE_INCORRECT",
+    0xC0000608: "TDX_OP_STATE_INCORRECT", 0xC0000609: "TDX_NO_VCPUS", 0xC0000610: "TDX_TDCX_NUM_INCORRECT",
+    0xC0000700: "TDX_VCPU_STATE_INCORRECT", 0x80000701: "TDX_VCPU_ASSOCIATED", 0x80000702: "TDX_VCPU_NOT_ASSOCIATED",
+    0xC0000704: "TDX_NO_VALID_VE_INFO", 0xC0000705: "TDX_MAX_VCPUS_EXCEEDED", 0xC0000706: "TDX_TSC_ROLLBACK",
+    0x80000800: "TDX_KEY_GENERATION_FAILED", 0x80000810: "TDX_TD_KEYS_NOT_CONFIGURED",
+    0xC0000811: "TDX_KEY_STATE_INCORRECT", 0x00000815: "TDX_KEY_CONFIGURED", 0x80000817: "TDX_WBCACHE_NOT_COMPLETE",
+    0xC0000820: "TDX_HKID_NOT_FREE", 0x00000821: "TDX_NO_HKID_READY_TO_WBCACHE",
+    0xC0000823: "TDX_WBCACHE_RESUME_ERROR", 0x80000824: "TDX_FLUSHVP_NOT_DONE", 0xC0000B00: "TDX_EPT_WALK_FAILED",
+    0xC0000B01: "TDX_EPT_ENTRY_FREE", 0xC0000B02: "TDX_EPT_ENTRY_NOT_FREE", 0xC0000B03: "TDX_EPT_ENTRY_NOT_PRESENT",
+    0xC0000B04: "TDX_EPT_ENTRY_NOT_LEAF", 0xC0000B05: "TDX_EPT_ENTRY_LEAF", 0xC0000B06: "TDX_GPA_RANGE_NOT_BLOCKED",
+    0x00000B07: "TDX_GPA_RANGE_ALREADY_BLOCKED", 0xC0000B08: "TDX_TLB_TRACKING_NOT_DONE",
+    0xC0000B09: "TDX_EPT_INVALID_PROMOTE_CONDITIONS", 0x00000B0A: "TDX_PAGE_ALREADY_ACCEPTED",
+    0xC0000B0B: "TDX_PAGE_SIZE_MISMATCH", 0xC0000B0C: "TDX_GPA_RANGE_BLOCKED",
+    0xC0000B0D: "TDX_EPT_ENTRY_STATE_INCORRECT", 0xC0000B0E: "TDX_EPT_PAGE_NOT_FREE",
+    0xC0000B0F: "TDX_L2_SEPT_WALK_FAILED", 0xC0000B10: "TDX_L2_SEPT_ENTRY_NOT_FREE",
+    0xC0000B11: "TDX_PAGE_ATTR_INVALID", 0xC0000B12: "TDX_L2_SEPT_PAGE_NOT_PROVIDED",
+}
+"""Bits 63:32 of a status -> its name."""
+
+OPERANDS = {
+    0: "RAX", 1: "RCX", 2: "RDX", 3: "RBX", 5: "RBP", 6: "RSI", 7: "RDI", 8: "R8", 9: "R9", 10: "R10", 11: "R11",
+    12: "R12", 13: "R13", 14: "R14", 15: "R15", 64: "ATTRIBUTES", 65: "XFAM", 128: "TDR", 129: "TDCX", 130: "TDVPR",
+    132: "REG_PAGE", 144: "TDCS", 145: "TDVPS", 146: "SEPT_TREE", 147: "SEPT_ENTRY", 168: "RTMR", 169: "TD_EPOCH",
+    172: "OP_STATE", 184: "SYS", 185: "TDMR", 186: "KOT", 187: "KET", 188: "WBCACHE",
+}
+"""Operand id in bits 31:0 -> register or lock."""
+
+PAGE_TYPES = {0: "NDA", 1: "RSVD", 3: "REG", 4: "TDR", 5: "TDCX", 6: "TDVPR", 8: "EPT"}
+
+_LEVEL = {"TDX_PAGE_ALREADY_ACCEPTED", "TDX_PAGE_SIZE_MISMATCH"}
+_OPERAND = {
+    "TDX_OPERAND_INVALID", "TDX_OPERAND_ADDR_RANGE_ERROR", "TDX_OPERAND_BUSY", "TDX_OPERAND_BUSY_HOST_PRIORITY",
+    "TDX_PAGE_METADATA_INCORRECT", "TDX_EPT_WALK_FAILED", "TDX_GPA_RANGE_NOT_BLOCKED", "TDX_GPA_RANGE_ALREADY_BLOCKED",
+    "TDX_TLB_TRACKING_NOT_DONE", "TDX_EPT_INVALID_PROMOTE_CONDITIONS", "TDX_EPT_ENTRY_STATE_INCORRECT",
+    "TDX_EPT_PAGE_NOT_FREE", "TDX_L2_SEPT_PAGE_NOT_PROVIDED",
+}
+
+# Seven state bits (D, TDEX, TDBW, TDB, TDP, IPAT, PS) -> state, number shown to the VMM
+SEPT_STATES = {
+    14: ("FREE", 0), 12: ("REMOVED", 5), 0: ("NL_MAPPED", 132), 8: ("NL_BLOCKED", 129), 96: ("MAPPED", 4),
+    104: ("BLOCKED", 1), 100: ("BLOCKEDW", 8), 102: ("EXPORTED_BLOCKEDW", 9), 99: ("EXPORTED_DIRTY", 11),
+    103: ("EXPORTED_DIRTY_BLOCKEDW", 12), 112: ("PENDING", 2), 120: ("PENDING_BLOCKED", 3),
+    116: ("PENDING_BLOCKEDW", 16), 118: ("PENDING_EXPORTED_BLOCKEDW", 17), 115: ("PENDING_EXPORTED_DIRTY", 19),
+    119: ("PENDING_EXPORTED_DIRTY_BLOCKEDW", 20),
+}
+
+
+class Status(NamedTuple):
+    """A decoded status: name, what it is about ("" if nothing), and the flags of bits 63:60."""
+
+    name: str
+    operand: str
+    error: bool
+    non_recoverable: bool
+    fatal: bool
+
+
+def decode_status(value: int) -> Status:
+    """Split a 64-bit status.
+
+    >>> decode_status(0x8000020000000092)[:2]
+    ('TDX_OPERAND_BUSY', 'SEPT_TREE')
+    """
+    name = STATUS.get(value >> 32, f"{value >> 32:#010x}")
+    return Status(name, _details(name, value & 0xFFFF_FFFF), bool(value >> 63 & 1), bool(value >> 62 & 1),
+                  bool(value >> 61 & 1))
+
+
+def _details(name: str, low: int) -> str:
+    if name in _LEVEL:
+        return f"level={low}"
+    if name in ("TDX_L2_SEPT_WALK_FAILED", "TDX_L2_SEPT_ENTRY_NOT_FREE"):
+        return f"vm={low >> 16},level={low & 0xFFFF}"
+    if low == 0:
+        return ""
+    return OPERANDS.get(low, f"{low:#x}") if name in _OPERAND else f"{low:#x}"
+
+
+def status_name(value: int) -> str:
+    """A status as the recordings write it: ``NAME`` or ``NAME:DETAIL``."""
+    if value == ENTERED_TD:
+        return "ENTERED_TD"
+    if value == MODULE_HALT:
+        return "MODULE_HALT"
+    status = decode_status(value)
+    return f"{status.name}:{status.operand}" if status.operand else status.name
+
+
+def sept_encoding(entry: int) -> int:
+    """The seven state bits of an S-EPT entry."""
+    return entry >> 9 & 1 | entry >> 52 & 0x1E | entry >> 1 & 0x60
+
+
+def sept_state(entry: int) -> str:
+    """Name of an S-EPT entry's state."""
+    return SEPT_STATES.get(sept_encoding(entry), ("INVALID", 0))[0]
+
+
+def decode_entry(entry: int) -> dict:
+    """An S-EPT entry in its fields."""
+    return {
+        "state": sept_state(entry), "hpa": entry & 0x000F_FFFF_FFFF_F000, "rwx": entry & 7, "leaf": bool(entry & 0x80),
+        "locked": bool(entry & 0x800), "host_priority": bool(entry >> 52 & 1), "aliases": entry >> 58 & 7,
+    }
+
+
+def l2_sept_number(entry: int) -> int:
+    """The state number of an L2 S-EPT entry, as the module decodes it from TDB, IPAT, PS and R; 0 for no state."""
+    encoding = entry >> 55 & 1 | entry >> 5 & 6 | (entry & 1) << 3
+    return {0: 64, 8: 196, 1: 193, 6: 68, 7: 65}.get(encoding, 0)
