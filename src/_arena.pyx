@@ -4,6 +4,7 @@
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from tdpfast._sync cimport CHECK_LIFE, EV_UAF, SLOW_CHECK, SYNC_RMW, SYNC_STORE, Event, trace_new
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_try_cmpxchg
 
 cdef extern from "sys/mman.h" nogil:
@@ -107,6 +108,48 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
         new = ((head >> 32) + 1) << 32 | (sp.index + 1)
         if tdp_try_cmpxchg(&a.free_head, &head, new):
             return
+
+
+cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
+    """Use after free: one record per table, kind and operation, with a running count."""
+    cdef Event *e
+    cdef int i
+    c.checks |= CHECK_LIFE
+    if c.trace == NULL or c.dead:
+        return
+    if sp.uaf_op != a.op_seq:
+        sp.uaf_op = a.op_seq
+        for i in range(4):
+            sp.uaf_event[i] = 0
+    if sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
+        c.trace.ev[sp.uaf_event[kind] - 1].a[3] += 1
+        return
+    e = trace_new(c, EV_UAF)
+    e.a[0] = kind
+    e.a[1] = sp.level
+    e.a[2] = sp.gfn
+    e.a[3] = 1
+    sp.uaf_event[kind] = <uint32_t>c.trace.n
+
+
+cdef void on_freed(Cpu *c, int kind, uint64_t addr) noexcept nogil:
+    cdef Arena *a = <Arena *>c.arena
+    cdef int what = UAF_READ
+    if kind == SYNC_STORE or (kind == SYNC_RMW and c.y_arg == 1):
+        what = UAF_WRITE
+    elif kind == SYNC_RMW:
+        what = UAF_CMPXCHG
+    sp_note_uaf(a, c, sptep_to_sp(a, <uint64_t *>addr), what)
+
+
+cdef void arena_watch(Arena *a, Cpu *c) noexcept nogil:
+    """Looks for accesses to freed tables on this CPU; the arena must keep its dead."""
+    c.page_freed = a.freed
+    c.page_base = <uint64_t>a.base
+    c.page_count = a.npages
+    c.arena = a
+    c.on_freed = on_freed
+    c.slow |= SLOW_CHECK
 
 
 cdef int arena_snapshot(Arena *a) noexcept nogil:

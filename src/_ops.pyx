@@ -319,6 +319,8 @@ cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogi
         else:
             tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
             res.ret = 0
+            tries = 1
+    res.tries = tries
     if op.rcu:
         rcu_read_unlock(c)
     if op.shared:
@@ -401,14 +403,16 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
     memset(res, 0, sizeof(OpResult))
+    vm.arena.op_seq += 1
+    vm.kvm.gp_at_yield = op.gp_at_yield != 0
     c.resched = op.resched
     c.resched_calls = 0
     if op.nscript:
         vm.kvm.script = op.script
         vm.kvm.script_len = op.nscript
         vm.kvm.script_pos = 0
+    c.user = op
     if op.race_kind:
-        c.user = op
         c.rmw_count = 0
         c.on_rmw = race_on_rmw
         c.slow |= SLOW_RMW
@@ -419,6 +423,7 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     dispatch(c, vm, op, res)
     if vm.op_end != NULL:
         vm.op_end(c, vm, op)
+    c.user = NULL
     c.slow &= ~<uint32_t>SLOW_RMW
     if op.nscript:
         vm.kvm.script_len = 0
@@ -453,6 +458,7 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         vm.kvm.script_len = 0
         if vm.op_end != NULL:
             vm.op_end(c, vm, op)
+        c.user = NULL
         if c.abort == ABORT_LIVELOCK:
             c.dead = False
         # Whoever reads the tables from here on finds what a grace period leaves of them.

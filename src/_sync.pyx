@@ -89,7 +89,7 @@ cdef void sync_abort(Cpu *c, int code) noexcept nogil:
     c.abort = code
     if code == ABORT_LIVELOCK:
         c.checks |= CHECK_PROGRESS
-        trace1(c, EV_LIVELOCK, 0)
+        trace1(c, EV_LIVELOCK, c.retry_why)
     c.dead = True
     if c.slow & SLOW_YIELD:
         c.y_kind = SYNC_ABORT

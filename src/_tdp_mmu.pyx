@@ -21,7 +21,7 @@ from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
     EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
-    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
+    rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
     sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
@@ -204,7 +204,9 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             old_spte = sync_xchg(c, sptep, kvm.spte.frozen_spte)
             if not is_frozen_spte(&kvm.spte, old_spte):
                 return old_spte
+            c.retry_why = 1
             sync_retry(c, <uint64_t>sptep)
+            c.retry_why = 0
     old_spte = sync_load(c, sptep)
     if not is_shadow_present_pte(old_spte):
         skip[0] = True
@@ -531,10 +533,14 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
     if shared:
         read_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 0)
+        if kvm.gp_at_yield:
+            rcu_run(c, &kvm.rcu, 0)
         read_lock(c, &kvm.mmu_lock)
     else:
         write_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 1)
+        if kvm.gp_at_yield:
+            rcu_run(c, &kvm.rcu, 0)
         write_lock(c, &kvm.mmu_lock)
     rcu_read_lock(c)
     if iter.gfn > iter.next_last_level_gfn:

@@ -8,7 +8,7 @@ the read lock all the same runs, as in the kernel.
 
 from libc.string cimport memset
 
-from tdpfast._arena cimport SP_FREED, hpa_to_sp
+from tdpfast._arena cimport SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load32, tdp_store32
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
@@ -20,7 +20,7 @@ from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
-    EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAM, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
+    EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
     SLOW_CHECK, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
     sync_wait_eq, trace1, trace3, trace_new,
 )
@@ -57,13 +57,8 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
-    """One SEAMCALL, in the trace by its place in the module's record. Yields."""
-    cdef uint64_t err
-    cdef uint64_t place = t.seam.nrecord
-    err = seamcall(c, t.seam, leaf, r)
-    if c.trace != NULL:
-        trace3(c, EV_SEAM, leaf, place, err)
-    return err
+    """One SEAMCALL; the module puts it into the trace. Yields."""
+    return seamcall(c, t.seam, leaf, r)
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
@@ -94,32 +89,38 @@ cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
     return vp != NULL and vp.state == VP_ACTIVE
 
 
-cdef void tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """Makes a vCPU that is in the guest leave it, as the IPI does."""
+cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was."""
     cdef SeamRegs r
     cdef int id = c.id
     cdef uint64_t err
     if not tdx_vcpu_inside(t, vcpu):
-        return
+        return False
     memset(&r, 0, sizeof(r))
     c.id = vcpu + 1
     err = td_async_exit(c, t.seam, &r)
     c.id = id
     trace3(c, EV_KICK, vcpu, err, r.rax)
+    return True
 
 
 cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
     """KVM_REQ_OUTSIDE_GUEST_MODE to all vCPUs; waits until none is in the guest. Yields."""
+    cdef uint32_t kicked = 0
     cdef int i
     trace1(c, EV_REQ, 0)
-    for i in range(t.ninject):
-        if t.op != NULL and t.op.inject[i].until_kick and t.inject_slot[i] >= 0:
-            t.seam.inject[t.inject_slot[i]].count = 0
+    for i in range(t.seam.ninject):
+        if t.until_kick >> i & 1:
+            t.seam.inject[i].count = 0
     for i in range(t.nvcpus):
         if t.guest_busy[i]:
             sync_wait_eq(c, &t.guest_busy[i], 0)
-        tdx_kick(c, t, i)
-        if t.reenter and t.reenter_fn != NULL:
+        if tdx_kick(c, t, i):
+            kicked |= <uint32_t>1 << i
+    if c.user == NULL or not (<Op *>c.user).reenter or t.reenter_fn == NULL:
+        return
+    for i in range(t.nvcpus):
+        if kicked >> i & 1:
             t.reenter_fn(c, t, i)
 
 
@@ -375,10 +376,8 @@ cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
     """single-hook: as above, but from the set hook, after the table was queued for freeing. mmu_lock for write."""
     cdef int ret = -EIO
     lockdep_assert_held_write(c, b"tdx_sept_reclaim_private_spt", b"mmu_lock_write")
-    if c.slow & SLOW_CHECK and sp.state == SP_FREED:
-        c.checks |= CHECK_LIFE
-    if t.on_header_use != NULL:
-        t.on_header_use(c, t, sp)
+    if sp.state == SP_FREED:
+        sp_note_uaf(&t.vm.arena, c, sp, UAF_SP)
     if t.hkid >= 0:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_reclaim_private_spt", b"hkid_assigned")
     elif tdx_reclaim_page(c, t, sp.external_spt) == 0:
@@ -449,14 +448,15 @@ cdef int change_kind(uint64_t old_spte, uint64_t new_spte, int level) noexcept n
     return COLLAPSE if now_leaf else TABLE_TABLE
 
 
-cdef bint scripted_hook(Tdx *t, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
-    """Whether a rule of the current operation answers this call."""
+cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
+    """Whether a rule of the CPU's current operation answers this call."""
+    cdef Op *op = <Op *>c.user
     cdef HookRule *rule
     cdef int i
-    if t.op == NULL:
+    if op == NULL:
         return False
-    for i in range(t.op.nrules):
-        rule = &t.op.rules[i]
+    for i in range(op.nrules):
+        rule = &op.rules[i]
         if rule.hook != hook or (rule.kind and rule.kind != kind) or (rule.level and rule.level != level):
             continue
         if rule.has_gfn and rule.gfn != gfn:
@@ -478,7 +478,7 @@ cdef void note_failure(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t
     cdef uint64_t key
     if ret == 0 or t.livelock_after == 0:
         return
-    key = ((gfn * 31 + old_spte) * 31 + new_spte) * 31 + <uint64_t>level * 7 + <uint64_t>ret
+    key = ((gfn * 31 + old_spte) * 31 + new_spte) * 31 + <uint64_t>level
     if key != t.last_failure:
         t.last_failure = key
         t.same_failures = 0
@@ -495,7 +495,7 @@ cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spt
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    cdef bint injected = scripted_hook(t, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
+    cdef bint injected = scripted_hook(c, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
     if not injected:
         ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
     if c.trace != NULL:
@@ -514,7 +514,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(t, HOOK_SET, MAP_TABLE, level, gfn, &ret):
+    if not scripted_hook(c, HOOK_SET, MAP_TABLE, level, gfn, &ret):
         ret = tdx_sept_add(c, t, gfn, level, external_spt, b"tdx_sept_link_private_spt")
     if c.trace != NULL:
         e = trace_new(c, EV_LINK_EXT)
@@ -529,7 +529,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
 cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     cdef Tdx *t = tdx_of(kvm)
     cdef int ret = 0
-    if not scripted_hook(t, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+    if not scripted_hook(c, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
         tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
     trace3(c, EV_REMOVE_EXT, gfn, level, spte)
 
@@ -539,7 +539,7 @@ cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *s
     cdef uint64_t page = sp.external_spt
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(t, HOOK_FREE, 0, level, gfn, &ret):
+    if not scripted_hook(c, HOOK_FREE, 0, level, gfn, &ret):
         ret = tdx_sept_free_private_spt(c, t, sp)
         if kvm.design.reclaim != RECLAIM_OP_RCU:
             if ret == 0:

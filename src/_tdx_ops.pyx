@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Operations that only a TD has (see _tdx_ops.pxd). A vCPU v acts on logical processor v + 1."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._atomic cimport tdp_load32, tdp_store32
@@ -33,13 +33,11 @@ cdef enum:
 # ---- injection ------------------------------------------------------------------------------------------------
 
 cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
-    """Arms what the operation injects: locks held by another processor, scripted hooks, re-entering vCPUs."""
+    """Arms what the operation injects: locks held by another processor around its SEAMCALLs."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef SeamInject inj
     cdef int i
-    t.op = op
-    t.reenter = op.reenter != 0
-    t.ninject = op.ninject
+    t.nactive += 1
     t.same_failures = 0
     t.last_failure = 0
     t.cut = False
@@ -51,20 +49,23 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.skip = op.inject[i].skip
         inj.count = op.inject[i].count
         inj.intr_after = -1
-        t.inject_slot[i] = seam_inject(t.seam, &inj)
+        op.inject[i].slot = seam_inject(t.seam, &inj)
+        if op.inject[i].until_kick and op.inject[i].slot >= 0:
+            t.until_kick |= <uint32_t>1 << op.inject[i].slot
 
 
 cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
+    """Disarms them again and notes how often each one acted."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef int i
     for i in range(op.ninject):
-        if t.inject_slot[i] >= 0:
-            op.inject[i].used = t.seam.inject[t.inject_slot[i]].used
-    if op.ninject:
+        if op.inject[i].slot >= 0:
+            op.inject[i].used = t.seam.inject[op.inject[i].slot].used
+            t.seam.inject[op.inject[i].slot].count = 0
+    t.nactive -= 1
+    if t.nactive == 0 and t.seam.ninject:
+        t.until_kick = 0
         seam_inject_clear(t.seam)
-    t.op = NULL
-    t.ninject = 0
-    t.reenter = False
 
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
@@ -75,6 +76,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     cdef uint64_t err
     cdef int id = c.id
     if tdx_vcpu_inside(t, vcpu):
+        res.ret = -3
         return -3
     # From here a kick waits for us: the test below and the entry are one step to a kicker.
     sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])

@@ -57,7 +57,7 @@ cdef struct Inject:      # another LP holds a module lock around matching SEAMCA
     int32_t skip
     int32_t count        # -1: always
     int32_t until_kick
-    int32_t seen
+    int32_t slot
     int32_t used
 
 cdef struct HookRule:    # the hook returns ret without running KVM's TDX side

@@ -140,6 +140,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint32_t script_pos
     uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
     uint64_t external_live
+    bint gp_at_yield         # a grace period ends whenever a walk yields
     const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
     uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
 

@@ -50,11 +50,8 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint8_t *sept_state
     uint8_t *sept_state_copy
     uint64_t sept_cap
-    # what the current operation injects
-    Op *op
-    int32_t inject_slot[8]
-    int32_t ninject
-    bint reenter
+    uint32_t until_kick          # injections (bits) whose holder goes away at the next kick
+    int32_t nactive              # operations in progress: the last one clears the injections
     # LIVELOCK rule of the recordings: that many identical failing hook calls in one operation
     uint32_t livelock_after
     uint32_t same_failures
@@ -62,13 +59,12 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     bint cut_at_next             # finish the round before the cut
     bint cut
     void (*reenter_fn)(Cpu *c, Tdx *t, int vcpu) noexcept nogil      # what a kicked vCPU does at once
-    void (*on_header_use)(Cpu *c, Tdx *t, Sp *sp) noexcept nogil     # single-hook reads the header of a removed table
 
 cdef bint tdx_operand_busy(uint64_t err) noexcept nogil
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil
 cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil
-cdef void tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil
+cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil
 cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint64_t err) noexcept nogil

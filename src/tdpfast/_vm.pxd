@@ -19,5 +19,5 @@ cdef class VmCore:
     cdef Cpu *add_cpu(self) except NULL
     cdef dump_table(self, Sp *sp, int number, list out)
 
-cdef int fill_op(Op *op, object fields) except -1
-cdef object result_dict(const Op *op, const Cpu *c, const void *res)
+cdef int fill_op(Op *op, object fields, bint td) except -1
+cdef object result_dict(const Op *op, const Cpu *c, const void *res, bint td)
