@@ -18,7 +18,7 @@ from tdpfast._spte cimport (
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
     EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
@@ -236,12 +236,12 @@ cdef void free_external_table(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
 
 
 cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
-    cdef int state = sp.state
-    if call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
-        if state != SP_FREED:
-            sp.state = SP_QUEUED
-    else:
-        trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, state)
+    """call_rcu() of a table, which must happen once in its life."""
+    if sp.state == SP_QUEUED or sp.state == SP_FREED:
+        c.checks |= CHECK_LIFE
+        trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, sp.state)
+    elif call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
+        sp.state = SP_QUEUED
 
 
 cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil:
