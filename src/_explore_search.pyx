@@ -1,12 +1,13 @@
 # cython: language_level=3
 """The search by re-execution (see _explore_search.pxd).
 
-Dynamic partial-order reduction after Flanagan and Godefroid (POPL 2005): vector clocks find races, each race adds
-an agent to the backtrack set of the state before it. Sleep sets after Godefroid (1996) keep equivalent schedules
-from being explored twice. Where the paper adds one agent that leads to the blocked one, all enabled ones are added.
+Dynamic partial-order reduction after Flanagan and Godefroid (POPL 2005), with the source sets of Abdulla et al.
+(POPL 2014): vector clocks find races, each race adds to the backtrack set of the state before it an agent that
+leads to the other order. Sleep sets (Godefroid, 1996) keep equivalent schedules from being explored twice.
 
 What is particular here:
-- A lock and its unlock are never enabled together, so they order steps but are no race.
+- A lock and its unlock are never enabled together, so they order steps but are no race. An agent that stands at a
+  lock races with what made it stand, whether or not it ever gets there.
 - Freeing a page conflicts with accesses to that page; it happens after its call_rcu() and after the unlocks of the
   readers it waited for.
 - A loop in SYNC_RETRY is a read of all words its round looked at. It has no effect of its own, so races are those of
@@ -104,6 +105,14 @@ cdef inline uint64_t arg_of(const Agent *g) noexcept nogil:
     return g.cpu.rcu_seq if g.kind == SYNC_RCU_UNLOCK else g.arg
 
 
+cdef inline void offer_of(Search *s, int a, Node *e) noexcept nogil:
+    cdef const Agent *g = &s.x.agent[a]
+    e.agent = a
+    e.kind = g.kind
+    e.obj = object_of(g)
+    e.arg = arg_of(g)
+
+
 cdef bint commutes(Search *s, const Agent *q, const Agent *a, const Node *e) noexcept nogil:
     """Whether q's offer is unaffected by the step e that a is about to make."""
     if q.kind == SYNC_RETRY:
@@ -187,155 +196,160 @@ cdef void clock_of_free(Search *s, uint32_t *clock) noexcept nogil:
             join(s, clock, i)
 
 
-cdef void clock_step(Search *s, uint32_t i) noexcept nogil:
-    """The clock of step i, which is about to be made."""
-    cdef Node *e = &s.node[i]
+cdef void clock_of_step(Search *s, const Node *e, uint32_t *clock) noexcept nogil:
+    """The clock e would have if it were made now (its own component apart)."""
     cdef int32_t j
     if e.kind == SYNC_RCU_FREE:
-        clock_of_free(s, e.clock)
-        j = <int32_t>i - 1
+        clock_of_free(s, clock)
+        j = <int32_t>s.n - 1
         while j >= 0:
             if s.node[j].kind != SYNC_RCU_FREE and free_conflicts(s, e.obj, s.node[j].kind, s.node[j].obj,
                                                                   s.node[j].arg):
-                join(s, e.clock, j)
+                join(s, clock, j)
             j -= 1
-    else:
-        clock_of_agent(s, e.agent, e.clock)
-        j = s.heads[hash_of(e.obj)] if e.kind != SYNC_RETRY else -1
-        while j >= 0:
-            if s.node[j].obj == e.obj and s.node[j].kind != SYNC_RETRY:
-                if not (reads(e.kind) and reads(s.node[j].kind)):
-                    join(s, e.clock, j)
-                if not reads(s.node[j].kind):
-                    break        # everything earlier on this object happens before that write
-            j = s.node[j].prev
-        j = s.last_free
-        while j >= 0:
-            if free_conflicts(s, s.node[j].obj, e.kind, e.obj, e.arg):
-                join(s, e.clock, j)
-            j = s.node[j].prev
-    e.clock[e.agent] = i + 1
+        return
+    clock_of_agent(s, e.agent, clock)
+    j = s.heads[hash_of(e.obj)] if e.kind != SYNC_RETRY else -1
+    while j >= 0:
+        if s.node[j].obj == e.obj and s.node[j].kind != SYNC_RETRY:
+            if not (reads(e.kind) and reads(s.node[j].kind)):
+                join(s, clock, j)
+            if not reads(s.node[j].kind):
+                break            # everything earlier on this object happens before that write
+        j = s.node[j].prev
+    j = s.last_free
+    while j >= 0:
+        if free_conflicts(s, s.node[j].obj, e.kind, e.obj, e.arg):
+            join(s, clock, j)
+        j = s.node[j].prev
 
 
 # ---- races ---------------------------------------------------------------------------------------------------
 
-cdef inline bint race_at(Search *s, uint32_t i, int p) noexcept nogil:
-    """p has to go before step i too. True if it can, False if others have to lead there first."""
+cdef void reverse(Search *s, uint32_t i, const Node *f, bint causal) noexcept nogil:
+    """Step i races with f, which comes after the path: sees to it that f goes first, too.
+
+    The steps after i that do not happen after it, and then f, must be explored from the state before i. Any agent
+    that can begin that sequence will do (source sets, Abdulla et al., POPL 2014); one that is asleep did.
+    causal: only those of the steps that lead to f.
+    """
     cdef Node *e = &s.node[i]
-    if e.enabled & (1u << p):
-        e.backtrack |= 1u << p
-        return True
-    e.backtrack |= e.enabled
+    cdef const Node *k
+    cdef int32_t first[17]
+    cdef uint32_t j, initials = 0
+    memset(first, 0xff, sizeof(first))
+    for j in range(i + 1, s.n):
+        k = &s.node[j]
+        if k.clock[e.agent] > i or first[k.agent] >= 0 or (causal and f.clock[k.agent] <= j):
+            continue
+        if not follows(s, k.clock, first, k.agent):
+            initials |= 1u << k.agent
+        first[k.agent] = j
+    if first[f.agent] < 0 and not follows(s, f.clock, first, f.agent):
+        initials |= 1u << f.agent
+    initials &= e.enabled
+    if initials == 0 or initials & (e.backtrack | e.sleep):
+        return
+    e.backtrack |= 1u << f.agent if initials & (1u << f.agent) else 1u << lowest(initials)
+
+
+cdef inline bint follows(Search *s, const uint32_t *clock, const int32_t *first, int agent) noexcept nogil:
+    cdef int q
+    for q in range(s.x.nagents):
+        if first[q] >= 0 and q != agent and clock[q] > <uint32_t>first[q]:
+            return True
     return False
 
 
-cdef void races_of_access(Search *s, int p, const uint32_t *clock) noexcept nogil:
-    """The last step that p's new offer races with."""
-    cdef const Agent *g = &s.x.agent[p]
-    cdef uint64_t obj = object_of(g)
-    cdef uint64_t arg = arg_of(g)
+cdef void races_of(Search *s, const Node *f, bint causal) noexcept nogil:
+    """Reverses every race between the path and f, an offer whose clock is known."""
+    cdef uint32_t clock[17]
     cdef Node *e
-    cdef int32_t j = s.heads[hash_of(obj)]
+    cdef int32_t j
+    if f.kind == SYNC_RCU_FREE:
+        clock_of_free(s, clock)
+    else:
+        clock_of_agent(s, f.agent, clock)
+    if f.kind == SYNC_RCU_FREE or f.kind == SYNC_ABORT:
+        j = <int32_t>s.n - 1
+        while j >= 0:
+            e = &s.node[j]
+            if e.agent != f.agent and conflict(s, e.kind, e.obj, e.arg, f.kind, f.obj, f.arg):
+                race_with(s, j, f, clock, causal)
+            j -= 1
+        return
+    j = s.heads[hash_of(f.obj)]
     while j >= 0:
         e = &s.node[j]
-        if e.obj == obj and e.kind != SYNC_RETRY and e.agent != p:
-            if clock[e.agent] <= <uint32_t>j:
-                if not (reads(g.kind) and reads(e.kind)) and together(g.kind, e.kind) and race_at(s, j, p):
-                    break
-            elif not reads(e.kind):
+        if e.obj == f.obj and e.kind != SYNC_RETRY:
+            if clock[e.agent] > <uint32_t>j and not reads(e.kind):
                 break
+            if not (reads(e.kind) and reads(f.kind)) and together(e.kind, f.kind):
+                race_with(s, j, f, clock, causal)
         j = e.prev
     j = s.last_free
     while j >= 0:
-        e = &s.node[j]
-        if clock[e.agent] <= <uint32_t>j and free_conflicts(s, e.obj, g.kind, obj, arg) and race_at(s, j, p):
-            break
-        j = e.prev
+        if free_conflicts(s, s.node[j].obj, f.kind, f.obj, f.arg):
+            race_with(s, j, f, clock, causal)
+        j = s.node[j].prev
 
 
-cdef void races_of_retry(Search *s, int p, const uint32_t *clock) noexcept nogil:
-    """p's loop stands: the last step before which it could have found a word changed."""
-    cdef const Agent *g = &s.x.agent[p]
-    cdef Node *e
-    cdef int32_t j = <int32_t>s.n - 1
-    while j >= 0:
-        e = &s.node[j]
-        if (e.agent != p and clock[e.agent] <= <uint32_t>j and e.kind != SYNC_LOAD and e.kind != SYNC_RETRY
-                and e.enabled & (1u << p) and (e.kind == SYNC_RCU_FREE or agent_looks_at(g, e.obj))):
-            e.backtrack |= 1u << p
-            break
-        j -= 1
+cdef inline void race_with(Search *s, int32_t i, const Node *f, uint32_t *clock, bint causal) noexcept nogil:
+    if clock[s.node[i].agent] <= <uint32_t>i:
+        reverse(s, i, f, causal)
+        join(s, clock, i)
 
 
-cdef void races_of_free(Search *s, const uint32_t *clock) noexcept nogil:
-    cdef const Agent *g = &s.x.agent[s.x.nthreads]
-    cdef Node *e
-    cdef int32_t j = <int32_t>s.n - 1
-    while j >= 0:
-        e = &s.node[j]
-        if (e.kind != SYNC_RCU_FREE and clock[e.agent] <= <uint32_t>j
-                and free_conflicts(s, g.obj, e.kind, e.obj, e.arg) and race_at(s, j, g.id)):
-            break
-        j -= 1
-
-
-cdef void races_of_abort(Search *s, int p, const uint32_t *clock) noexcept nogil:
-    cdef int32_t j = <int32_t>s.n - 1
-    while j >= 0:
-        if s.node[j].agent != p and clock[s.node[j].agent] <= <uint32_t>j and race_at(s, j, p):
-            break
-        j -= 1
-
-
-cdef void races_of_new_offer(Search *s, int p) noexcept nogil:
-    """Looks for races between the steps made and what agent p now offers."""
+cdef void races_of_retry(Search *s, const Node *f, bint causal) noexcept nogil:
+    """f's loop stands: the steps before which it could have found a word changed."""
+    cdef const Agent *g = &s.x.agent[f.agent]
     cdef uint32_t clock[17]
-    cdef int kind = s.x.agent[p].kind
-    if kind == SYNC_DONE:
+    cdef Node *e
+    cdef int32_t j = <int32_t>s.n - 1
+    clock_of_agent(s, f.agent, clock)
+    while j >= 0:
+        e = &s.node[j]
+        if e.agent != f.agent and e.kind != SYNC_LOAD and e.kind != SYNC_RETRY and (
+                e.kind == SYNC_RCU_FREE or agent_looks_at(g, e.obj)):
+            race_with(s, j, f, clock, causal)
+        j -= 1
+
+
+cdef void races_of_standing(Search *s, int p, bint causal) noexcept nogil:
+    """Races of an offer that cannot happen now: what stands in its way might have come later."""
+    cdef Node f
+    if s.x.agent[p].kind == SYNC_DONE:
         return
-    clock_of_agent(s, p, clock)
-    if kind == SYNC_RETRY:
-        if not s.enabled & (1u << p) or s.x.lone:
-            races_of_retry(s, p, clock)
-    elif kind == SYNC_ABORT:
-        races_of_abort(s, p, clock)
+    offer_of(s, p, &f)
+    clock_of_step(s, &f, f.clock)
+    if f.kind == SYNC_RETRY:
+        races_of_retry(s, &f, causal)
     else:
-        races_of_access(s, p, clock)
+        races_of(s, &f, causal)
 
 
-cdef void races_with_step(Search *s, uint32_t i, uint32_t stood) noexcept nogil:
-    """Races of step i, just made, with what the others offered before it. stood: who cannot go on now."""
+cdef void races_after_step(Search *s, uint32_t i) noexcept nogil:
+    """Step i was made: those it brought to a stand could have gone before it; its agent may stand itself now."""
     cdef Node *e = &s.node[i]
-    cdef const Agent *q
+    cdef uint32_t stood = ~<uint32_t>0 if s.x.lone else ~s.enabled
+    cdef int p
+    if e.kind == SYNC_ABORT:
+        e.backtrack |= e.enabled
+        return
+    for p in range(s.x.nthreads):
+        if p != e.agent and e.enabled & stood & (1u << p):
+            e.backtrack |= 1u << p
+    if e.agent < s.x.nthreads and stood & (1u << e.agent):
+        races_of_standing(s, e.agent, True)
+
+
+cdef void races_at_end(Search *s) noexcept nogil:
+    """The execution is over: those who still stand."""
+    cdef uint32_t stood = ~<uint32_t>0 if s.x.lone else ~s.enabled
     cdef int p
     for p in range(s.x.nthreads):
-        q = &s.x.agent[p]
-        if p == e.agent or q.kind == SYNC_DONE:
-            continue
-        if q.kind == SYNC_RETRY:
-            if stood & e.enabled & (1u << p) or e.kind == SYNC_ABORT:
-                e.backtrack |= e.enabled & (1u << p)
-        elif e.kind == SYNC_RETRY:
-            if q.kind == SYNC_ABORT:
-                race_at(s, i, p)
-        elif conflict(s, q.kind, object_of(q), arg_of(q), e.kind, e.obj, e.arg) and together(q.kind, e.kind):
-            race_at(s, i, p)
-
-
-cdef void races_with_rcu(Search *s, uint32_t i) noexcept nogil:
-    """The RCU agent's part: its offer counts from the moment its grace period is over."""
-    cdef uint32_t clock[17]
-    cdef Agent *g = &s.x.agent[s.x.nthreads]
-    cdef Node *e = &s.node[i]
-    if g.kind != SYNC_RCU_FREE or rcu_ready(s.x.prog.rcu) == NULL:
-        s.rcu_epoch = 0
-        return
-    if s.rcu_epoch != g.arg:
-        s.rcu_epoch = g.arg
-        clock_of_free(s, clock)
-        races_of_free(s, clock)
-    elif e.agent != g.id and (e.kind == SYNC_ABORT or free_conflicts(s, g.obj, e.kind, e.obj, e.arg)):
-        race_at(s, i, g.id)
+        if stood & (1u << p):
+            races_of_standing(s, p, False)
 
 
 # ---- one execution -------------------------------------------------------------------------------------------
@@ -397,9 +411,7 @@ cdef uint32_t node_step(Search *s, uint32_t i) noexcept nogil:
     cdef Agent *g = &x.agent[e.agent]
     cdef uint32_t sleep = 0, asleep
     cdef int q
-    e.kind = g.kind
-    e.obj = object_of(g)
-    e.arg = arg_of(g)
+    offer_of(s, e.agent, e)
     if s.mode <= SEARCH_SLEEP and not e.lone:
         asleep = (e.sleep | e.done) & ~(1u << e.agent)
         for q in range(x.nagents):
@@ -407,18 +419,17 @@ cdef uint32_t node_step(Search *s, uint32_t i) noexcept nogil:
                 sleep |= 1u << q
     e.done |= 1u << e.agent
     if s.mode == SEARCH_DPOR:
-        clock_step(s, i)
+        clock_of_step(s, e, e.clock)
+        if e.kind != SYNC_RETRY:
+            races_of(s, e, False)
+        e.clock[e.agent] = i + 1
     path_push(s, i)
     s.n = i + 1
     exec_step(x, e.agent)
     s.transitions += 1
     s.enabled = exec_enabled(x)
     if s.mode == SEARCH_DPOR:
-        races_with_step(s, i, ~<uint32_t>0 if x.lone else ~s.enabled)
-        if e.kind != SYNC_ABORT and e.agent < x.nthreads:
-            races_of_new_offer(s, e.agent)
-        if x.nagents > x.nthreads:
-            races_with_rcu(s, i)
+        races_after_step(s, i)
     return sleep
 
 
@@ -463,7 +474,6 @@ cdef bint search_execution(Search *s) noexcept nogil:
     cdef bint fresh = not s.started
     s.started = True
     exec_begin(x)
-    s.rcu_epoch = 0
     if not repeat_prefix(s):
         s.exhausted = True
         return True
@@ -479,5 +489,7 @@ cdef bint search_execution(Search *s) noexcept nogil:
         i += 1
         if x.end != END_RUNNING:
             break
+    if s.mode == SEARCH_DPOR and x.end != END_PRUNED:
+        races_at_end(s)
     next_branch(s)
     return True

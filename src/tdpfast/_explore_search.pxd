@@ -45,7 +45,6 @@ cdef struct Search:
     int32_t heads[1024]
     int32_t last_free
     int32_t last_of[17]
-    uint64_t rcu_epoch   # of the callback whose races have been looked for
     uint64_t transitions
     uint64_t pruned
 
