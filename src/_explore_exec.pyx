@@ -7,8 +7,8 @@ from libc.string cimport memset
 from tdpfast._fiber cimport tdp_fiber_arm, tdp_fiber_map, tdp_fiber_switch, tdp_fiber_unmap
 from tdpfast._sync cimport (
     CHECK_PROGRESS, EV_STEP, SLOW_YIELD, SYNC_ABORT, SYNC_DONE, SYNC_HOOK, SYNC_LOAD, SYNC_OP,
-    SYNC_PUT_EXCL, SYNC_RCU_FREE, SYNC_READ_LOCK, SYNC_RETRY,
-    SYNC_START, SYNC_WAIT, Event, rcu_ready, rcu_run, sync_enabled, trace_new,
+    SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RCU_FREE, SYNC_READ_LOCK, SYNC_RETRY, SYNC_RMW, SYNC_START, SYNC_STORE,
+    SYNC_TRY_SHARED, SYNC_WAIT, Event, rcu_ready, rcu_run, sync_enabled, trace_new,
 )
 
 
@@ -154,9 +154,12 @@ cdef void exec_begin(Exec *x) noexcept nogil:
 
 
 # ---- retry loops ---------------------------------------------------------------------------------------------
-# A round of a loop is decided by the words it looked at. It is worth repeating once one of them differs from what
-# the round found there. Words of an earlier round of the same operation count with their value at the last retry,
-# so that a loop around the loop is woken as well.
+# A round of a loop is decided by the words it looked at. Going round again is useless as long as each of them was left
+# alone by others during the round and since, and has the value that the round found first. What an operation did
+# before its loop counts as part of the first round: at worst the loop goes round once for nothing. Words of earlier
+# rounds count with their value at the last retry, so that a loop around the loop is woken as well.
+# A module lock word is held exclusively if bit 0 is set: nothing else in it concerns somebody who wants to share it.
+# What the loop itself did to such a word is no reason to go round.
 
 cdef inline uint64_t word_at(int kind, uint64_t obj) noexcept nogil:
     if kind == SYNC_WAIT:
@@ -165,8 +168,13 @@ cdef inline uint64_t word_at(int kind, uint64_t obj) noexcept nogil:
 
 
 cdef inline bint shows_word(int kind) noexcept nogil:
-    """The accesses whose object is a word that a loop may depend on."""
+    """Whether the object is a word in memory."""
     return SYNC_LOAD <= kind <= SYNC_PUT_EXCL or kind == SYNC_WAIT
+
+
+cdef inline bint may_decide(int kind) noexcept nogil:
+    """The accesses that a loop may depend on: what blocks tells nothing once it is passed."""
+    return SYNC_LOAD <= kind <= SYNC_RMW or SYNC_TRY_SHARED <= kind <= SYNC_PUT_EXCL
 
 
 cdef inline void seen_clear(Agent *g) noexcept nogil:
@@ -180,36 +188,59 @@ cdef inline void seen_clear(Agent *g) noexcept nogil:
         g.generation = 1
 
 
-cdef inline void seen_add(Agent *g, uint64_t obj) noexcept nogil:
-    """The agent is about to access the word at obj: the first value of the round counts."""
+cdef inline Seen *seen_find(Agent *g, uint64_t obj) noexcept nogil:
+    """The agent's note about the word at obj, made if there is none; NULL if there are too many."""
     cdef uint32_t h = <uint32_t>((obj * 0x9e3779b97f4a7c15u) >> 51)
     cdef SeenSlot *slot = &g.slots[h]
     cdef Seen *s
     while slot.generation == g.generation:
         s = &g.seen[slot.index]
         if s.obj == obj:
-            if s.round != g.round:
-                s.round = g.round
-                s.val = (<uint64_t *>obj)[0]
-            return
+            return s
         h = (h + 1) & (SEEN_SLOTS - 1)
         slot = &g.slots[h]
     if g.nseen == SEEN_MAX:
         g.seen_lost = True
-        return
+        return NULL
     slot.generation = g.generation
     slot.index = g.nseen
     s = &g.seen[g.nseen]
     g.nseen += 1
     s.obj = obj
-    s.val = (<uint64_t *>obj)[0]
-    s.round = g.round
+    s.round = <uint64_t>-1
+    return s
+
+
+cdef inline Seen *seen_access(Agent *g, int kind, uint64_t obj) noexcept nogil:
+    """The agent is about to access the word at obj; the caller sets Seen.after when it has."""
+    cdef Seen *s = seen_find(g, obj)
+    cdef uint64_t val = (<uint64_t *>obj)[0]
+    cdef uint64_t mask = 1 if kind == SYNC_TRY_SHARED or kind == SYNC_PUT_SHARED else ~<uint64_t>0
+    cdef bint blind = kind == SYNC_STORE or kind == SYNC_PUT_SHARED or kind == SYNC_PUT_EXCL
+    if s == NULL:
+        return NULL
+    if s.round != g.round:
+        s.round = g.round
+        s.first = val
+        s.mask = mask
+        s.own = blind or SYNC_TRY_SHARED <= kind
+        s.disturbed = False
+        return s
+    s.mask |= mask
+    if not blind and (val ^ s.after) & s.mask:
+        s.disturbed = True
+    return s
 
 
 cdef inline bint seen_changed(const Agent *g) noexcept nogil:
+    """Whether another round could differ from the last."""
+    cdef const Seen *s
+    cdef uint64_t val
     cdef uint32_t i
     for i in range(g.nseen):
-        if (<uint64_t *>g.seen[i].obj)[0] != g.seen[i].val:
+        s = &g.seen[i]
+        val = (<uint64_t *>s.obj)[0]
+        if s.disturbed or (val ^ s.after) & s.mask or (not s.own and (val ^ s.first) & s.mask):
             return True
     return False
 
@@ -240,7 +271,8 @@ cdef void retry_resume(Exec *x, Agent *g) noexcept nogil:
     g.has_key = True
     g.round += 1
     for i in range(g.nseen):
-        g.seen[i].val = (<uint64_t *>g.seen[i].obj)[0]
+        g.seen[i].first = g.seen[i].after = (<uint64_t *>g.seen[i].obj)[0]
+        g.seen[i].disturbed = False
 
 
 # ---- what can happen next ------------------------------------------------------------------------------------
@@ -314,18 +346,17 @@ cdef void check_quiescent(Exec *x) noexcept nogil:
 cdef void exec_step(Exec *x, int a) noexcept nogil:
     """Agent a performs the access it offers and runs on to its next offer. May set x.end."""
     cdef Agent *g = &x.agent[a]
-    cdef uint64_t val = 0
+    cdef Seen *seen = NULL
     cdef int kind = g.kind
-    if shows_word(kind):
-        val = word_at(kind, g.obj)
-        seen_add(g, g.obj & ~<uint64_t>7)
+    if may_decide(kind):
+        seen = seen_access(g, kind, g.obj & ~<uint64_t>7)
     x.schedule[x.depth] = a
     x.current = a
     g.at_op = False
     g.last_ran = x.depth
     g.cpu.step = x.depth
     if x.record:
-        record_step(x, g, val)
+        record_step(x, g, word_at(kind, g.obj) if shows_word(kind) else 0)
     x.depth += 1
     if kind == SYNC_ABORT:
         x.end = END_ABORT
@@ -338,6 +369,8 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
         elif kind == SYNC_HOOK and x.prog.python_hook != NULL:
             x.prog.python_hook(g.cpu)
         run_to_offer(x, g)
+        if seen != NULL:
+            seen.after = (<uint64_t *>seen.obj)[0]
     rcu_offer(x)
     if x.depth >= x.max_steps and x.end == END_RUNNING:
         x.end = END_STEPS

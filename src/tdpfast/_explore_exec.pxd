@@ -42,11 +42,15 @@ cdef enum EndKind:
     END_PRUNED           # sleep sets: everything from here was explored on another path
     END_DIVERGED         # the program did not repeat itself
 
-# A word an agent looked at, with its value before the agent's first access of this round.
+# A word an agent looked at in this operation, and how it stood in the last round of its loop that touched it.
 cdef struct Seen:
     uint64_t obj
-    uint64_t val
+    uint64_t first       # before the first access of the round
+    uint64_t after       # after the last one
+    uint64_t mask        # the bits that matter
     uint64_t round
+    bint own             # what the agent itself did to it is no reason to look again
+    bint disturbed       # others changed it between two accesses of one round
 
 cdef struct SeenSlot:
     uint32_t generation
