@@ -12,7 +12,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from cpython.exc cimport PyErr_CheckSignals
 
 from tdpfast._explore_exec cimport (
-    END_ABORT, END_DIVERGED, END_DONE, END_PRUNED, END_SPIN, END_STEPS, END_STUCK, StepRecord, exec_finish,
+    END_DIVERGED, END_PRUNED, END_STEPS, StepRecord, exec_finish,
     exec_free, exec_init,
 )
 from tdpfast._explore_search cimport (
@@ -122,7 +122,7 @@ cdef void engine_note(Engine *e) noexcept nogil:
         e.executions += 1
     if x.depth > e.max_depth:
         e.max_depth = x.depth
-    if x.end == END_STEPS or x.end == END_SPIN or x.end == END_DIVERGED:
+    if x.end == END_STEPS or x.spun or x.end == END_DIVERGED:
         e.complete = False
     if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.digest != NULL:
         digest_add(&e.digests, x.prog.digest(x.prog.user))
@@ -284,6 +284,7 @@ cdef class Explorer:
             "transitions": e.search.transitions + e.walk.transitions,
             "max_depth": e.max_depth,
             "complete": bool(e.complete and e.finished),
+            "exhausted": bool(e.strategy <= EXPLORE_BOUND and e.search.exhausted),
             "finished": bool(e.finished),
             "timed_out": bool(e.timed_out),
             "checks": e.checks,
@@ -296,7 +297,18 @@ cdef class Explorer:
     def states(self):
         """The digests of the final states seen, sorted; empty if the program has no digest."""
         found = [self.e.digests.slot[i] for i in range(self.e.digests.cap) if self.e.digests.slot[i]]
-        return sorted(found + [0] if self.e.digests.zero else found)
+        return sorted([*found, 0] if self.e.digests.zero else found)
+
+    def try_schedule(self, schedule):
+        """Follows a schedule where it can be, without traces: dict of checks, end and the schedule that ran."""
+        cdef uint32_t bits
+        self.run_script(bytes(schedule), WALK_FOLLOW, False)
+        bits = exec_finish(&self.e.exec)
+        return {
+            "checks": bits,
+            "end": END_NAMES[<int>self.e.exec.end],
+            "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
+        }
 
     def replay(self, schedule, *, follow=False):
         """Runs one schedule again with traces on: dict of checks, end, schedule, steps.
@@ -319,7 +331,6 @@ cdef class Explorer:
         return {
             "checks": bits,
             "end": END_NAMES[<int>self.e.exec.end],
-            "fair": bool(self.e.exec.fair),
             "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
             "state": digest,
             "steps": steps,

@@ -133,11 +133,11 @@ cdef void exec_begin(Exec *x) noexcept nogil:
     x.end = END_RUNNING
     x.checks = 0
     x.nsteps = 0
-    x.fair = True
+    x.spun = False
     for i in range(x.nagents):
         g = &x.agent[i]
         g.at_op = True
-        g.equal = g.last_ran = 0
+        g.equal = 0
         if not x.record:
             g.cpu.trace = NULL
         elif g.cpu.trace == NULL:
@@ -181,6 +181,7 @@ cdef inline void seen_clear(Agent *g) noexcept nogil:
     """A new operation has looked at nothing yet. Slots of older generations count as empty."""
     g.nseen = 0
     g.round = 0
+    g.equal = 0
     g.has_key = g.seen_lost = False
     g.generation += 1
     if g.generation == 0:
@@ -263,10 +264,9 @@ cdef void retry_resume(Exec *x, Agent *g) noexcept nogil:
     if g.has_key and g.last_key == g.obj:
         g.equal += 1
         if g.equal >= x.retry_bound:
-            x.end = END_SPIN
+            x.spun = True
     else:
         g.equal = 0
-        g.equal_since = x.depth
     g.last_key = g.obj
     g.has_key = True
     g.round += 1
@@ -292,22 +292,42 @@ cdef inline bint agent_enabled(Exec *x, Agent *g) noexcept nogil:
 
 
 cdef uint32_t exec_enabled(Exec *x) noexcept nogil:
-    """The agents that can make a step, as bits."""
-    cdef uint32_t mask = 0
+    """The agents that can make a step, as bits.
+
+    A loop that went round retry_bound times with one key rests until nobody else can go on, as in fair scheduling
+    (Musuvathi and Qadeer, PLDI 2008), or makes a step outside such rounds. If all that are left rest, they keep each
+    other awake for ever.
+    """
+    cdef uint32_t mask = 0, resting = 0
+    cdef Agent *g
     cdef int i
     for i in range(x.nagents):
-        if x.agent[i].kind != SYNC_DONE and agent_enabled(x, &x.agent[i]):
-            mask |= 1u << i
+        g = &x.agent[i]
+        if g.kind == SYNC_DONE or not agent_enabled(x, g):
+            continue
+        if g.kind == SYNC_RETRY and g.equal >= x.retry_bound and not key_changed(g):
+            resting |= 1u << i
+            continue
+        mask |= 1u << i
     x.lone = False
     if mask == 0:
         for i in range(x.nthreads):
             if x.agent[i].kind == SYNC_RETRY and key_changed(&x.agent[i]):
                 mask |= 1u << i
         x.lone = mask != 0
+    x.resting = mask == 0 and resting != 0
     return mask
 
 
 # ---- one step -------------------------------------------------------------------------------------------------
+
+cdef void wake_resting(Exec *x) noexcept nogil:
+    """Somebody who does not merely go round makes a step: that may be what the resting loops need."""
+    cdef int i
+    for i in range(x.nthreads):
+        if x.agent[i].equal >= x.retry_bound:
+            x.agent[i].equal = 1
+
 
 cdef void record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
     cdef size_t cap
@@ -350,10 +370,11 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     cdef int kind = g.kind
     if may_decide(kind):
         seen = seen_access(g, kind, g.obj & ~<uint64_t>7)
+    if x.spun and g.equal == 0:
+        wake_resting(x)
     x.schedule[x.depth] = a
     x.current = a
     g.at_op = False
-    g.last_ran = x.depth
     g.cpu.step = x.depth
     if x.record:
         record_step(x, g, word_at(kind, g.obj) if shows_word(kind) else 0)
@@ -380,24 +401,12 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
 
 # ---- the end --------------------------------------------------------------------------------------------------
 
-cdef bint spin_was_fair(Exec *x) noexcept nogil:
-    """Whether everybody who can go on did so while the loop went round: otherwise its spinning proves nothing."""
-    cdef uint32_t since = x.agent[x.current].equal_since
-    cdef int i
-    for i in range(x.nagents):
-        if x.agent[i].kind in (SYNC_DONE, SYNC_RETRY) or i == x.current:
-            continue
-        if agent_enabled(x, &x.agent[i]) and x.agent[i].last_ran <= since:
-            return False
-    return True
-
-
 cdef void exec_stop(Exec *x) noexcept nogil:
     """Nobody is enabled: says whether that is the end or a standstill."""
     cdef int i
-    x.end = END_DONE
+    x.end = END_SPIN if x.resting else END_DONE
     for i in range(x.nthreads):
-        if x.agent[i].kind != SYNC_DONE:
+        if x.end == END_DONE and x.agent[i].kind != SYNC_DONE:
             x.end = END_STUCK
 
 
@@ -405,12 +414,10 @@ cdef uint32_t exec_finish(Exec *x) noexcept nogil:
     """Check bits of the execution that ended."""
     cdef uint32_t bits = x.checks
     cdef int i
-    if x.end == END_SPIN:
-        x.fair = spin_was_fair(x)
     detach(x)
     for i in range(x.nagents):
         bits |= x.agent[i].cpu.checks
-    if x.end == END_STUCK or (x.end == END_SPIN and x.fair):
+    if x.end == END_STUCK or x.end == END_SPIN:
         bits |= CHECK_PROGRESS
     if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.check != NULL:
         bits |= x.prog.check(x.prog.user, x.end == END_DONE)

@@ -37,7 +37,7 @@ cdef enum EndKind:
     END_DONE             # every thread returned
     END_STUCK            # nobody can go on: deadlock, or a retry loop in a state nobody changes
     END_ABORT            # BUG() or a livelock that the code itself saw
-    END_SPIN             # a loop went round too often with one key
+    END_SPIN             # loops that keep each other awake went round too often with one key
     END_STEPS            # too long
     END_PRUNED           # sleep sets: everything from here was explored on another path
     END_DIVERGED         # the program did not repeat itself
@@ -76,8 +76,6 @@ cdef struct Agent:
     bint seen_lost
     uint64_t last_key    # of the last retry
     uint32_t equal       # retries in a row with that key
-    uint32_t equal_since # step of the first of them
-    uint32_t last_ran    # step
     uint32_t nseen       # words looked at in this operation
     uint32_t generation  # of slots
     uint64_t round
@@ -100,7 +98,8 @@ cdef struct Exec:
     uint32_t retry_bound
     int end              # EndKind
     bint lone            # exec_enabled() found only loops whose key changed
-    bint fair            # END_SPIN: nobody who could go on was left standing
+    bint spun            # a loop was made to rest: what it would have done instead was not explored
+    bint resting         # exec_enabled() found nobody but such loops
     bint replaying       # a prefix that was checked before
     bint record          # keep StepRecords and traces
     uint32_t checks      # found on the way
