@@ -395,7 +395,7 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     rcu_offer(x)
     if x.depth >= x.max_steps and x.end == END_RUNNING:
         x.end = END_STEPS
-    if x.prog.check_every_quiescent and not x.replaying:
+    if x.prog.check_every_quiescent and not x.replaying and x.prog.check != NULL:
         check_quiescent(x)
 
 
@@ -417,6 +417,7 @@ cdef uint32_t exec_finish(Exec *x) noexcept nogil:
     detach(x)
     for i in range(x.nagents):
         bits |= x.agent[i].cpu.checks
+        x.agent[i].cpu.trace = x.agent[i].trace
     if x.end == END_STUCK or x.end == END_SPIN:
         bits |= CHECK_PROGRESS
     if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.check != NULL:

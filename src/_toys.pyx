@@ -14,11 +14,12 @@ import random
 from tdpfast._explore cimport ProgramRef
 from tdpfast._explore_exec cimport MAX_THREADS, Program
 from tdpfast._sync cimport (
-    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_STAT, RW_WRITER, SLOW_CHECK, SYNC_HOOK, SYNC_OP,
-    SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Rcu, RcuHead, RwLock, SpinLock,
+    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_STAT, SLOW_CHECK, SYNC_HOOK, SYNC_OP,
+    SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock,
+    Trace,
     call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock,
     sync_abort, sync_init_cpu, sync_load, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_wait_eq,
-    sync_xchg, write_lock, write_unlock,
+    sync_xchg, trace_free, trace_reset, write_lock, write_unlock,
 )
 
 from tdpfast.errors import UsageError
@@ -94,6 +95,7 @@ cdef struct Toy:
     int words
     int mappers
     bint broken
+    Trace trace          # all CPUs', in order
     int counter          # STAT unless word 0 ends with this value; -1: not checked
 
 
@@ -114,12 +116,24 @@ cdef class ToyRef(ProgramRef):
             for i in range(MAX_THREADS):
                 free(self.t.script[i].code)
             free(self.t.pages)
+            trace_free(&self.t.trace)
         free(self.t)
 
     @property
     def words(self):
         """The words as the last execution left them."""
         return [self.t.word[i] for i in range(WORDS)]
+
+    @property
+    def trace(self):
+        """What the last replay recorded: (event kind, cpu, step, first four operands)."""
+        cdef Event *e
+        cdef size_t i
+        events = []
+        for i in range(self.t.trace.n):
+            e = &self.t.trace.ev[i]
+            events.append((e.kind, e.cpu, e.step, e.a[0], e.a[1], e.a[2], e.a[3]))
+        return events
 
 
 cdef void toy_setup(Toy *t, int nthreads) noexcept nogil:
@@ -128,6 +142,7 @@ cdef void toy_setup(Toy *t, int nthreads) noexcept nogil:
     for i in range(nthreads + 1):
         sync_init_cpu(&t.cpu[i], i)
         t.cpu[i].vm = t
+        t.cpu[i].trace = &t.trace
         t.cpus[i] = &t.cpu[i]
     p.nthreads = nthreads
     p.cpus = t.cpus
@@ -335,6 +350,7 @@ cdef void script_reset(void *user) noexcept nogil:
     cdef Rcu *r = &t.rcu
     cdef int i
     cdef uint32_t no_grace = r.no_grace
+    trace_reset(&t.trace)
     for i in range(WORDS):
         t.word[i] = t.initial[i]
         t.spin[i].val = t.rw[i].val = 0
@@ -400,11 +416,11 @@ cdef int load_thread(Toy *t, int i, list code) except -1:
     return 0
 
 
-def script(threads, *, initial=(), counter=-1, rcu=False, grace=True, hidden=False):
+def script(threads, *, initial=(), counter=-1, rcu=False, grace=True, hidden=False, every=False):
     """A program from one instruction list per thread, for example [("lock", 0), ("add", 0, 1), ("unlock", 0)].
 
     counter: the check `stat` fails unless word 0 ends so. rcu: with read sections and pages that can be freed;
-    grace=False frees them without waiting for readers.
+    grace=False frees them without waiting for readers. every: check between operations, too.
     """
     if not 1 <= len(threads) <= MAX_THREADS or len(initial) > WORDS:
         raise UsageError("1 to 16 threads and at most 16 words")
@@ -428,6 +444,7 @@ def script(threads, *, initial=(), counter=-1, rcu=False, grace=True, hidden=Fal
     t.program.digest = script_digest
     t.program.python_hook = call_hook
     t.program.hidden_state = hidden
+    t.program.check_every_quiescent = every
     ref.p = &t.program
     return ref
 

@@ -10,6 +10,8 @@ class ToyRef(ProgramRef):
     def words(self) -> list[int]: ...
     @property
     def hooks(self) -> list[tuple[int, int]]: ...
+    @property
+    def trace(self) -> list[tuple[int, ...]]: ...
 
 def freeze(mappers: int, *, words: int = 2, broken: bool = False) -> ToyRef: ...
 def script(
@@ -20,6 +22,7 @@ def script(
     rcu: bool = False,
     grace: bool = True,
     hidden: bool = False,
+    every: bool = False,
 ) -> ToyRef: ...
 def random_threads(
     seed: int,

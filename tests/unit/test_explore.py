@@ -1,5 +1,7 @@
 """The exploration engine on toy programs whose answers are known."""
 
+import signal
+
 import pytest
 
 from tdpfast import _toys as toys
@@ -221,6 +223,38 @@ def test_replay_repeats_every_step():
     assert first == second and first["checks"] == CHECK_STAT and first["schedule"] == schedule
     kinds = [KIND_NAMES[step[1]] for step in first["steps"]]
     assert sorted(kinds) == ["load", "load", "store", "store"]
+
+
+def test_replay_writes_every_step_into_the_trace():
+    program = counter(True)
+    explorer = Explorer(program)
+    explorer.run()
+    assert program.trace == []        # a search records nothing
+    steps = explorer.replay(b"\0" * 4 + b"\1" * 4)["steps"]
+    ev_step = {event[0] for event in program.trace}
+    assert len(ev_step) == 1 and [event[2] for event in program.trace] == list(range(8))
+    assert [(e[1], e[3], e[4], e[5]) for e in program.trace] == steps
+    loads = [value for _, kind, _, value in steps if KIND_NAMES[kind] == "load"]
+    assert loads == [0, 1]
+
+
+def test_check_between_operations():
+    thread = [("store", 0, 5), ("op",), ("store", 0, 2)]
+    assert run(toys.script([thread], counter=2))["checks"] == 0
+    assert run(toys.script([thread], counter=2, every=True))["checks"] == CHECK_STAT
+
+
+def test_interrupt_leaves_the_explorer_usable():
+    explorer = Explorer(toys.freeze(4), "random", max_executions=10**9)
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            explorer.run()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert 0 < explorer.result()["executions"] < 10**9
+    assert explorer.replay(b"", follow=True)["end"] == "done"
 
 
 def test_replay_of_a_schedule_that_does_not_fit_diverges():
