@@ -205,6 +205,7 @@ cdef void rcu_read_unlock(Cpu *c) noexcept nogil:
 cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
     """Queues the callback that frees page; False (and nothing queued) if it is queued already."""
     cdef Rcu *r = c.rcu
+    c.y_arg = page
     sync_point(c, SYNC_CALL_RCU, <uint64_t>r)
     if head.epoch != 0:
         c.checks |= CHECK_LIFE
@@ -212,6 +213,7 @@ cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
     rcu_queue_lock(r)
     head.next = NULL
     head.page = page
+    head.step = c.step
     head.epoch = tdp_fetch_add(&r.gp, 1) + 1
     if r.tail != NULL:
         r.tail.next = head
@@ -276,8 +278,9 @@ cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
     """Waits until every queued callback has run. Must not be called inside a read section."""
     cdef int n = 0
     cdef uint32_t spins = 0
-    while r.head != NULL:
-        n += rcu_run(c, r, 0)
+    while <RcuHead *>sync_load(c, <uint64_t *>&r.head) != NULL:
+        if not c.slow & SLOW_YIELD:   # under the explorer the RCU agent runs them, one step each
+            n += rcu_run(c, r, 0)
         if r.head != NULL:
             if c.slow & SLOW_YIELD:
                 sync_retry(c, <uint64_t>r.head)

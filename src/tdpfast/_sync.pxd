@@ -129,14 +129,15 @@ cdef struct RcuHead:
     RcuHead *next
     uint64_t epoch       # 0: not queued
     uint64_t page        # address of the page this callback frees
+    uint64_t step        # explorer: the step that queued it
 
 cdef struct Cpu
 
 cdef struct Rcu:
+    RcuHead *head        # first: the word a barrier looks at is the object itself
+    RcuHead *tail
     uint64_t gp          # grace-period counter; readers sample it
     SpinLock lock
-    RcuHead *head
-    RcuHead *tail
     Cpu **cpus           # everybody who may be inside a read section
     int32_t ncpu
     uint32_t no_grace    # broken design: callbacks do not wait for readers
