@@ -189,14 +189,23 @@ cdef void l2_remove_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t versio
 
 # ---- aliases ------------------------------------------------------------------------------------------------
 
+cdef uint64_t kept_attr(uint64_t e, bint pending) noexcept nogil:
+    """Attributes that survive when the L2 leaf e is written anew. Beside a pending L1 leaf (where it is blocked
+    already) the module loses the permissions."""
+    cdef uint64_t attr = l2_leaf_attr(e)
+    return attr & L2_SSS if pending else attr
+
+
 cdef void l2_alias_block(Cpu *c, Seam *s, Call *k) noexcept nogil:
+    cdef bint pending
     cdef uint64_t *ep
     cdef uint64_t e
     cdef int vm, at
     for vm in range(1, 4):
         if has_alias(k.entry, vm) and l2_find(c, s, k, vm, &ep, &e, &at):
             if e & SEPT_PS:
-                l2_write(c, s, ep, l2_leaf(e & SEPT_HPA, l2_leaf_attr(e), True))
+                pending = k.entry & SEPT_TDP != 0
+                l2_write(c, s, ep, l2_leaf(k.entry & SEPT_HPA, kept_attr(e, pending), True))
             else:
                 l2_write(c, s, ep, (e & SEPT_HPA) | SEPT_TDB)
 
@@ -224,9 +233,8 @@ cdef void l2_alias_free(Cpu *c, Seam *s, Call *k) noexcept nogil:
 
 
 cdef uint64_t l2_leaf_again(uint64_t hpa, uint64_t e, bint pending) noexcept nogil:
-    """The L2 leaf e for another page. Beside a pending L1 leaf it loses its permissions, as in the module."""
-    cdef uint64_t attr = l2_leaf_attr(e)
-    return l2_leaf(hpa, attr & L2_SSS if pending else attr, pending)
+    """The L2 leaf e for another page."""
+    return l2_leaf(hpa, kept_attr(e, pending), pending)
 
 
 cdef void l2_alias_move(Cpu *c, Seam *s, Call *k, uint64_t hpa) noexcept nogil:
@@ -240,13 +248,11 @@ cdef void l2_alias_move(Cpu *c, Seam *s, Call *k, uint64_t hpa) noexcept nogil:
 
 
 cdef uint64_t l2_attributes(Cpu *c, Seam *s, Call *k) noexcept nogil:
-    """Attributes of all VMs of the L1 leaf k.entry: VM i in bits 16i+15:16i."""
+    """Attributes of all VMs with an alias of k.entry (a table has all permissions): VM i in bits 16i+15:16i."""
     cdef uint64_t *ep
     cdef uint64_t e
     cdef uint64_t attr = 0
     cdef int vm, at
-    if not k.entry & SEPT_PS:
-        return 0
     for vm in range(1, 4):
         if has_alias(k.entry, vm) and l2_find(c, s, k, vm, &ep, &e, &at):
             attr |= (l2_leaf_attr(e) | L2_VALID) << (16 * vm)
