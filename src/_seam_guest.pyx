@@ -21,6 +21,7 @@ cdef enum EeqType:       # extended exit qualification, bits 3:0
 
 cdef enum:
     TDCALL_LENGTH = 4
+    ACCESS_LENGTH = 3
     ACCESS_WRITE = 2         # exit qualification
 
 
@@ -276,20 +277,28 @@ cdef uint64_t attr_wr_vm(Cpu *c, Seam *s, Call *k, SeamRegs *r, int vm, uint64_t
 
 cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs *r) noexcept nogil:
     """A write by the guest to gpa, as the hardware walks. same_rip: the instruction that faulted last runs again."""
-    cdef Call k
-    cdef Vp *vp
-    cdef uint64_t eeq = EEQ_NONE
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
+    cdef uint64_t *ep
+    cdef uint64_t e
+    cdef Vp *vp = vp_running(c, s)
+    if vp == NULL:
         return GUEST_NOT_INSIDE
     if not same_rip:
-        vp.rip += 3
-    k.gpa = gpa
-    sept_leaf(c, s, k.td, gpa, &k.ep, &k.entry)
-    if sept_enc(k.entry) == ENC_MAPPED:
-        vp.rip += 3
+        vp.rip += ACCESS_LENGTH
+    if sept_leaf(c, s, &s.td[vp.td], gpa, &ep, &e) <= 2 and e & SEPT_PS and e & ACCESS_WRITE:
+        vp.rip += ACCESS_LENGTH
         return GUEST_DONE
-    if sept_flags(k.entry) & ST_ACCEPTABLE:
-        if not k.td.td_ctls & 1:
+    return td_ept_violation(c, s, vp, gpa, r)
+
+
+cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) noexcept nogil:
+    """The module's answer to an EPT violation by a write: #VE for a page the guest has not accepted, else an exit."""
+    cdef Td *td = &s.td[vp.td]
+    cdef uint64_t *ep
+    cdef uint64_t e
+    cdef uint64_t eeq = EEQ_NONE
+    sept_leaf(c, s, td, gpa, &ep, &e)
+    if sept_flags(e) & ST_ACCEPTABLE:
+        if not td.td_ctls & 1:
             vp.ve_valid = 1
             vp.ve_gpa = gpa
             return GUEST_VE
