@@ -199,6 +199,8 @@ cdef struct Seam:
     uint64_t hkid_bits
     int32_t hkid_shift
     int32_t hkid_private     # the first private HKID
+    uint64_t seamrr_start    # [start, end): the module's own memory, no source of PAGE.ADD
+    uint64_t seamrr_end
     uint64_t kot_lock        # sharex
     uint64_t wbcache_lock
     uint8_t kot[64]          # state of each HKID (HkidState)
