@@ -79,6 +79,8 @@ cdef Seam *seam_new(int max_td, int max_vp) noexcept nogil:
         seam_free(s)
         return NULL
     s.hkid_shift = 46
+    s.seamrr_start = 0x7c000000
+    s.seamrr_end = 0x7e000000
     s.hkid_private = 32
     s.hkid_bits = <uint64_t>0x3f << 46
     s.pa_reserved = ~((<uint64_t>1 << 46) - 1)

@@ -10,10 +10,10 @@ from tdpfast._seam cimport *
 from tdpfast._seam_core cimport SEAM_MAX_LP, PamtEntry, Td, Vp, pamt_entry, pamt_touch, undo_word
 from tdpfast._seam_defs cimport sept_enc
 from tdpfast._seam_guest cimport (
-    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
-    tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
+    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access,
+    tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
 )
-from tdpfast._seam_vp cimport td_async_exit
+from tdpfast._seam_vp cimport td_async_exit, vp_running
 from tdpfast._sync cimport sync_init_cpu
 
 from tdpfast.errors import UsageError
@@ -166,6 +166,16 @@ cdef class SeamModule:
         cdef SeamRegs r
         memset(&r, 0, sizeof(r))
         cdef int res = td_guest_access(self.lp(lp), self.s, gpa, same_rip, &r)
+        return res, r.rax, r.rcx, r.rdx, r.r8
+
+    def ept_violation(self, int lp, uint64_t gpa):
+        """As guest_access(), but the write faults whatever the S-EPT says."""
+        cdef SeamRegs r
+        memset(&r, 0, sizeof(r))
+        cdef Vp *vp = vp_running(self.lp(lp), self.s)
+        if vp == NULL:
+            return GUEST_NOT_INSIDE, 0, 0, 0, 0
+        cdef int res = td_ept_violation(self.lp(lp), self.s, vp, gpa, &r)
         return res, r.rax, r.rcx, r.rdx, r.r8
 
     def td_async_exit(self, int lp):

@@ -21,6 +21,7 @@ cdef enum EeqType:       # extended exit qualification, bits 3:0
 
 cdef enum:
     TDCALL_LENGTH = 4
+    ACCESS_LENGTH = 3
     ACCESS_WRITE = 2         # exit qualification
 
 
@@ -156,7 +157,7 @@ cdef int tdg_mem_page_attr_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if guest_enter(c, s, &k, &vp) != GUEST_DONE:
         return GUEST_NOT_INSIDE
     r.rcx = r.rdx = 0
-    if rcx & 0xfff or gpa_decode(&k, rcx, 0, 0) != TDX_SUCCESS:
+    if gpa_decode(&k, rcx & ~<uint64_t>0xfff, 0, 0) != TDX_SUCCESS:
         return guest_return(vp, r, TDX_OPERAND_INVALID | OP_RCX)
     at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)
     if sept_flags(k.entry) & ST_ATTR_RD:
@@ -221,33 +222,54 @@ cdef uint64_t attr_wr_check(Call *k, uint64_t attr, uint64_t mask) noexcept nogi
 cdef uint64_t attr_wr_vms(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t attr, uint64_t mask) noexcept nogil:
     """Checks every VM named, then writes; the L1 entry is locked and given back here."""
     cdef uint64_t *ep[4]
-    cdef uint64_t old[4]
     cdef uint64_t new[4]
-    cdef uint64_t a, m
     cdef uint64_t entry = k.entry
-    cdef int vm, at
-    cdef uint64_t rcx = r.rcx
+    cdef uint64_t shown = 0
+    cdef uint64_t status
+    cdef int vm
     for vm in range(1, 4):
         ep[vm] = NULL
-        a = (attr >> (16 * vm)) & 0xffff
-        m = (mask >> (16 * vm)) & 0x7f
-        if not a & L2_VALID:
+        if not (attr >> (16 * vm)) & L2_VALID:
             continue
-        if not l2_find(c, s, k, vm, &ep[vm], &old[vm], &at):
+        status = attr_wr_vm(c, s, k, r, vm, attr >> (16 * vm), mask >> (16 * vm), &ep[vm], &new[vm])
+        if status != TDX_SUCCESS:
             entry_unlock(c, s, k.ep)
-            return TDX_L2_SEPT_WALK_FAILED | <uint64_t>vm << 16 | <uint64_t>at
-        new[vm] = (l2_leaf_attr(old[vm]) & ~m) | (a & m) if has_alias(entry, vm) else a & m
-        if new[vm] & (L2_W | L2_XS | L2_XU | L2_SSS) and not new[vm] & L2_R:
-            r.rdx = (l2_leaf_attr(old[vm]) | L2_VALID) << (16 * vm) if has_alias(entry, vm) else 0
-            entry_unlock(c, s, k.ep)
-            return TDX_PAGE_ATTR_INVALID
+            return status
+        shown |= (new[vm] | L2_VALID) << (16 * vm)
     for vm in range(1, 4):
-        if ep[vm] != NULL:
+        if ep[vm] == NULL:
+            continue
+        if new[vm] == 0:
+            l2_write(c, s, ep[vm], 0)
+            entry &= ~alias_bit(vm)
+        else:
             l2_write(c, s, ep[vm], l2_leaf(entry & SEPT_HPA, new[vm], entry & SEPT_TDP != 0))
             entry |= alias_bit(vm)
-    k.entry = entry
-    attr_regs(r, k, k.level, l2_attributes(c, s, k) )
+    attr_regs(r, k, k.level, shown)
     entry_write_unlock(c, s, k.ep, entry)
+    return TDX_SUCCESS
+
+
+cdef uint64_t attr_wr_vm(Cpu *c, Seam *s, Call *k, SeamRegs *r, int vm, uint64_t attr, uint64_t mask, uint64_t **ep,
+                         uint64_t *new) noexcept nogil:
+    """The new attributes of one VM, and its entry unless there is nothing to write."""
+    cdef uint64_t old = 0, e
+    cdef int at
+    mask &= 0x7f
+    if has_alias(k.entry, vm):
+        if not l2_find(c, s, k, vm, ep, &e, &at):
+            return TDX_L2_SEPT_WALK_FAILED | <uint64_t>vm << 16 | <uint64_t>at
+        old = l2_leaf_attr(e)
+    new[0] = (old & ~mask) | (attr & mask)
+    if new[0] & (L2_W | L2_XS | L2_XU | L2_SSS) and not new[0] & L2_R:
+        if has_alias(k.entry, vm):
+            r.rdx = (old | L2_VALID) << (16 * vm)
+        return TDX_PAGE_ATTR_INVALID
+    if new[0] == 0 and not has_alias(k.entry, vm):
+        ep[0] = NULL
+        return TDX_SUCCESS
+    if not has_alias(k.entry, vm) and not l2_find(c, s, k, vm, ep, &e, &at):
+        return TDX_L2_SEPT_WALK_FAILED | <uint64_t>vm << 16 | <uint64_t>at
     return TDX_SUCCESS
 
 
@@ -255,20 +277,28 @@ cdef uint64_t attr_wr_vms(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t attr, 
 
 cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs *r) noexcept nogil:
     """A write by the guest to gpa, as the hardware walks. same_rip: the instruction that faulted last runs again."""
-    cdef Call k
-    cdef Vp *vp
-    cdef uint64_t eeq = EEQ_NONE
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
+    cdef uint64_t *ep
+    cdef uint64_t e
+    cdef Vp *vp = vp_running(c, s)
+    if vp == NULL:
         return GUEST_NOT_INSIDE
     if not same_rip:
-        vp.rip += 3
-    k.gpa = gpa
-    sept_leaf(c, s, k.td, gpa, &k.ep, &k.entry)
-    if sept_enc(k.entry) == ENC_MAPPED:
-        vp.rip += 3
+        vp.rip += ACCESS_LENGTH
+    if sept_leaf(c, s, &s.td[vp.td], gpa, &ep, &e) <= 2 and e & SEPT_PS and e & ACCESS_WRITE:
+        vp.rip += ACCESS_LENGTH
         return GUEST_DONE
-    if sept_flags(k.entry) & ST_ACCEPTABLE:
-        if not k.td.td_ctls & 1:
+    return td_ept_violation(c, s, vp, gpa, r)
+
+
+cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) noexcept nogil:
+    """The module's answer to an EPT violation by a write: #VE for a page the guest has not accepted, else an exit."""
+    cdef Td *td = &s.td[vp.td]
+    cdef uint64_t *ep
+    cdef uint64_t e
+    cdef uint64_t eeq = EEQ_NONE
+    sept_leaf(c, s, td, gpa, &ep, &e)
+    if sept_flags(e) & ST_ACCEPTABLE:
+        if not td.td_ctls & 1:
             vp.ve_valid = 1
             vp.ve_gpa = gpa
             return GUEST_VE

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """S-EPT pages and leaf aliases of L2 VMs (see _seam_l2.pxd).
 
-Every function here may yield. An L2 leaf that is blocked keeps its permissions in other bits: R, W, Xu in 5:3, Xs in
+Every function here may yield. An L2 leaf that is blocked keeps its permissions in other bits: R, Xs, Xu in 5:3, W in
 59. It is blocked whenever the L1 leaf is blocked or pending.
 """
 
@@ -10,7 +10,10 @@ from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._sync cimport SYNC_STORE, sync_load, sync_point
 
-cdef uint64_t L2_SAVED_XS = <uint64_t>1 << 59
+cdef uint64_t L2_SAVED_R = 0x08
+cdef uint64_t L2_SAVED_XS = 0x10
+cdef uint64_t L2_SAVED_XU = 0x20
+cdef uint64_t L2_SAVED_W = <uint64_t>1 << 59
 cdef uint64_t L2_SSS_BIT = <uint64_t>1 << 60
 cdef uint64_t L2_XU_BIT = <uint64_t>1 << 10
 cdef uint64_t L2_TABLE = 0x407       # R, W, Xs, Xu
@@ -20,30 +23,33 @@ cdef uint64_t l2_leaf(uint64_t hpa, uint64_t attr, bint blocked) noexcept nogil:
     cdef uint64_t e = hpa | SEPT_PS | SEPT_IPAT
     if attr & L2_SSS:
         e |= L2_SSS_BIT
-    if blocked:
-        e |= SEPT_TDB | (attr & 3) << 3
-        if attr & L2_XS:
-            e |= L2_SAVED_XS
-        if attr & L2_XU:
-            e |= 0x20
-        return e
-    e |= SEPT_MT_WB | (attr & 7)
+    if not blocked:
+        e |= SEPT_MT_WB | (attr & 7)
+        return e | L2_XU_BIT if attr & L2_XU else e
+    e |= SEPT_TDB
+    if attr & L2_R:
+        e |= L2_SAVED_R
+    if attr & L2_W:
+        e |= L2_SAVED_W
+    if attr & L2_XS:
+        e |= L2_SAVED_XS
     if attr & L2_XU:
-        e |= L2_XU_BIT
+        e |= L2_SAVED_XU
     return e
 
 
 cdef uint64_t l2_leaf_attr(uint64_t e) noexcept nogil:
     cdef uint64_t attr = L2_SSS if e & L2_SSS_BIT else 0
-    if e & SEPT_TDB:
-        attr |= (e >> 3) & 3
-        if e & L2_SAVED_XS:
-            attr |= L2_XS
-        if e & 0x20:
-            attr |= L2_XU
-        return attr
-    attr |= e & 7
-    if e & L2_XU_BIT:
+    if not e & SEPT_TDB:
+        attr |= e & 7
+        return attr | L2_XU if e & L2_XU_BIT else attr
+    if e & L2_SAVED_R:
+        attr |= L2_R
+    if e & L2_SAVED_W:
+        attr |= L2_W
+    if e & L2_SAVED_XS:
+        attr |= L2_XS
+    if e & L2_SAVED_XU:
         attr |= L2_XU
     return attr
 
@@ -183,14 +189,23 @@ cdef void l2_remove_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t versio
 
 # ---- aliases ------------------------------------------------------------------------------------------------
 
+cdef uint64_t kept_attr(uint64_t e, bint pending) noexcept nogil:
+    """Attributes that survive when the L2 leaf e is written anew. Beside a pending L1 leaf (where it is blocked
+    already) the module loses the permissions."""
+    cdef uint64_t attr = l2_leaf_attr(e)
+    return attr & L2_SSS if pending else attr
+
+
 cdef void l2_alias_block(Cpu *c, Seam *s, Call *k) noexcept nogil:
+    cdef bint pending
     cdef uint64_t *ep
     cdef uint64_t e
     cdef int vm, at
     for vm in range(1, 4):
         if has_alias(k.entry, vm) and l2_find(c, s, k, vm, &ep, &e, &at):
             if e & SEPT_PS:
-                l2_write(c, s, ep, l2_leaf(e & SEPT_HPA, l2_leaf_attr(e), True))
+                pending = k.entry & SEPT_TDP != 0
+                l2_write(c, s, ep, l2_leaf(k.entry & SEPT_HPA, kept_attr(e, pending), True))
             else:
                 l2_write(c, s, ep, (e & SEPT_HPA) | SEPT_TDB)
 
@@ -217,6 +232,11 @@ cdef void l2_alias_free(Cpu *c, Seam *s, Call *k) noexcept nogil:
             l2_write(c, s, ep, 0)
 
 
+cdef uint64_t l2_leaf_again(uint64_t hpa, uint64_t e, bint pending) noexcept nogil:
+    """The L2 leaf e for another page."""
+    return l2_leaf(hpa, kept_attr(e, pending), pending)
+
+
 cdef void l2_alias_move(Cpu *c, Seam *s, Call *k, uint64_t hpa) noexcept nogil:
     """RELOCATE: the aliases name the new page, and are usable again with the L1 leaf."""
     cdef uint64_t *ep
@@ -224,17 +244,15 @@ cdef void l2_alias_move(Cpu *c, Seam *s, Call *k, uint64_t hpa) noexcept nogil:
     cdef int vm, at
     for vm in range(1, 4):
         if has_alias(k.entry, vm) and l2_find(c, s, k, vm, &ep, &e, &at):
-            l2_write(c, s, ep, l2_leaf(hpa, l2_leaf_attr(e), k.entry & SEPT_TDP != 0))
+            l2_write(c, s, ep, l2_leaf_again(hpa, e, k.entry & SEPT_TDP != 0))
 
 
 cdef uint64_t l2_attributes(Cpu *c, Seam *s, Call *k) noexcept nogil:
-    """Attributes of all VMs of the L1 leaf k.entry: VM i in bits 16i+15:16i."""
+    """Attributes of all VMs with an alias of k.entry (a table has all permissions): VM i in bits 16i+15:16i."""
     cdef uint64_t *ep
     cdef uint64_t e
     cdef uint64_t attr = 0
     cdef int vm, at
-    if not k.entry & SEPT_PS:
-        return 0
     for vm in range(1, 4):
         if has_alias(k.entry, vm) and l2_find(c, s, k, vm, &ep, &e, &at):
             attr |= (l2_leaf_attr(e) | L2_VALID) << (16 * vm)

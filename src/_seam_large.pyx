@@ -8,7 +8,7 @@ from tdpfast._atomic cimport tdp_fetch_add
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport (
-    alias_bit, has_alias, l2_find, l2_leaf, l2_leaf_attr, l2_page_reg, l2_walk_failed, l2_write,
+    alias_bit, has_alias, l2_find, l2_leaf_again, l2_page_reg, l2_walk_failed, l2_write,
 )
 from tdpfast._sync cimport sync_load
 
@@ -36,6 +36,8 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     if not sept_flags(k.entry) & ST_DEMOTE:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
+    if k.level == 1 and k.entry & SEPT_TDP:
+        k.entry &= ~SEPT_COUNTER
     large = entry_pamt(s, k.entry, k.level)
     status = blocked_and_tracked(c, s, &k, large, r)
     if status == TDX_SUCCESS:
@@ -111,26 +113,24 @@ cdef uint64_t demote_l2_lock(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mod
 
 
 cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2) noexcept nogil:
-    """Fills the L2 tables one by one, with a look for interrupts after each."""
+    """Fills the L2 tables one by one, with a look for interrupts before each."""
     cdef uint64_t *table
-    cdef uint64_t attr
     cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
     cdef uint64_t size = level_size(k.level - 1)
     cdef int vm, i, at
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
             continue
+        if interrupt_pending(s, c):
+            return TDX_INTERRUPTED_RESTARTABLE
         if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
             return l2_walk_failed(r, vm, l2.entry[vm], at)
         table = page_memory(s, l2_page_reg(r, vm)[0])
         undo_page(s, table)
-        attr = l2_leaf_attr(l2.entry[vm])
         for i in range(512):
             table[i] = 0
             if has_alias(k.entry, vm):
-                table[i] = l2_leaf(hpa + <uint64_t>i * size, attr, k.entry & SEPT_TDP != 0)
-        if interrupt_pending(s, c):
-            return TDX_INTERRUPTED_RESTARTABLE
+                table[i] = l2_leaf_again(hpa + <uint64_t>i * size, l2.entry[vm], k.entry & SEPT_TDP != 0)
     return TDX_SUCCESS
 
 

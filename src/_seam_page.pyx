@@ -47,7 +47,7 @@ cdef uint64_t tdh_mem_page_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 cdef uint64_t page_add_copy(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogil:
     cdef PageHold page
     cdef uint64_t status
-    if r.r9 & 0xfff or r.r9 >> 52 or is_private_hkid(s, r.r9) or tdmr_of(s, r.r9) != NULL:
+    if r.r9 & 0xfff or r.r9 >> 52 or is_private_hkid(s, r.r9) or s.seamrr_start <= r.r9 < s.seamrr_end:
         return TDX_OPERAND_INVALID | OP_R9
     status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status != TDX_SUCCESS:

@@ -152,6 +152,7 @@ cdef uint64_t tdh_mem_range_block(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     entry = (k.entry & ~(SEPT_RWX | SEPT_TDBW)) | SEPT_TDB
     if entry & SEPT_PS and entry & SEPT_TDP and k.level == 1:
         entry &= ~SEPT_COUNTER
+        k.entry &= ~SEPT_COUNTER
     if entry & SEPT_TDAL:
         l2_alias_block(c, s, &k)
     page = entry_pamt(s, entry, k.level)

@@ -199,6 +199,8 @@ cdef struct Seam:
     uint64_t hkid_bits
     int32_t hkid_shift
     int32_t hkid_private     # the first private HKID
+    uint64_t seamrr_start    # [start, end): the module's own memory, no source of PAGE.ADD
+    uint64_t seamrr_end
     uint64_t kot_lock        # sharex
     uint64_t wbcache_lock
     uint8_t kot[64]          # state of each HKID (HkidState)
@@ -357,7 +359,7 @@ cdef inline bint hp_promote(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
 cdef inline void hp_put_excl(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
     sync_point(c, SYNC_PUT_EXCL, <uint64_t>l)
     undo_word(s, l)
-    tdp_store_release(l, 0)
+    tdp_fetch_and(l, 2)          # whoever failed meanwhile keeps the host's priority
 
 # ---- S-EPT entries ----
 cdef inline int sept_index(uint64_t gpa, int level) noexcept nogil:

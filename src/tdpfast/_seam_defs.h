@@ -80,7 +80,7 @@ enum {
 #define SEPT_LEAF_SHOWN  0x800ffffffffff0ffULL   /* what the VMM sees of a leaf */
 
 #define SEPT_FREE        0x80e0000000000000ULL
-#define SEPT_REMOVED     0x80c0000000000000ULL
+#define SEPT_REMOVED     0x80c0100000000000ULL   /* migration epoch 0, valid */
 #define SEPT_LEAF_BITS   (SEPT_SVE | SEPT_PS | SEPT_IPAT | SEPT_MT_WB)
 #define SEPT_NL_BITS     (SEPT_SVE | SEPT_RWX)
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam_core cimport Seam, SeamRegs
+from tdpfast._seam_core cimport Seam, SeamRegs, Vp
 from tdpfast._sync cimport Cpu
 
 cdef enum GuestResult:
@@ -16,3 +16,4 @@ cdef int tdg_mem_page_accept(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef int tdg_mem_page_attr_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef int tdg_mem_page_attr_wr(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs *r) noexcept nogil
+cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) noexcept nogil

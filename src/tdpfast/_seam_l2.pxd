@@ -34,6 +34,7 @@ cdef inline uint64_t *l2_page_reg(SeamRegs *r, int vm) noexcept nogil:
 
 cdef uint64_t l2_leaf(uint64_t hpa, uint64_t attr, bint blocked) noexcept nogil
 cdef uint64_t l2_leaf_attr(uint64_t e) noexcept nogil
+cdef uint64_t l2_leaf_again(uint64_t hpa, uint64_t e, bint pending) noexcept nogil
 cdef int l2_public(uint64_t e) noexcept nogil
 cdef bint l2_find(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil
 cdef uint64_t l2_walk_failed(SeamRegs *r, int vm, uint64_t entry, int at) noexcept nogil

@@ -14,6 +14,12 @@ TDVPR = (0x1_0012_0000, 0x1_0013_0000, 0x1_0014_0000)
 SOURCE = 0x1000_0000
 NULL_PA = 2**64 - 1
 FREE = 0x80E0_0000_0000_0000
+TABLE = {4: 0x1_1000_3000, 3: 0x1_1000_0000, 2: 0x1_1000_1000, 1: 0x1_1000_2000}
+"""The S-EPT page that the entry of GPA 0 at a level names."""
+CHILD_TABLE = 0x1_1001_0000
+LEAF = {0: 0x1_1200_0000, 1: 0x1_1400_0000, 2: 0x1_4000_0000}
+"""The guest page that the entry of GPA 0 at a level names."""
+AUX = 0x1_1600_0000
 LIFECYCLE = {"TD_HKID_ASSIGNED": 0, "TD_KEYS_CONFIGURED": 1, "TD_BLOCKED": 2, "TD_TEARDOWN": 3}
 OP_STATES = {name: i for i, name in enumerate(
     "UNINITIALIZED INITIALIZED RUNNABLE LIVE_EXPORT PAUSED_EXPORT POST_EXPORT MEMORY_IMPORT STATE_IMPORT POST_IMPORT"
@@ -39,30 +45,36 @@ class Rig:
         self.module = SeamModule([TDMR0], [RESERVED], [TDMR1])
         self.key = None
 
-    def build(self, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3, attributes=None, td_ctls=0):
-        """A fresh machine: TD0 (and TD1 beside it) built and, from RUNNABLE on, finalised."""
-        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, attributes, td_ctls)
+    def build(self, prepare=None, case=None, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3):
+        """A fresh machine: TD0 (and TD1 beside it) built and, from RUNNABLE on, finalised.
+
+        prepare(rig) makes a state of it; consecutive cases of the same state share that work.
+        """
+        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, case)
         if key == self.key:
             self.module.restore()
             return
         self.module.reset([RESERVED])
-        self.key = key
-        self._td(0, levels, gpaw, num_l2, int(debug) if attributes is None else attributes, td_ctls)
-        self._td(1, levels, gpaw, num_l2, 0, 0)
+        self.key = None
+        self._td(0, levels, gpaw, num_l2, int(debug))
+        self._td(1, levels, gpaw, num_l2, 0)
         for v in range(nvcpu):
             self._vp(v, num_l2)
         if op_state >= 2:
             self.must("mr_finalize", rcx=TDR[0])
             self.must("mr_finalize", rcx=TDR[1])
         self.module.set_td(TDR[0], op_state=op_state)
+        if prepare is not None:
+            prepare(self)
         self.module.snapshot()
+        self.key = key
 
-    def _td(self, n, levels, gpaw, num_l2, attributes, td_ctls):
+    def _td(self, n, levels, gpaw, num_l2, attributes):
         self.must("mng_create", rcx=TDR[n], rdx=33 + n)
         self.must("mng_key_config", rcx=TDR[n])
         for i in range(6 + num_l2):
             self.must("mng_addcx", rcx=TDCX + n * 0x100000 + i * 4096, rdx=TDR[n])
-        self.must("mng_init", rcx=TDR[n], r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32, r10=td_ctls)
+        self.must("mng_init", rcx=TDR[n], r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32)
 
     def _vp(self, v, num_l2):
         self.must("vp_create", rcx=TDVPR[v], rdx=TDR[0])
@@ -70,6 +82,21 @@ class Rig:
             self.must("vp_addcx", rcx=TDVPR[v] + (i + 1) * 4096, rdx=TDVPR[v])
         self.must("vp_init", rcx=TDVPR[v])
         self.must("vp_flush", rcx=TDVPR[v])
+
+    def tables(self, bottom, gpa=0):
+        """S-EPT pages down to the one that holds the entry of gpa at level bottom."""
+        for level in range(self.module.td(TDR[0])["levels"] - 1, bottom, -1):
+            self.must("mem_sept_add", rcx=gpa & -(1 << 12 + 9 * level) | level, rdx=TDR[0], r8=TABLE[level])
+
+    def page(self, gpa, level, hpa):
+        """A pending guest page."""
+        if level < 2:
+            self.must("mem_page_aug", rcx=gpa | level, rdx=TDR[0], r8=hpa)
+            return
+        self.module.set_entry(TDR[0], gpa, level, hpa | 0x8100_0000_0000_00F0)
+        self.module.set_pamt(hpa, 2, pt=3, owner=TDR[0])
+        self.module.set_pamt(hpa, 1, owner=TDR[0])
+        self.module.set_td(TDR[0], chldcnt=self.module.td(TDR[0])["chldcnt"] + 512 * 512)
 
     def must(self, leaf, lp=0, **registers):
         """A call that has to succeed."""
@@ -90,6 +117,8 @@ class Rig:
                                                    registers.get("r8", 0), intr_after))
         if op == "guest_access":
             return guest_result((*self.module.guest_access(lp, registers["gpa"]), 0), access=True)
+        if op == "ept_violation":
+            return guest_result((*self.module.ept_violation(lp, registers["gpa"]), 0), access=True)
         if op == "td_async_exit":
             rax, rcx, rdx = self.module.td_async_exit(lp)
             return "vmm", f"TDEXIT:reason={rax}", rax, dict(rcx=rcx, rdx=rdx)
