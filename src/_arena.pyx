@@ -45,6 +45,8 @@ cdef void arena_destroy(Arena *a) noexcept nogil:
         munmap(a.sps, a.npages * sizeof(Sp))
     if a.freed != NULL:
         munmap(a.freed, a.npages)
+    if a.dirty != NULL:
+        munmap(a.dirty, a.npages)
     free(a.snap_pages)
     free(a.snap_sps)
     free(a.snap_freed)
@@ -63,10 +65,20 @@ cdef Sp *arena_pop(Arena *a) noexcept nogil:
     return NULL
 
 
-cdef Sp *arena_alloc(Arena *a) noexcept nogil:
-    """A page filled with a.fill and its descriptor in state SP_UNUSED; NULL when the arena is full."""
-    cdef Sp *sp = arena_pop(a)
+cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
+    """A page filled with a.fill and its descriptor in state SP_UNUSED; NULL when the arena (or the CPU's share of
+    it, while there are shares) is full."""
+    cdef Sp *sp = NULL
     cdef uint64_t index, i
+    cdef uint32_t cpu = <uint32_t>c.id & (ARENA_SHARES - 1)
+    if a.share:
+        if a.share_used[cpu] == a.share:
+            return NULL
+        index = a.share_base + cpu * a.share + a.share_used[cpu]
+        a.share_used[cpu] += 1
+        sp = &a.sps[index]
+    else:
+        sp = arena_pop(a)
     if sp == NULL:
         index = tdp_load_acquire(&a.next_fresh)
         while True:
@@ -98,6 +110,8 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     if a.keep_dead:
         sp.state = SP_FREED
         a.freed[sp.index] = 1
+        if a.dirty != NULL:
+            a.dirty[sp.index] = 1
         for i in range(SPTE_ENTRIES):
             sp.spt[i] = SPTE_POISON
         return
@@ -147,15 +161,24 @@ cdef void arena_watch(Arena *a, Cpu *c) noexcept nogil:
     c.page_freed = a.freed
     c.page_base = <uint64_t>a.base
     c.page_count = a.npages
+    c.page_dirty = a.dirty
     c.arena = a
     c.on_freed = on_freed
     c.slow |= SLOW_CHECK
 
 
-cdef int arena_snapshot(Arena *a) noexcept nogil:
-    """Remembers every page in use; 0, or -1 without memory. Nobody else may touch the arena meanwhile."""
+cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil:
+    """Remembers every page in use and gives each CPU `share` pages for what follows (0: no shares). 0, or -1 when
+    there is no memory or no room. Nobody else may touch the arena meanwhile."""
     cdef uint64_t n = a.next_fresh
     cdef void *p
+    if n + share * ARENA_SHARES > a.npages:
+        return -1
+    if a.dirty == NULL:
+        a.dirty = <uint8_t *>map_zeroed(a.npages)
+        if a.dirty == NULL:
+            return -1
+    memset(a.dirty, 0, n)
     if n > a.snap_cap:
         p = realloc(a.snap_pages, n << 12)
         if p == NULL:
@@ -176,15 +199,25 @@ cdef int arena_snapshot(Arena *a) noexcept nogil:
     a.snap_fresh = n
     a.snap_live = a.live
     a.snap_free_head = a.free_head
+    a.share = share
+    a.share_base = n
+    memset(a.share_used, 0, sizeof(a.share_used))
+    if share:
+        a.next_fresh = n + share * ARENA_SHARES
     return 0
 
 
 cdef void arena_restore(Arena *a) noexcept nogil:
-    """Puts the arena back to the last snapshot."""
-    memcpy(a.base, a.snap_pages, a.snap_fresh << 12)
+    """Puts the arena back to the last snapshot: copies the pages that were written since."""
+    cdef uint64_t i
+    for i in range(a.snap_fresh):
+        if a.dirty[i]:
+            a.dirty[i] = 0
+            memcpy(a.base + i * SPTE_ENTRIES, a.snap_pages + i * SPTE_ENTRIES, 4096)
     memcpy(a.sps, a.snap_sps, a.snap_fresh * sizeof(Sp))
     memcpy(a.freed, a.snap_freed, a.snap_fresh)
     memset(a.freed + a.snap_fresh, 0, a.next_fresh - a.snap_fresh)
-    a.next_fresh = a.snap_fresh
+    memset(a.share_used, 0, sizeof(a.share_used))
+    a.next_fresh = a.snap_fresh + a.share * ARENA_SHARES
     a.live = a.snap_live
     a.free_head = a.snap_free_head

@@ -11,7 +11,7 @@ from tdpfast._spte cimport (
 )
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
-    read_unlock, spin_lock, spin_unlock, sync_retry, trace3, trace5, write_lock, write_unlock,
+    read_unlock, spin_lock, spin_unlock, sync_retry, sync_store, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
@@ -272,11 +272,11 @@ cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     spte = tdp_read_once(sptep)
     if op.kind == OP_POKE_RAW:
         if level == op.level and not is_shadow_present_pte(spte):
-            tdp_write_once(sptep, op.value)
+            sync_store(c, sptep, op.value)
             res.ret = 0
     elif is_shadow_present_pte(spte) and is_last_spte(spte, level):
         spte = (spte | op.set_bits) & ~op.clear_bits
-        tdp_write_once(sptep, spte)
+        sync_store(c, sptep, spte)
         res.ret = level
         res.spte = spte
 

@@ -29,10 +29,13 @@ cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil:
         c.on_rmw(c, <uint64_t *>obj)
     if c.slow & SLOW_CHECK and SYNC_LOAD <= kind <= SYNC_RMW:
         page = (obj - c.page_base) >> 12
-        if obj >= c.page_base and page < c.page_count and c.page_freed[page]:
-            c.checks |= CHECK_LIFE
-            if c.on_freed != NULL:
-                c.on_freed(c, kind, obj)
+        if obj >= c.page_base and page < c.page_count:
+            if kind != SYNC_LOAD and c.page_dirty != NULL:
+                c.page_dirty[page] = 1
+            if c.page_freed[page]:
+                c.checks |= CHECK_LIFE
+                if c.on_freed != NULL:
+                    c.on_freed(c, kind, obj)
 
 
 cdef bint sync_enabled(const Cpu *c) noexcept nogil:

@@ -19,10 +19,10 @@ from tdpfast._spte cimport (
 )
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
-    EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
+    EV_PREPARE_ZAP, EV_RCU_AGAIN, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
-    sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
+    sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -31,7 +31,9 @@ from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
 cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept nogil:
     """KVM_BUG_ON() that fired: the VM is dead, the host goes on. Only the first one requests the vCPUs' end."""
-    cdef bint first = not kvm.vm_bugged
+    cdef bint first
+    sync_point(c, SYNC_RMW, <uint64_t>&kvm.vm_dead)
+    first = not kvm.vm_bugged
     kvm.vm_bugged = True
     kvm.vm_dead = True
     sync_assert(c, ASSERT_KVM_BUG_ON, fn, id)
@@ -71,7 +73,7 @@ cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil:
 
 cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil:
     """A table from the vCPU's caches, with a page for the external table if asked; NULL without memory."""
-    cdef Sp *sp = arena_alloc(kvm.arena)
+    cdef Sp *sp = arena_alloc(kvm.arena, c)
     if sp == NULL:
         return NULL
     if external and kvm.hooks.alloc_external != NULL:
@@ -103,7 +105,8 @@ cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexc
     if kvm.design.reclaim != RECLAIM_OP_RCU:
         if sp.external_spt:
             kvm_warn(c, b"tdp_mmu_free_sp_rcu_callback", b"external_spt_left")
-        sp.external_spt = 0
+        arena_free(kvm.arena, sp)
+        return
     tdp_mmu_free_sp(c, kvm, sp)
 
 

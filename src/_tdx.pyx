@@ -8,20 +8,22 @@ the read lock all the same runs, as in the kernel.
 
 from libc.string cimport memset
 
-from tdpfast._arena cimport SP_FREED, UAF_SP, sp_note_uaf
+from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load32, tdp_store32
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
     TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_vp, seamcall,
 )
 from tdpfast._seam_core cimport PT_NDA, PamtEntry, VP_ACTIVE, Vp
-from tdpfast._seam_defs cimport TDX_OPERAND_BUSY, TDX_SUCCESS
+from tdpfast._seam_defs cimport (
+    TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_SUCCESS, TDX_TLB_TRACKING_NOT_DONE,
+)
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
+    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
     EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
-    SLOW_CHECK, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
+    SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
     sync_wait_eq, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
@@ -71,6 +73,9 @@ cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, ui
 
 cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint64_t err) noexcept nogil:
     """TDX_BUG_ON(err) that fired: warns, kills the VM and prints the status, once per VM."""
+    if err >> 32 == TDX_TLB_TRACKING_NOT_DONE >> 32 or err >> 32 == TDX_GPA_RANGE_NOT_BLOCKED >> 32:
+        c.checks |= CHECK_EPOCH
+    sync_point(c, SYNC_RMW, <uint64_t>&t.vm.kvm.vm_dead)
     if t.vm.kvm.vm_bugged:
         # Silent in the kernel's log, but the call failed all the same.
         c.checks |= CHECK_KERNEL
@@ -171,6 +176,16 @@ cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef Tdx *t = tdx_of(kvm)
     cdef uint64_t n = 0
     cdef uint64_t i
+    cdef uint32_t cpu = <uint32_t>c.id & (ARENA_SHARES - 1)
+    if kvm.arena.share:
+        # Exploring: a share per CPU, as for the tables themselves.
+        i = t.sept_share_base + cpu * kvm.arena.share + t.sept_share_used[cpu]
+        if t.sept_share_used[cpu] == kvm.arena.share or i >= TDX_SEPT_PAGES:
+            return 0
+        t.sept_share_used[cpu] += 1
+        t.sept_state[i] = SEPT_PAGE_OWNED
+        tdp_fetch_add(&t.sept_owned, 1)
+        return t.sept_base + (i << 12)
     while n < TDX_SEPT_PAGES:
         i = tdp_fetch_add(&t.sept_next, 1) % TDX_SEPT_PAGES
         if t.sept_state[i] == SEPT_PAGE_FREE:

@@ -82,6 +82,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
     tdp_store32(&t.guest_busy[vcpu], 1)
     res.ret = 0
+    sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
     if t.vm.kvm.vm_dead:
         res.ret = -2
     else:
@@ -248,6 +249,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 
 cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
     """What ends the local retries of a private fault: the VM is dead."""
+    sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
     return vm.kvm.vm_dead
 
 

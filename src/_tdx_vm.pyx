@@ -7,7 +7,8 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport SP_FREED, SP_QUEUED, Sp, arena_watch, hpa_to_sp
 from tdpfast._ops cimport op_map
-from tdpfast._seam cimport SeamRecord, seam_record
+from tdpfast._seam cimport SeamRecord, seam_record, seam_td
+from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport SLOW_CHECK, Cpu
 from tdpfast._tdp_iter cimport pages_per_hpage
@@ -54,7 +55,6 @@ cdef class TdVmCore(VmCore):
         self.t.vm = self.vm
         self.t.livelock_after = livelock_after
         self.t.cut_at_next = cut_at_next
-        self.t.sept_cap = TDX_SEPT_PAGES
         self.t.sept_state = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
         self.t.sept_state_copy = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
         if self.t.sept_state == NULL or self.t.sept_state_copy == NULL:
@@ -182,6 +182,41 @@ cdef class TdVmCore(VmCore):
                             "freed" if child.state == SP_FREED else "queued"))
             else:
                 self.find_dangling(child, out)
+
+    def describe_module(self, uint64_t obj):
+        """The name of a module lock word or S-EPT entry, as the explorer's steps show it."""
+        cdef Td *td = seam_td(self.t.seam, self.t.tdr_pa)
+        cdef Tdmr *m = &self.t.seam.tdmr[0]
+        cdef uint64_t hpa
+        cdef int i
+        if td != NULL:
+            if obj == <uint64_t>&td.op_lock:
+                return "OP_STATE lock"
+            if obj == <uint64_t>&td.tree_lock:
+                return "SEPT_TREE lock"
+            if obj == <uint64_t>&td.epoch_lock:
+                return "TD_EPOCH lock"
+            if obj == <uint64_t>&td.td_epoch:
+                return "TD_EPOCH"
+            if <uint64_t>&td.refcount[0] <= obj <= <uint64_t>&td.refcount[1]:
+                return "REFCOUNT"
+        if obj == <uint64_t>&self.t.wait_for_sept_zap:
+            return "wait_for_sept_zap"
+        for i in range(TDX_MAX_VCPUS):
+            if obj == <uint64_t>&self.t.guest_busy[i]:
+                return f"vCPU {i} mode"
+        if <uint64_t>m.p4k <= obj < <uint64_t>(m.p4k + ((m.end - m.start) >> 12)):
+            hpa = m.start + (((obj - <uint64_t>m.p4k) // sizeof(PamtEntry)) << 12)
+            return f"PAMT 4K {hpa:#x}"
+        if <uint64_t>m.p2m <= obj < <uint64_t>(m.p2m + ((m.end - m.start) >> 21)):
+            hpa = m.start + (((obj - <uint64_t>m.p2m) // sizeof(PamtEntry)) << 21)
+            return f"PAMT 2M {hpa:#x}"
+        if <uint64_t>m.p1g <= obj < <uint64_t>(m.p1g + ((m.end - m.start) >> 30)):
+            hpa = m.start + (((obj - <uint64_t>m.p1g) // sizeof(PamtEntry)) << 30)
+            return f"PAMT 1G {hpa:#x}"
+        if <uint64_t>m.memory <= obj < <uint64_t>m.memory + (m.end - m.start):
+            return f"S-EPT entry {obj >> 3 & 511} of page {m.start + ((obj - <uint64_t>m.memory) & ~<uint64_t>0xfff):#x}"
+        return "module state"
 
     def in_guest(self):
         """The vCPUs that are inside the TD."""

@@ -327,6 +327,7 @@ cdef class VmCore:
     def __dealloc__(self):
         cdef int i
         if self.vm != NULL:
+            free(self.vm.kvm.hooks.native)
             arena_destroy(&self.vm.arena)
             free(self.vm)
         for i in range(self.ncpus):
@@ -340,6 +341,7 @@ cdef class VmCore:
                  bint want_direct=True, bint keep_dead=False):
         cdef Kvm *kvm = &self.vm.kvm
         self.design = design
+        self.py_hooks = {}
         if arena_init(&self.vm.arena, memory_pages, SHADOW_NONPRESENT_VALUE):
             raise MemoryError(f"no memory for {memory_pages} page-table pages")
         self.vm.arena.keep_dead = keep_dead
@@ -386,6 +388,12 @@ cdef class VmCore:
         self.vm.kvm.rcu.ncpu = self.ncpus
         return c
 
+    cdef raise_hook_error(self):
+        """What a Python hook raised since the last time, if anything."""
+        error, self.hook_error = self.hook_error, None
+        if error is not None:
+            raise error
+
     def set_tracing(self, bint on):
         """Records events from now on (or stops); the records so far are dropped."""
         trace_reset(&self.trace)
@@ -406,6 +414,7 @@ cdef class VmCore:
         with nogil:
             vm_run_op_guarded(self.cpus[0], self.vm, &op, &res)
         self.over = self.cpus[0].abort != 0
+        self.raise_hook_error()
         return result_dict(&op, self.cpus[0], &res, self.vm.tdx != NULL)
 
     def revive(self):

@@ -11,6 +11,7 @@ from tdpfast._sync cimport Cpu, Rcu, RcuHead, Trace
 cdef enum:
     SPTE_ENTRIES = 512
     ARENA_MAX_PAGES = 1 << 22
+    ARENA_SHARES = 32
 
 cdef extern from *:
     """
@@ -63,7 +64,12 @@ cdef struct Arena:
     bint keep_dead       # freed pages are poisoned and never reused
     uint64_t fill        # value of a fresh entry
     uint64_t op_seq      # number of the current operation, for use-after-free records
+    # While exploring, each CPU allocates from a share of its own, so that who allocates first changes nothing.
+    uint64_t share           # pages per CPU; 0: one allocator for all
+    uint64_t share_base
+    uint64_t share_used[ARENA_SHARES]
     # snapshot
+    uint8_t *dirty           # pages written since
     uint64_t snap_fresh
     uint64_t snap_live
     uint64_t snap_free_head
@@ -88,9 +94,9 @@ cdef void arena_watch(Arena *a, Cpu *c) noexcept nogil
 cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil
 cdef int arena_init(Arena *a, uint64_t npages, uint64_t fill) noexcept nogil
 cdef void arena_destroy(Arena *a) noexcept nogil
-cdef Sp *arena_alloc(Arena *a) noexcept nogil
+cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil
-cdef int arena_snapshot(Arena *a) noexcept nogil
+cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil
 cdef void arena_restore(Arena *a) noexcept nogil
 
 cdef inline uint64_t sp_hpa(const Sp *sp) noexcept nogil:

@@ -156,6 +156,7 @@ cdef struct Cpu:
     const uint8_t *page_freed
     uint64_t page_base
     uint64_t page_count
+    uint8_t *page_dirty  # one byte per page, set where this CPU writes: what a restore must copy back
     void *arena          # for on_freed
     void (*on_freed)(Cpu *c, int kind, uint64_t addr) noexcept nogil
     void (*on_rmw)(Cpu *c, uint64_t *sptep) noexcept nogil

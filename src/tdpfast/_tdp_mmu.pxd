@@ -71,6 +71,8 @@ cdef struct Hooks:           # the external half of kvm_x86_ops; NULL = not impl
     void (*free_external)(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
     void (*vm_dead)(Cpu *c, Kvm *kvm) noexcept nogil                # KVM_REQ_VM_DEAD to all vCPUs
     void *opaque
+    void *native             # Hooks *: the design's own, behind Python ones
+    void *python             # the VmCore whose Python hooks these are (borrowed: it owns the VM)
 
 cdef struct Slot:            # struct kvm_memory_slot
     uint64_t base_gfn

@@ -49,7 +49,8 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t sept_owned
     uint8_t *sept_state
     uint8_t *sept_state_copy
-    uint64_t sept_cap
+    uint64_t sept_share_base
+    uint64_t sept_share_used[32]
     uint32_t until_kick          # injections (bits) whose holder goes away at the next kick
     int32_t nactive              # operations in progress: the last one clears the injections
     # LIVELOCK rule of the recordings: that many identical failing hook calls in one operation
