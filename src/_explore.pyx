@@ -156,7 +156,8 @@ cdef void engine_run(Engine *e, double until) noexcept nogil:
     cdef uint32_t steps = 0
     cdef double t
     while not e.finished:
-        if e.max_executions and e.executions >= e.max_executions:
+        if (e.max_executions and e.executions >= e.max_executions) or (
+                e.max_transitions and e.search.transitions + e.walk.transitions >= e.max_transitions):
             e.finished = True
             e.complete = False
             break
@@ -195,7 +196,7 @@ cdef class Explorer:
     """
 
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
-                 max_executions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False, wanted=0):
+                 max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False, wanted=0):
         if program.p == NULL:
             raise UsageError("the program is empty")
         if strategy not in STRATEGIES:
@@ -212,6 +213,7 @@ cdef class Explorer:
         self.e.strategy = STRATEGIES.index(strategy)
         self.e.bound = bound
         self.e.max_executions = max_executions
+        self.e.max_transitions = max_transitions
         self.e.stop_first = stop_first
         self.e.wanted = wanted
         self.e.deadline = max_seconds      # relative until run() starts

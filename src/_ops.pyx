@@ -87,7 +87,8 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         fault.pfn = KVM_PFN_NOSLOT if op.noslot else op.pfn
         fault.max_level = op.level
         if op.is_private and kvm.has_mirror and not kvm.design.ungated:
-            fault.max_level = min(fault.max_level, kvm.design.max_level)
+            # Above 4K only where the promotion of a mirror table is kept from happening.
+            fault.max_level = min(fault.max_level, kvm.design.max_level if kvm.design.promo_block else 1)
         fault.write = op.write
         fault.exec_ = op.exec_
         fault.user = op.user

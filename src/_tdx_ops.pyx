@@ -20,7 +20,8 @@ from tdpfast._sync cimport (
 from tdpfast._tdp_mmu cimport (
     EIO, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm,
 )
-from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_map
+from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
+from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdx cimport (
     TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
 )
@@ -264,9 +265,25 @@ cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
     res.kind = GUEST_RET_STATUS
 
 
-cdef void free_pfn(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
-    """guest_memfd gives a page back to the host: the module must not use it any more."""
+cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Whether the mirror still has a leaf of that page for gfn."""
+    cdef uint64_t sptes[6]
+    cdef int level
+    if vm.kvm.vcpu_root[1] == NULL:
+        return False
+    level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vm.kvm.vcpu_root[1], gfn, sptes)
+    return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
+            and spte_to_pfn(sptes[level]) == pfn)
+
+
+cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
+    must not use it any more. -EBUSY (and nothing freed) while the mirror maps it."""
+    cdef Tdx *t = <Tdx *>vm.tdx
     cdef const PamtEntry *e
+    if mirror_maps(c, vm, op.gfn, op.pfn):
+        res.ret = -16
+        return
     sync_point(c, SYNC_LOAD, <uint64_t>pamt_peek(t.seam, op.pfn << 12, 0))
     e = pamt_peek(t.seam, op.pfn << 12, 0)
     if e != NULL and e.pt != PT_NDA:
@@ -300,7 +317,7 @@ cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif kind == OP_VM_DESTROY:
         tdx_vm_destroy(c, t)
     elif kind == OP_FREE_PFN:
-        free_pfn(c, t, op, res)
+        free_pfn(c, vm, op, res)
     else:
         return -1
     return 0

@@ -41,6 +41,7 @@ cdef struct Engine:
     uint32_t bound       # EXPLORE_BOUND: the largest; the current one is search.bound
     uint64_t executions
     uint64_t max_executions
+    uint64_t max_transitions
     uint64_t ends[8]     # by EndKind
     uint32_t max_depth
     uint32_t checks

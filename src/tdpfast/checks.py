@@ -1,0 +1,37 @@
+"""The checks: names, what each one means, and the bits the native core uses for them."""
+
+from __future__ import annotations
+
+NAMES = ("agree", "life", "page", "lock", "progress", "stat", "frozen", "epoch", "pamt", "kernel")
+"""By bit of the core's check masks."""
+
+MEANING = {
+    "agree": "mirror and S-EPT disagree at quiescence",
+    "life": "a table is used after its grace period, queued twice, or reachable although it is being freed",
+    "page": "a guest page is given back to the host while the module still maps it",
+    "lock": "a lockdep or RCU assertion fired",
+    "progress": "a retry loop in a state that nobody can change, or a deadlock",
+    "stat": "the page statistics do not match the tables",
+    "frozen": "a frozen SPTE is left behind",
+    "epoch": "a page was removed or demoted before its TLB tracking was complete",
+    "pamt": "the module's page metadata or child count does not match the S-EPT",
+    "kernel": "a kernel WARN, BUG or KVM_BUG_ON fired",
+}
+
+# Which check tells most when several are violated: what shows first in a report.
+WEIGHT = ("life", "page", "progress", "agree", "epoch", "frozen", "pamt", "lock", "stat", "kernel")
+
+
+def names_of(bits: int) -> list[str]:
+    """Names of the checks in a mask, sorted."""
+    return sorted(name for i, name in enumerate(NAMES) if bits >> i & 1)
+
+
+def bit_of(name: str) -> int:
+    """The mask of one check."""
+    return 1 << NAMES.index(name)
+
+
+def heaviest(names: list[str]) -> str:
+    """The check of a list that tells most."""
+    return next(name for name in WEIGHT if name in names)

@@ -1,0 +1,139 @@
+"""Scenarios: a VM, operations that set it up, one list of operations per thread, and what to expect.
+
+A scenario is data. Files are TOML or JSON and mirror the classes one to one:
+
+    name = "two-vcpus-fault-same-gfn"
+    [vm]
+    vcpus = 2
+    [[setup]]
+    op = "map"
+    gfn = 0x600
+    pfn = 0x140600
+    [[thread]]
+    name = "vcpu0"
+    ops = [{op = "map", gfn = 0x601, pfn = 0x140601}]
+    [expect]
+    "v7.3" = "holds"
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tdpfast.checks import NAMES
+from tdpfast.design import PRESETS
+from tdpfast.errors import UsageError
+
+VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
+TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "reason"}
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One thread: a name and its operations, in order, as mappings with `op`."""
+
+    name: str
+    ops: tuple[dict, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario.
+
+    vm: levels (4 or 5), vcpus, runnable, pending_ve_disable. expect: design -> "holds" or names of checks separated
+    by blanks that must be violated when the rules of today's callers are lifted. reason: design -> why it holds or
+    fails, for reports; the design "gated" says why nothing happens with the rules in place.
+    """
+
+    name: str
+    threads: tuple[Thread, ...]
+    setup: tuple[dict, ...] = ()
+    vm: Mapping[str, int] = field(default_factory=dict)
+    issue: str = ""
+    title: str = ""
+    text: str = ""
+    expect: Mapping[str, str] = field(default_factory=dict)
+    reason: Mapping[str, str] = field(default_factory=dict)
+
+    def canonical(self) -> str:
+        """The part of a scenario that decides what happens, as one line: what tokens are tied to."""
+        return json.dumps([self.name, sorted(self.vm.items()), self.setup, [t.ops for t in self.threads]],
+                          sort_keys=True)
+
+
+def need(condition: bool, where: str, what: str, fix: str) -> None:
+    if not condition:
+        raise UsageError(f"{where}: {what}", "not a scenario", fix)
+
+
+def op_list(where: str, what: str, value) -> tuple[dict, ...]:
+    """A list of operation tables."""
+    need(isinstance(value, list), where, f"{what} is no list of operations", "a list of {op = ...} tables")
+    for op in value:
+        need(isinstance(op, dict) and isinstance(op.get("op"), str), where, f"{what} holds {op!r}",
+             "tables with an op, such as {op = \"map\", gfn = 0x600, pfn = 0x140600}")
+    return tuple(value)
+
+
+def parse_vm(where: str, vm) -> dict[str, int]:
+    need(isinstance(vm, dict), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
+    for key, value in vm.items():
+        need(key in VM_FIELDS, where, f"vm has an unknown field {key!r}", "use " + ", ".join(VM_FIELDS))
+        need(isinstance(value, int) and value in VM_FIELDS[key], where, f"vm.{key} is {value!r}",
+             f"one of {list(VM_FIELDS[key])}")
+    return dict(vm)
+
+
+def parse_expect(where: str, expect) -> dict[str, str]:
+    need(isinstance(expect, dict), where, "expect is no table", "[expect] with design = \"holds\" or checks")
+    for design, text in expect.items():
+        need(design in PRESETS, where, f"expect names the design {design!r}", "use one of " + ", ".join(PRESETS))
+        words = text.split() if isinstance(text, str) else []
+        need(bool(words) and (words == ["holds"] or all(w in NAMES for w in words)), where,
+             f"expect.{design} is {text!r}", "\"holds\" or names of checks: " + ", ".join(NAMES))
+    return dict(expect)
+
+
+def parse(record, where: str) -> Scenario:
+    """A scenario from the mapping a file holds; UsageError names `where` and what is wrong."""
+    need(isinstance(record, dict), where, "the file holds no table", "the fields of tdpfast.scenario")
+    unknown = sorted(set(record) - TOP_FIELDS)
+    need(not unknown, where, f"unknown field {', '.join(unknown)}", "use " + ", ".join(sorted(TOP_FIELDS)))
+    name = record.get("name")
+    need(isinstance(name, str) and name != "", where, "no name", "name = \"...\"")
+    threads = record.get("thread")
+    need(isinstance(threads, list) and 1 <= len(threads) <= 16, where, "no threads, or more than 16",
+         "one [[thread]] with ops per thread")
+    parsed = []
+    for i, thread in enumerate(threads):
+        need(isinstance(thread, dict) and set(thread) <= {"name", "ops"}, where, f"thread {i} is {thread!r}",
+             "[[thread]] with name and ops")
+        parsed.append(Thread(str(thread.get("name", f"thread{i}")),
+                             op_list(where, f"thread {i}", thread.get("ops"))))
+    texts = {key: record.get(key, "") for key in ("issue", "title", "text")}
+    for key, value in texts.items():
+        need(isinstance(value, str), where, f"{key} is {value!r}", "a text")
+    reason = record.get("reason", {})
+    need(isinstance(reason, dict) and all(isinstance(v, str) for v in reason.values()), where,
+         "reason is no table of texts", "[reason] with design = \"why\"")
+    return Scenario(name=name, threads=tuple(parsed), setup=op_list(where, "setup", record.get("setup", [])),
+                    vm=parse_vm(where, record.get("vm", {})), expect=parse_expect(where, record.get("expect", {})),
+                    reason=dict(reason), **texts)
+
+
+def load(path: str | Path) -> Scenario:
+    """Reads a .toml or .json scenario; UsageError for a missing, unreadable or malformed file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}", str(error), "a scenario file or a catalogue's name") from error
+    try:
+        record = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is malformed", str(error), "TOML, or JSON in a .json file") from error
+    return parse(record, str(path))
