@@ -5,6 +5,7 @@ from tdpfast.conform._seam_rig import AUX, LEAF, LIFECYCLE, NULL_PA, SOURCE, TAB
 from tdpfast.conform._seam_states import prepare
 from tdpfast.conform.result import PASSED, Result, malformed
 from tdpfast.conform.seam_facts import SCENES
+from tdpfast.errors import UsageError
 
 NAME = "seam_locks"
 _LP = 1
@@ -213,7 +214,11 @@ class Lock:
 
     def read(self) -> int:
         if self.kind == "td":
-            return self.module.td(TDR[0])[self.where]
+            try:
+                self.word = self.module.td(TDR[0])[self.where]
+            except UsageError:       # the call reclaimed the TDR; nobody can have touched its locks since
+                pass
+            return self.word
         if self.kind == "pamt":
             return self.module.pamt(*self.where)[3]
         return self.module.walk(TDR[0], *self.where)[0]
@@ -424,7 +429,7 @@ FAULTS = {
     "TDR page type wrong": lambda rig, leaf, given, level: rig.module.set_pamt(TDR[0], pt=5),
     "TDR PAMT locked": lambda rig, leaf, given, level: rig.module.set_pamt(TDR[0], lock=1),
     "level out of range": _given("rcx", lambda given: given["rcx"] & ~7 | 5),
-    "GPA not aligned to level": _given("rcx", lambda given: given["rcx"] | 0x1000),
+    "GPA not aligned to level": _given("rcx", lambda given: given["rcx"] | 0x1000 | (given["rcx"] & 7 == 0)),
     "GPA shared bit": _given("rcx", lambda given: given["rcx"] | 1 << 47),
     "GPA reserved bits": _given("rcx", lambda given: given["rcx"] | 0x100),
     "HPA outside TDMR": _given("r8", 0x2000_0000),
