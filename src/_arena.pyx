@@ -4,6 +4,7 @@
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from tdpfast._sync cimport CHECK_LIFE, EV_UAF, SLOW_CHECK, SYNC_RMW, SYNC_STORE, Event, trace_new
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_try_cmpxchg
 
 cdef extern from "sys/mman.h" nogil:
@@ -44,6 +45,8 @@ cdef void arena_destroy(Arena *a) noexcept nogil:
         munmap(a.sps, a.npages * sizeof(Sp))
     if a.freed != NULL:
         munmap(a.freed, a.npages)
+    if a.dirty != NULL:
+        munmap(a.dirty, a.npages)
     free(a.snap_pages)
     free(a.snap_sps)
     free(a.snap_freed)
@@ -62,10 +65,20 @@ cdef Sp *arena_pop(Arena *a) noexcept nogil:
     return NULL
 
 
-cdef Sp *arena_alloc(Arena *a) noexcept nogil:
-    """A page filled with a.fill and its descriptor in state SP_UNUSED; NULL when the arena is full."""
-    cdef Sp *sp = arena_pop(a)
+cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
+    """A page filled with a.fill and its descriptor in state SP_UNUSED; NULL when the arena (or the CPU's share of
+    it, while there are shares) is full."""
+    cdef Sp *sp = NULL
     cdef uint64_t index, i
+    cdef uint32_t cpu = <uint32_t>c.id & (ARENA_SHARES - 1)
+    if a.share:
+        if a.share_used[cpu] == a.share:
+            return NULL
+        index = a.share_base + cpu * a.share + a.share_used[cpu]
+        a.share_used[cpu] += 1
+        sp = &a.sps[index]
+    else:
+        sp = arena_pop(a)
     if sp == NULL:
         index = tdp_load_acquire(&a.next_fresh)
         while True:
@@ -97,6 +110,8 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     if a.keep_dead:
         sp.state = SP_FREED
         a.freed[sp.index] = 1
+        if a.dirty != NULL:
+            a.dirty[sp.index] = 1
         for i in range(SPTE_ENTRIES):
             sp.spt[i] = SPTE_POISON
         return
@@ -109,10 +124,61 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
             return
 
 
-cdef int arena_snapshot(Arena *a) noexcept nogil:
-    """Remembers every page in use; 0, or -1 without memory. Nobody else may touch the arena meanwhile."""
+cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
+    """Use after free: one record per table, kind and operation, with a running count."""
+    cdef Event *e
+    cdef int i
+    c.checks |= CHECK_LIFE
+    if c.trace == NULL or c.dead:
+        return
+    if sp.uaf_op != a.op_seq:
+        sp.uaf_op = a.op_seq
+        for i in range(4):
+            sp.uaf_event[i] = 0
+    if sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
+        c.trace.ev[sp.uaf_event[kind] - 1].a[3] += 1
+        return
+    e = trace_new(c, EV_UAF)
+    e.a[0] = kind
+    e.a[1] = sp.level
+    e.a[2] = sp.gfn
+    e.a[3] = 1
+    sp.uaf_event[kind] = <uint32_t>c.trace.n
+
+
+cdef void on_freed(Cpu *c, int kind, uint64_t addr) noexcept nogil:
+    cdef Arena *a = <Arena *>c.arena
+    cdef int what = UAF_READ
+    if kind == SYNC_STORE or (kind == SYNC_RMW and c.y_arg == 1):
+        what = UAF_WRITE
+    elif kind == SYNC_RMW:
+        what = UAF_CMPXCHG
+    sp_note_uaf(a, c, sptep_to_sp(a, <uint64_t *>addr), what)
+
+
+cdef void arena_watch(Arena *a, Cpu *c) noexcept nogil:
+    """Looks for accesses to freed tables on this CPU; the arena must keep its dead."""
+    c.page_freed = a.freed
+    c.page_base = <uint64_t>a.base
+    c.page_count = a.npages
+    c.page_dirty = a.dirty
+    c.arena = a
+    c.on_freed = on_freed
+    c.slow |= SLOW_CHECK
+
+
+cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil:
+    """Remembers every page in use and gives each CPU `share` pages for what follows (0: no shares). 0, or -1 when
+    there is no memory or no room. Nobody else may touch the arena meanwhile."""
     cdef uint64_t n = a.next_fresh
     cdef void *p
+    if n + share * ARENA_SHARES > a.npages:
+        return -1
+    if a.dirty == NULL:
+        a.dirty = <uint8_t *>map_zeroed(a.npages)
+        if a.dirty == NULL:
+            return -1
+    memset(a.dirty, 0, n)
     if n > a.snap_cap:
         p = realloc(a.snap_pages, n << 12)
         if p == NULL:
@@ -133,15 +199,25 @@ cdef int arena_snapshot(Arena *a) noexcept nogil:
     a.snap_fresh = n
     a.snap_live = a.live
     a.snap_free_head = a.free_head
+    a.share = share
+    a.share_base = n
+    memset(a.share_used, 0, sizeof(a.share_used))
+    if share:
+        a.next_fresh = n + share * ARENA_SHARES
     return 0
 
 
 cdef void arena_restore(Arena *a) noexcept nogil:
-    """Puts the arena back to the last snapshot."""
-    memcpy(a.base, a.snap_pages, a.snap_fresh << 12)
+    """Puts the arena back to the last snapshot: copies the pages that were written since."""
+    cdef uint64_t i
+    for i in range(a.snap_fresh):
+        if a.dirty[i]:
+            a.dirty[i] = 0
+            memcpy(a.base + i * SPTE_ENTRIES, a.snap_pages + i * SPTE_ENTRIES, 4096)
     memcpy(a.sps, a.snap_sps, a.snap_fresh * sizeof(Sp))
     memcpy(a.freed, a.snap_freed, a.snap_fresh)
     memset(a.freed + a.snap_fresh, 0, a.next_fresh - a.snap_fresh)
-    a.next_fresh = a.snap_fresh
+    memset(a.share_used, 0, sizeof(a.share_used))
+    a.next_fresh = a.snap_fresh + a.share * ARENA_SHARES
     a.live = a.snap_live
     a.free_head = a.snap_free_head

@@ -10,8 +10,8 @@ from tdpfast._spte cimport (
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_NONE, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
-    read_unlock, spin_lock, spin_unlock, sync_retry, trace3, trace5, write_lock, write_unlock,
+    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
+    read_unlock, spin_lock, spin_unlock, sync_retry, sync_store, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
@@ -272,11 +272,11 @@ cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     spte = tdp_read_once(sptep)
     if op.kind == OP_POKE_RAW:
         if level == op.level and not is_shadow_present_pte(spte):
-            tdp_write_once(sptep, op.value)
+            sync_store(c, sptep, op.value)
             res.ret = 0
     elif is_shadow_present_pte(spte) and is_last_spte(spte, level):
         spte = (spte | op.set_bits) & ~op.clear_bits
-        tdp_write_once(sptep, spte)
+        sync_store(c, sptep, spte)
         res.ret = level
         res.spte = spte
 
@@ -319,6 +319,8 @@ cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogi
         else:
             tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
             res.ret = 0
+            tries = 1
+    res.tries = tries
     if op.rcu:
         rcu_read_unlock(c)
     if op.shared:
@@ -401,20 +403,27 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
     memset(res, 0, sizeof(OpResult))
+    vm.arena.op_seq += 1
+    vm.kvm.gp_at_yield = op.gp_at_yield != 0
     c.resched = op.resched
     c.resched_calls = 0
     if op.nscript:
         vm.kvm.script = op.script
         vm.kvm.script_len = op.nscript
         vm.kvm.script_pos = 0
+    c.user = op
     if op.race_kind:
-        c.user = op
         c.rmw_count = 0
         c.on_rmw = race_on_rmw
         c.slow |= SLOW_RMW
     c.retry_key = 0
     c.retry_count = 0
+    if vm.op_begin != NULL:
+        vm.op_begin(c, vm, op)
     dispatch(c, vm, op, res)
+    if vm.op_end != NULL:
+        vm.op_end(c, vm, op)
+    c.user = NULL
     c.slow &= ~<uint32_t>SLOW_RMW
     if op.nscript:
         vm.kvm.script_len = 0
@@ -447,6 +456,11 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
     if tdp_guarded_call(&landing, run_guarded, &g):
         c.slow &= ~<uint32_t>SLOW_RMW
         vm.kvm.script_len = 0
+        if vm.op_end != NULL:
+            vm.op_end(c, vm, op)
+        c.user = NULL
+        if c.abort == ABORT_LIVELOCK:
+            c.dead = False
         # Whoever reads the tables from here on finds what a grace period leaves of them.
         c.rcu_depth = 0
         c.rcu_seq = 0

@@ -199,7 +199,8 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
         word = inject_word(s, inj, leaf, r)
         if word != NULL:
             undo_word(s, word)
-            inject_hold(inj, word)
+            if not inject_hold(inj, word):
+                word = NULL
         r.rax = leaves[leaf](c, s, r)
         if word != NULL:
             inject_drop(inj, word)
@@ -263,13 +264,19 @@ cdef uint64_t *inject_word(Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noex
     return &e.lock if e != NULL and raw & SEPT_HPA else NULL
 
 
-cdef void inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
+cdef bint inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
+    """The other processor takes the lock, if it is to be had: nobody holds what others hold already."""
+    cdef bint plain = inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH
+    cdef uint64_t old = tdp_read_once(word)
     if inj.lock == INJ_ENTRY:
-        tdp_fetch_or(word, SEPT_TDEL)
-    elif inj.exclusive:
+        return not tdp_fetch_or(word, SEPT_TDEL) & SEPT_TDEL
+    if old & 1 or (inj.exclusive and old >> (1 if plain else 2)):
+        return False
+    if inj.exclusive:
         tdp_fetch_or(word, 1)
     else:
-        tdp_fetch_add(word, 2 if inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH else 4)
+        tdp_fetch_add(word, 2 if plain else 4)
+    return True
 
 
 cdef void inject_drop(SeamInject *inj, uint64_t *word) noexcept nogil:

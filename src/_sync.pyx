@@ -29,10 +29,13 @@ cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil:
         c.on_rmw(c, <uint64_t *>obj)
     if c.slow & SLOW_CHECK and SYNC_LOAD <= kind <= SYNC_RMW:
         page = (obj - c.page_base) >> 12
-        if obj >= c.page_base and page < c.page_count and c.page_freed[page]:
-            c.checks |= CHECK_LIFE
-            if c.on_freed != NULL:
-                c.on_freed(c, kind, obj)
+        if obj >= c.page_base and page < c.page_count:
+            if kind != SYNC_LOAD and c.page_dirty != NULL:
+                c.page_dirty[page] = 1
+            if c.page_freed[page]:
+                c.checks |= CHECK_LIFE
+                if c.on_freed != NULL:
+                    c.on_freed(c, kind, obj)
 
 
 cdef bint sync_enabled(const Cpu *c) noexcept nogil:
@@ -89,7 +92,7 @@ cdef void sync_abort(Cpu *c, int code) noexcept nogil:
     c.abort = code
     if code == ABORT_LIVELOCK:
         c.checks |= CHECK_PROGRESS
-        trace1(c, EV_LIVELOCK, 0)
+        trace1(c, EV_LIVELOCK, c.retry_why)
     c.dead = True
     if c.slow & SLOW_YIELD:
         c.y_kind = SYNC_ABORT
@@ -205,6 +208,7 @@ cdef void rcu_read_unlock(Cpu *c) noexcept nogil:
 cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
     """Queues the callback that frees page; False (and nothing queued) if it is queued already."""
     cdef Rcu *r = c.rcu
+    c.y_arg = page
     sync_point(c, SYNC_CALL_RCU, <uint64_t>r)
     if head.epoch != 0:
         c.checks |= CHECK_LIFE
@@ -212,6 +216,7 @@ cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
     rcu_queue_lock(r)
     head.next = NULL
     head.page = page
+    head.step = c.step
     head.epoch = tdp_fetch_add(&r.gp, 1) + 1
     if r.tail != NULL:
         r.tail.next = head
@@ -276,8 +281,9 @@ cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
     """Waits until every queued callback has run. Must not be called inside a read section."""
     cdef int n = 0
     cdef uint32_t spins = 0
-    while r.head != NULL:
-        n += rcu_run(c, r, 0)
+    while <RcuHead *>sync_load(c, <uint64_t *>&r.head) != NULL:
+        if not c.slow & SLOW_YIELD:   # under the explorer the RCU agent runs them, one step each
+            n += rcu_run(c, r, 0)
         if r.head != NULL:
             if c.slow & SLOW_YIELD:
                 sync_retry(c, <uint64_t>r.head)

@@ -18,11 +18,11 @@ from tdpfast._spte cimport (
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
-    EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
+    EV_PREPARE_ZAP, EV_RCU_AGAIN, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
-    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_assert, sync_fetch_and, sync_load,
-    sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
+    rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
+    sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -30,10 +30,15 @@ from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 # ---- assertions ---------------------------------------------------------------------------------------------
 
 cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept nogil:
-    """KVM_BUG_ON() that fired: the VM is dead, the host goes on."""
+    """KVM_BUG_ON() that fired: the VM is dead, the host goes on. Only the first one requests the vCPUs' end."""
+    cdef bint first
+    sync_point(c, SYNC_RMW, <uint64_t>&kvm.vm_dead)
+    first = not kvm.vm_bugged
     kvm.vm_bugged = True
     kvm.vm_dead = True
     sync_assert(c, ASSERT_KVM_BUG_ON, fn, id)
+    if first and kvm.hooks.vm_dead != NULL:
+        kvm.hooks.vm_dead(c, kvm)
 
 
 cdef void kvm_warn(Cpu *c, const char *fn, const char *id) noexcept nogil:
@@ -68,7 +73,7 @@ cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil:
 
 cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil:
     """A table from the vCPU's caches, with a page for the external table if asked; NULL without memory."""
-    cdef Sp *sp = arena_alloc(kvm.arena)
+    cdef Sp *sp = arena_alloc(kvm.arena, c)
     if sp == NULL:
         return NULL
     if external and kvm.hooks.alloc_external != NULL:
@@ -100,7 +105,8 @@ cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexc
     if kvm.design.reclaim != RECLAIM_OP_RCU:
         if sp.external_spt:
             kvm_warn(c, b"tdp_mmu_free_sp_rcu_callback", b"external_spt_left")
-        sp.external_spt = 0
+        arena_free(kvm.arena, sp)
+        return
     tdp_mmu_free_sp(c, kvm, sp)
 
 
@@ -201,7 +207,9 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             old_spte = sync_xchg(c, sptep, kvm.spte.frozen_spte)
             if not is_frozen_spte(&kvm.spte, old_spte):
                 return old_spte
+            c.retry_why = 1
             sync_retry(c, <uint64_t>sptep)
+            c.retry_why = 0
     old_spte = sync_load(c, sptep)
     if not is_shadow_present_pte(old_spte):
         skip[0] = True
@@ -231,12 +239,12 @@ cdef void free_external_table(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
 
 
 cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
-    cdef int state = sp.state
-    if call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
-        if state != SP_FREED:
-            sp.state = SP_QUEUED
-    else:
-        trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, state)
+    """call_rcu() of a table, which must happen once in its life."""
+    if sp.state == SP_QUEUED or sp.state == SP_FREED:
+        c.checks |= CHECK_LIFE
+        trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, sp.state)
+    elif call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
+        sp.state = SP_QUEUED
 
 
 cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil:
@@ -437,6 +445,8 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     cdef bint freeze = sp.is_mirror and kvm.design.gate != GATE_HELPER and not kvm.design.no_freeze
     cdef uint64_t old_spte
     cdef int ret
+    if kvm.cut != NULL and kvm.cut[0]:
+        sync_abort(c, ABORT_LIVELOCK)
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):
         kvm_warn(c, b"tdp_mmu_set_spte_atomic", b"frozen")
@@ -526,10 +536,14 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
     if shared:
         read_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 0)
+        if kvm.gp_at_yield:
+            rcu_run(c, &kvm.rcu, 0)
         read_lock(c, &kvm.mmu_lock)
     else:
         write_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 1)
+        if kvm.gp_at_yield:
+            rcu_run(c, &kvm.rcu, 0)
         write_lock(c, &kvm.mmu_lock)
     rcu_read_lock(c)
     if iter.gfn > iter.next_last_level_gfn:

@@ -114,7 +114,7 @@ cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
         spin_lock(c, &kvm.tdp_mmu_pages_lock)
         root = find_root(c, kvm, mirror)
         if root == NULL:
-            root = arena_alloc(kvm.arena)
+            root = arena_alloc(kvm.arena, c)
             if root != NULL:
                 root.access = <unsigned char>kvm.spte.acc_all
                 root.ad_disabled = not kvm.spte.kvm_ad_enabled

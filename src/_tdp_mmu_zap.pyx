@@ -167,7 +167,7 @@ cdef int kvm_mmu_uninit_tdp_mmu(Cpu *c, Kvm *kvm) noexcept nogil:
     kvm.users = False
     kvm_tdp_mmu_invalidate_roots(c, kvm, KVM_VALID_ROOTS)
     kvm_tdp_mmu_zap_invalidated_roots(c, kvm, False)
-    if kvm.tdp_mmu_pages:
+    if kvm.tdp_mmu_pages and kvm.design.prove_mmu:
         kvm_warn(c, b"kvm_mmu_uninit_tdp_mmu", b"pages_left")
     if kvm.tdp_mmu_roots != NULL:
         kvm_warn(c, b"kvm_mmu_uninit_tdp_mmu", b"roots_left")

@@ -5,9 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from tdpfast._arena cimport SP_FREE, Sp, arena_destroy, arena_init
+from tdpfast._arena cimport SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops cimport (
-    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, Op, OpResult,
+    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject, Op, OpResult,
     hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
 )
 from tdpfast._spte cimport (
@@ -27,6 +27,9 @@ OP_NAMES = (
     "alloc_root", "wrprot_slot", "clear_dirty_slot", "clear_dirty_pt_masked", "write_protect_gfn", "split",
     "recover", "age", "test_age", "get_walk", "fast_pf_last", "zap_nx", "poke", "poke_raw", "set_dirty_log",
     "track", "set_gen", "zap_spte", "zap_nx_sp", "mwalk", "sync_rcu", "uninit", "put_roots",
+    # a TD's own, from OP_TDX_FIRST on
+    "vp_enter", "td_exit", "accept", "guest_access", "touch", "raw", "populate", "finalize", "release_hkid",
+    "vcpu_free", "vm_destroy", "free_pfn",
 )
 OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
 DESIGN_FIELDS = (
@@ -101,6 +104,52 @@ cdef uint64_t number(dict f, str name, object default) except? 0:
     return as_u64(f.get(name, default), f"field {name} of op {f.get('op')!r}")
 
 
+cdef object choose(dict table, object key, str what):
+    if key not in table:
+        raise UsageError(f"{what} {key!r}", "unknown", "use one of " + ", ".join(sorted(table)))
+    return table[key]
+
+
+cdef int fill_rules(Op *op, object rules) except -1:
+    """Hook rules: {hook, kind, level, gfn, skip, count, ret}."""
+    cdef HookRule *r
+    if len(rules) > OP_MAX_HOOK_RULES:
+        raise UsageError(f"{len(rules)} hook rules", f"more than {OP_MAX_HOOK_RULES}", "split the operation")
+    for rule in rules:
+        if not isinstance(rule, dict):
+            raise UsageError(f"hook rule {rule!r}", "not a table", "write {hook = ..., ret = ...}")
+        r = &op.rules[op.nrules]
+        op.nrules += 1
+        r.hook = choose(HOOKS, rule.get("hook", "set"), "hook")
+        r.kind = choose(CHANGE_KINDS, rule["kind"], "kind of change") if "kind" in rule else 0
+        r.level = flag(rule, "level", 0)
+        r.has_gfn = "gfn" in rule
+        r.gfn = number(rule, "gfn", 0)
+        r.skip = flag(rule, "skip", 0)
+        r.count = flag(rule, "count", 1)
+        r.ret = flag(rule, "ret", -16)
+    return 0
+
+
+cdef int fill_inject(Op *op, object injects) except -1:
+    """Injections: {leaf, lock, mode ex|sh, skip, count, until_kick}."""
+    cdef Inject *j
+    if len(injects) > OP_MAX_INJECT:
+        raise UsageError(f"{len(injects)} injections", f"more than {OP_MAX_INJECT}", "split the operation")
+    for inject in injects:
+        if not isinstance(inject, dict):
+            raise UsageError(f"injection {inject!r}", "not a table", "write {leaf = ..., lock = ...}")
+        j = &op.inject[op.ninject]
+        op.ninject += 1
+        j.leaf = choose(LEAF_NUMBERS, inject.get("leaf"), "SEAMCALL leaf")
+        j.lock = choose(LOCKS, inject.get("lock"), "module lock")
+        j.exclusive = choose({"ex": 1, "sh": 0}, inject.get("mode", "ex"), "lock mode")
+        j.skip = flag(inject, "skip", 0)
+        j.count = flag(inject, "count", 1)
+        j.until_kick = flag(inject, "until_kick", 0)
+    return 0
+
+
 cdef int fill_modifiers(Op *op, dict f) except -1:
     cdef int i
     script = f.get("hook", ())
@@ -111,6 +160,9 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
         op.nscript = len(script)
         for i in range(op.nscript):
             op.script[i] = script[i]
+    elif script:
+        fill_rules(op, script)
+    fill_inject(op, f.get("inject", ()))
     op.resched = flag(f, "resched", 0)
     op.no_gp = flag(f, "no_gp", 0)
     op.gp_at_yield = flag(f, "gp_at_yield", 0)
@@ -134,18 +186,37 @@ DEFAULTS = {
     "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
     "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
     "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
-    "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1},
+    "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1}, "populate": {"src": 0x10000000},
+}
+# A TD's operations mean private memory when they do not say.
+TD_DEFAULTS = {
+    **DEFAULTS, "map": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
+    "unmap": {"filter": 2, "may_block": 1}, "age": {"filter": 2}, "test_age": {"filter": 2},
+    "recover": {"max_level": 2}, "poke": {"private": 1}, "poke_raw": {"level": 1, "private": 1},
+}
+LOCKS = {"tdr": 1, "op_state": 2, "sept_tree": 3, "epoch": 4, "entry": 5, "pamt_r8": 6, "pamt_page": 7, "pamt_rcx": 8}
+HOOKS = {"set": 0, "free": 1, "remove": 2}
+CHANGE_KINDS = {"map_leaf": 1, "map_table": 2, "zap_leaf": 3, "zap_table": 4, "leaf_leaf": 5, "collapse": 6,
+                "split": 7, "table_table": 8}
+LEAF_NUMBERS = {
+    "VP.ENTER": 0, "MNG.ADDCX": 1, "MEM.PAGE.ADD": 2, "MEM.SEPT.ADD": 3, "VP.ADDCX": 4, "MEM.PAGE.RELOCATE": 5,
+    "MEM.PAGE.AUG": 6, "MEM.RANGE.BLOCK": 7, "MNG.KEY.CONFIG": 8, "MNG.CREATE": 9, "VP.CREATE": 10,
+    "MEM.PAGE.DEMOTE": 15, "MR.EXTEND": 16, "MR.FINALIZE": 17, "VP.FLUSH": 18, "MNG.VPFLUSHDONE": 19,
+    "MNG.KEY.FREEID": 20, "MNG.INIT": 21, "VP.INIT": 22, "MEM.PAGE.PROMOTE": 23, "PHYMEM.PAGE.RDMD": 24,
+    "MEM.SEPT.RD": 25, "MNG.KEY.RECLAIMID": 27, "PHYMEM.PAGE.RECLAIM": 28, "MEM.PAGE.REMOVE": 29,
+    "MEM.SEPT.REMOVE": 30, "MEM.TRACK": 38, "MEM.RANGE.UNBLOCK": 39, "PHYMEM.CACHE.WB": 40,
+    "PHYMEM.PAGE.WBINVD": 41,
 }
 
 
-cdef int fill_op(Op *op, object fields) except -1:
+cdef int fill_op(Op *op, object fields, bint td) except -1:
     """Lowers an operation's dict; UsageError for an unknown op, an unreadable field or an impossible range."""
     cdef dict f = dict(fields)
     name = f.get("op")
     if name not in OP_KIND:
         raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU",
                          "use one of " + ", ".join(sorted(OP_KIND)))
-    for key, value in DEFAULTS.get(name, {}).items():
+    for key, value in (TD_DEFAULTS if td else DEFAULTS).get(name, {}).items():
         f.setdefault(key, value)
     memset(op, 0, sizeof(Op))
     op.kind = OP_KIND[name]
@@ -153,7 +224,7 @@ cdef int fill_op(Op *op, object fields) except -1:
         if key in f:
             op.level = flag(f, key, 0)
             # Above 1G it is the kernel's own assertion that answers, for the operations that have one.
-            if not 1 <= op.level <= 5:
+            if not (0 if op.kind >= OP_TDX_FIRST else 1) <= op.level <= 5:
                 raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
                                  "use 1 (4K), 2 (2M) or 3 (1G)")
     op.gfn = number(f, "gfn", 0)
@@ -162,6 +233,11 @@ cdef int fill_op(Op *op, object fields) except -1:
     op.end = number(f, "end", 0)
     op.mask = number(f, "mask", 0)
     op.value = number(f, "value", f.get("gen", f.get("gpa", 0)))
+    op.src = number(f, "src", 0)
+    if name == "raw":
+        op.leaf = choose(LEAF_NUMBERS, f.get("leaf"), "SEAMCALL leaf")
+        for i, key in enumerate(("rcx", "rdx", "r8")):
+            op.regs[i] = number(f, key, 0)
     op.set_bits = number(f, "set", 0)
     op.clear_bits = number(f, "clear", 0)
     for key in ("gfn", "start", "end"):
@@ -190,21 +266,25 @@ cdef int fill_op(Op *op, object fields) except -1:
     op.rcu = flag(f, "rcu", 0)
     op.vcpu = flag(f, "vcpu", 0)
     op.same_rip = flag(f, "same_rip", 0)
+    if not 0 <= op.vcpu < 8:
+        raise UsageError(f"vcpu {op.vcpu} of op {name!r}", "a TD has at most 8", "use 0..7")
     fill_modifiers(op, f)
     return 0
 
 
-cdef object result_dict(const Op *op, const Cpu *c, const void *result):
+cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td):
     """The result as the conformance files write it, without the events."""
     cdef const OpResult *res = <const OpResult *>result
     cdef int i
-    name = OP_NAMES[op.kind] if op.kind < OP_TDX_FIRST else ""
+    name = OP_NAMES[op.kind]
     out = {"ret": res.ret}
     if c.abort == ABORT_BUG:
-        return {"ret": "BUG"}
+        out["ret"] = "BUG"
     if c.abort == ABORT_LIVELOCK:
-        return {"ret": "LIVELOCK"}
-    if name == "map":
+        out["ret"] = "LIVELOCK"
+    if c.abort:
+        pass
+    elif name == "map":
         out["level"] = res.level
         out["pfn"] = res.pfn
     elif name in ("get_walk", "mwalk"):
@@ -213,10 +293,20 @@ cdef object result_dict(const Op *op, const Cpu *c, const void *result):
     elif name == "fast_pf_last":
         out["level"] = res.level
         out["spte"] = res.spte
-    elif name == "poke":
+    if name in ("map", "zap_spte") and td and not c.abort:
+        out["tries"] = res.tries
+        if name == "map":
+            del out["pfn"]
+    if op.nrules:
+        out["hook_used"] = [op.rules[i].used for i in range(op.nrules)]
+    if op.ninject:
+        out["inject_used"] = [op.inject[i].used for i in range(op.ninject)]
+    if name == "poke":
         if res.ret >= 0:
             out["spte"] = res.spte
-    elif name == "zap_nx":
+    elif op.kind >= OP_TDX_FIRST:
+        out.update(kind=res.kind, rax=res.rax, out=(res.out[0], res.out[1], res.out[2]), flags=res.flags)
+    if name == "zap_nx":
         if res.ret >= 0:
             out["gfn"] = res.gfn
             out["sp_level"] = res.sp_level
@@ -237,6 +327,7 @@ cdef class VmCore:
     def __dealloc__(self):
         cdef int i
         if self.vm != NULL:
+            free(self.vm.kvm.hooks.native)
             arena_destroy(&self.vm.arena)
             free(self.vm)
         for i in range(self.ncpus):
@@ -250,6 +341,7 @@ cdef class VmCore:
                  bint want_direct=True, bint keep_dead=False):
         cdef Kvm *kvm = &self.vm.kvm
         self.design = design
+        self.py_hooks = {}
         if arena_init(&self.vm.arena, memory_pages, SHADOW_NONPRESENT_VALUE):
             raise MemoryError(f"no memory for {memory_pages} page-table pages")
         self.vm.arena.keep_dead = keep_dead
@@ -296,6 +388,12 @@ cdef class VmCore:
         self.vm.kvm.rcu.ncpu = self.ncpus
         return c
 
+    cdef raise_hook_error(self):
+        """What a Python hook raised since the last time, if anything."""
+        error, self.hook_error = self.hook_error, None
+        if error is not None:
+            raise error
+
     def set_tracing(self, bint on):
         """Records events from now on (or stops); the records so far are dropped."""
         trace_reset(&self.trace)
@@ -309,12 +407,28 @@ cdef class VmCore:
         cdef OpResult res
         if self.over:
             raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
-        fill_op(&op, fields)
+        fill_op(&op, fields, self.vm.tdx != NULL)
+        if op.kind >= OP_TDX_FIRST and self.vm.tdx == NULL:
+            raise UsageError(f"op {OP_NAMES[op.kind]!r}", "this VM is no TD", "use a TD")
         trace_reset(&self.trace)
         with nogil:
             vm_run_op_guarded(self.cpus[0], self.vm, &op, &res)
         self.over = self.cpus[0].abort != 0
-        return result_dict(&op, self.cpus[0], &res)
+        self.raise_hook_error()
+        return result_dict(&op, self.cpus[0], &res, self.vm.tdx != NULL)
+
+    def revive(self):
+        """Goes on after a livelock as if its caller had been cut off there: its locks are dropped, what it wrote
+        stays. For recordings that do so; a real host would hang."""
+        cdef Cpu *c = self.cpus[0]
+        if c.abort != ABORT_LIVELOCK:
+            raise UsageError("revive()", "the VM did not end in a livelock", "call it after one")
+        c.abort = 0
+        c.dead = False
+        c.mmu_read = c.mmu_write = c.pages_lock = c.slots_lock = c.rcu_depth = 0
+        self.vm.kvm.mmu_lock.val = 0
+        self.vm.kvm.tdp_mmu_pages_lock.val = 0
+        self.over = False
 
     def events(self):
         """The records since the last run() as tuples (kind, cpu, step, a[8], s0, s1)."""
@@ -369,9 +483,10 @@ cdef class VmCore:
                 continue
             gfn = (sp.gfn + i * pages_per_hpage(sp.level)) & ~self.vm.kvm.gfn_direct_bits
             table = is_shadow_present_pte(value) and not is_last_spte(value, sp.level)
-            out.append((number, sp.level, gfn, value, table))
             index = ((value & SPTE_BASE_ADDR_MASK) - 0x10000000000ull) >> 12
-            if table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE:
+            dead = table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state == SP_FREED
+            out.append((number, sp.level, gfn, value, table) + (("freed",) if dead else ()))
+            if table and not dead and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE:
                 self.dump_table(&self.vm.arena.sps[index], number, out)
 
     def stats(self):

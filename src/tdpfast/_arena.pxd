@@ -11,6 +11,7 @@ from tdpfast._sync cimport Cpu, Rcu, RcuHead, Trace
 cdef enum:
     SPTE_ENTRIES = 512
     ARENA_MAX_PAGES = 1 << 22
+    ARENA_SHARES = 32
 
 cdef extern from *:
     """
@@ -48,7 +49,8 @@ cdef struct Sp:          # struct kvm_mmu_page
     uint8_t nx_tracked
     uint8_t scheduled_to_zap   # tdp_mmu_scheduled_root_to_zap
     uint8_t is_root
-    uint32_t uaf_kinds   # which kinds of use after free were reported for this page
+    uint64_t uaf_op      # operation the next four belong to
+    uint32_t uaf_event[4]  # by UafKind: 1 + place of the record of its use after free
     uint32_t free_next
 
 cdef struct Arena:
@@ -61,7 +63,13 @@ cdef struct Arena:
     uint8_t *freed
     bint keep_dead       # freed pages are poisoned and never reused
     uint64_t fill        # value of a fresh entry
+    uint64_t op_seq      # number of the current operation, for use-after-free records
+    # While exploring, each CPU allocates from a share of its own, so that who allocates first changes nothing.
+    uint64_t share           # pages per CPU; 0: one allocator for all
+    uint64_t share_base
+    uint64_t share_used[ARENA_SHARES]
     # snapshot
+    uint8_t *dirty           # pages written since
     uint64_t snap_fresh
     uint64_t snap_live
     uint64_t snap_free_head
@@ -76,11 +84,19 @@ cdef extern from *:
     """
     const uint64_t SPTE_POISON
 
+cdef enum UafKind:
+    UAF_READ = 0
+    UAF_WRITE
+    UAF_CMPXCHG
+    UAF_SP
+
+cdef void arena_watch(Arena *a, Cpu *c) noexcept nogil
+cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil
 cdef int arena_init(Arena *a, uint64_t npages, uint64_t fill) noexcept nogil
 cdef void arena_destroy(Arena *a) noexcept nogil
-cdef Sp *arena_alloc(Arena *a) noexcept nogil
+cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil
-cdef int arena_snapshot(Arena *a) noexcept nogil
+cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil
 cdef void arena_restore(Arena *a) noexcept nogil
 
 cdef inline uint64_t sp_hpa(const Sp *sp) noexcept nogil:

@@ -57,7 +57,7 @@ cdef struct Inject:      # another LP holds a module lock around matching SEAMCA
     int32_t skip
     int32_t count        # -1: always
     int32_t until_kick
-    int32_t seen
+    int32_t slot
     int32_t used
 
 cdef struct HookRule:    # the hook returns ret without running KVM's TDX side
@@ -137,14 +137,20 @@ cdef struct OpResult:
     int32_t kind         # what a guest operation ended with
     int32_t flags
 
+cdef struct Vm
+
 cdef struct Vm:
     Kvm kvm
     Arena arena
     void *tdx
+    void (*map_op)(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
+    void (*op_begin)(Cpu *c, Vm *vm, Op *op) noexcept nogil      # KVM's TDX side arms injections
+    void (*op_end)(Cpu *c, Vm *vm, Op *op) noexcept nogil
     int (*tdx_op)(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
     bint (*fault_cancelled)(Cpu *c, Vm *vm) noexcept nogil   # stops local retries of a fault
     Op *current          # the operation a single-threaded run is in
 
+cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void hooks_record_v73(Kvm *kvm) noexcept nogil

@@ -129,14 +129,15 @@ cdef struct RcuHead:
     RcuHead *next
     uint64_t epoch       # 0: not queued
     uint64_t page        # address of the page this callback frees
+    uint64_t step        # explorer: the step that queued it
 
 cdef struct Cpu
 
 cdef struct Rcu:
+    RcuHead *head        # first: the word a barrier looks at is the object itself
+    RcuHead *tail
     uint64_t gp          # grace-period counter; readers sample it
     SpinLock lock
-    RcuHead *head
-    RcuHead *tail
     Cpu **cpus           # everybody who may be inside a read section
     int32_t ncpu
     uint32_t no_grace    # broken design: callbacks do not wait for readers
@@ -155,6 +156,8 @@ cdef struct Cpu:
     const uint8_t *page_freed
     uint64_t page_base
     uint64_t page_count
+    uint8_t *page_dirty  # one byte per page, set where this CPU writes: what a restore must copy back
+    void *arena          # for on_freed
     void (*on_freed)(Cpu *c, int kind, uint64_t addr) noexcept nogil
     void (*on_rmw)(Cpu *c, uint64_t *sptep) noexcept nogil
     uint64_t rmw_count
@@ -174,6 +177,7 @@ cdef struct Cpu:
     uint64_t retry_key
     uint32_t retry_count
     uint32_t retry_limit
+    int32_t retry_why    # what the loop waits for, for the record of its livelock: 1 = a frozen child
     uint64_t retry_seen  # explorer: foreign writes seen when the loop last went round
     # results
     Trace *trace         # NULL: nothing is recorded
@@ -211,7 +215,10 @@ cdef inline void sync_store(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
     tdp_write_once(p, v)
 
 cdef inline uint64_t sync_xchg(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
-    sync_point(c, SYNC_RMW, <uint64_t>p)
+    if tdp_unlikely(c.slow != 0):
+        c.y_arg = 1          # unlike a cmpxchg it writes for certain
+        sync_slow(c, SYNC_RMW, <uint64_t>p)
+        c.y_arg = 0
     return tdp_xchg(p, v)
 
 cdef inline bint sync_try_cmpxchg(Cpu *c, uint64_t *p, uint64_t *old, uint64_t v) noexcept nogil:

@@ -69,7 +69,10 @@ cdef struct Hooks:           # the external half of kvm_x86_ops; NULL = not impl
     int (*free_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil
     uint64_t (*alloc_external)(Cpu *c, Kvm *kvm) noexcept nogil     # a page for the external table; 0 = none
     void (*free_external)(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
+    void (*vm_dead)(Cpu *c, Kvm *kvm) noexcept nogil                # KVM_REQ_VM_DEAD to all vCPUs
     void *opaque
+    void *native             # Hooks *: the design's own, behind Python ones
+    void *python             # the VmCore whose Python hooks these are (borrowed: it owns the VM)
 
 cdef struct Slot:            # struct kvm_memory_slot
     uint64_t base_gfn
@@ -139,6 +142,8 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint32_t script_pos
     uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
     uint64_t external_live
+    bint gp_at_yield         # a grace period ends whenever a walk yields
+    const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
     uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
 
 cdef struct Fault:           # struct kvm_page_fault

@@ -15,9 +15,11 @@ cdef class VmCore:
     cdef bint tracing
     cdef bint over              # BUG() or a livelock ended it
     cdef readonly object design
-    cdef object keep            # whatever must live as long as the VM (module, hooks)
+    cdef object py_hooks        # {name: callable} in front of the native hooks
+    cdef object hook_error      # what a Python hook raised first
+    cdef raise_hook_error(self)
     cdef Cpu *add_cpu(self) except NULL
     cdef dump_table(self, Sp *sp, int number, list out)
 
-cdef int fill_op(Op *op, object fields) except -1
-cdef object result_dict(const Op *op, const Cpu *c, const void *res)
+cdef int fill_op(Op *op, object fields, bint td) except -1
+cdef object result_dict(const Op *op, const Cpu *c, const void *res, bint td)

@@ -11,9 +11,10 @@ class UsageError(TdpfastError, ValueError):
     Attributes (all str): ``what`` is wrong, ``why``, and ``fix``, what to do about it.
     """
 
-    def __init__(self, what: str, why: str, fix: str):
+    def __init__(self, what: str, why: str = "", fix: str = ""):
         super().__init__(what, why, fix)
         self.what, self.why, self.fix = what, why, fix
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.why}); try {self.fix}"
+        text = f"{self.what} ({self.why})" if self.why else self.what
+        return f"{text}; try {self.fix}" if self.fix else text

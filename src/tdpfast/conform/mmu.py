@@ -146,8 +146,8 @@ def compare_op(vm: VmCore, op: dict, res: dict, layout: int) -> str | None:
 
 def dump_sptes(vm: VmCore) -> list:
     """The VM's SPTEs as the files write them."""
-    return [[root, level, gfn, hex(value & ~0x000FFFFFFFFFF000 if table else value), table]
-            for root, level, gfn, value, table in vm.sptes()]
+    return [[root, level, gfn, hex(value & ~0x000FFFFFFFFFF000 if table else value), table, *dead]
+            for root, level, gfn, value, table, *dead in vm.sptes()]
 
 
 def compare_end(vm: VmCore, record: dict, layout: int) -> str | None:

@@ -1,0 +1,150 @@
+# cython: language_level=3
+"""agree, life, frozen, stat and pamt at quiescence (see _checks.pxd).
+
+A mirror entry and its S-EPT entry agree when both are empty, both map the same page, or both point to the same
+table page. A blocked S-EPT entry under a present mirror entry is a disagreement: something was left half done.
+"""
+
+from libc.stdint cimport int64_t
+
+from tdpfast._arena cimport SP_LINKED, Arena, Sp, hpa_to_sp
+from tdpfast._seam cimport pamt_peek, seam_td
+from tdpfast._seam_core cimport PT_EPT, PT_REG, PamtEntry, Seam, Td, page_memory
+from tdpfast._seam_defs cimport (
+    ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_HPA, sept_enc,
+)
+from tdpfast._spte cimport (
+    SPTE_BASE_ADDR_MASK, is_frozen_spte, is_last_spte, is_shadow_present_pte,
+)
+from tdpfast._sync cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CHECK_STAT
+from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdp_mmu cimport Kvm
+from tdpfast._tdx cimport Tdx
+
+cdef struct Tally:
+    Vm *vm
+    Tdx *t
+    Td *td
+    uint32_t found
+    Finding *first
+    int64_t leaves[3]        # present mirror and direct leaves by level
+    int64_t tables           # linked tables, roots apart
+    int64_t sept_tables
+    int64_t sept_pages       # 4K pages that S-EPT leaves map
+
+
+cdef void note(Tally *k, uint32_t check, uint64_t gfn, int level, uint64_t mirror, uint64_t external) noexcept nogil:
+    if k.first != NULL and not k.found:
+        k.first.check = check
+        k.first.gfn = gfn
+        k.first.level = level
+        k.first.mirror = mirror
+        k.first.external = external
+    k.found |= check
+
+
+cdef inline bint sept_is_table(uint64_t entry) noexcept nogil:
+    return sept_enc(entry) == ENC_NL_MAPPED or sept_enc(entry) == ENC_NL_BLOCKED
+
+
+cdef inline bint sept_is_empty(uint64_t entry) noexcept nogil:
+    return sept_enc(entry) == ENC_FREE or sept_enc(entry) == ENC_REMOVED
+
+
+cdef void count_sept(Tally *k, const uint64_t *table, int level) noexcept nogil:
+    """Counts what the S-EPT holds below a table (level 1 = 4K), and that the PAMT says the same."""
+    cdef const PamtEntry *e
+    cdef uint64_t *child
+    cdef int i
+    for i in range(512):
+        if sept_is_empty(table[i]):
+            continue
+        if not sept_is_table(table[i]):
+            k.sept_pages += <int64_t>pages_per_hpage(level)
+            e = pamt_peek(k.t.seam, table[i] & SEPT_HPA, level - 1)
+            if e == NULL or e.pt != PT_REG or e.owner != k.t.tdr_pa:
+                note(k, CHECK_PAMT, 0, level, 0, table[i])
+            continue
+        k.sept_tables += 1
+        e = pamt_peek(k.t.seam, table[i] & SEPT_HPA, 0)
+        if e == NULL or e.pt != PT_EPT or e.owner != k.t.tdr_pa:
+            note(k, CHECK_PAMT, 0, level, 0, table[i])
+        child = page_memory(k.t.seam, table[i] & SEPT_HPA)
+        if child != NULL and level > 1:
+            count_sept(k, child, level - 1)
+
+
+cdef uint64_t *agree_entry(Tally *k, const Sp *sp, const Sp *child, uint64_t gfn, uint64_t spte,
+                           uint64_t entry) noexcept nogil:
+    """Compares one mirror SPTE with its S-EPT entry; the S-EPT's child table where both have one."""
+    cdef bint present = is_shadow_present_pte(spte)
+    cdef bint leaf = present and is_last_spte(spte, sp.level)
+    if not present:
+        if not is_frozen_spte(&k.vm.kvm.spte, spte) and not sept_is_empty(entry):
+            note(k, CHECK_AGREE, gfn, sp.level, spte, entry)
+        return NULL
+    if leaf:
+        if not (sept_enc(entry) == ENC_MAPPED or sept_enc(entry) == ENC_PENDING) or (
+                entry & SEPT_HPA) != (spte & SPTE_BASE_ADDR_MASK):
+            note(k, CHECK_AGREE, gfn, sp.level, spte, entry)
+        return NULL
+    if sept_enc(entry) != ENC_NL_MAPPED or child == NULL or (entry & SEPT_HPA) != child.external_spt:
+        note(k, CHECK_AGREE, gfn, sp.level, spte, entry)
+        if not sept_is_table(entry):
+            return NULL
+    return page_memory(k.t.seam, entry & SEPT_HPA)
+
+
+cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nogil:
+    """One table and what hangs below it. sept: the S-EPT's table at the same place, NULL for none."""
+    cdef Kvm *kvm = &k.vm.kvm
+    cdef uint64_t *below
+    cdef uint64_t spte, gfn
+    cdef Sp *child
+    cdef int i
+    for i in range(512):
+        spte = sp.spt[i]
+        if sept == NULL and spte == kvm.spte.nonpresent:
+            continue
+        gfn = sp.gfn + <uint64_t>i * pages_per_hpage(sp.level)
+        if is_frozen_spte(&kvm.spte, spte):
+            note(k, CHECK_FROZEN, gfn, sp.level, spte, 0)
+        child = NULL
+        if is_shadow_present_pte(spte) and not is_last_spte(spte, sp.level):
+            child = hpa_to_sp(kvm.arena, spte & SPTE_BASE_ADDR_MASK)
+            if child == NULL or child.state != SP_LINKED:
+                note(k, CHECK_LIFE, gfn, sp.level, spte, 0)
+                continue
+            k.tables += 1
+        elif is_shadow_present_pte(spte) and sp.level <= 3:
+            k.leaves[sp.level - 1] += 1
+        below = agree_entry(k, sp, child, gfn, spte, sept[i]) if sept != NULL else NULL
+        if child != NULL:
+            check_table(k, child, below)
+
+
+cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
+    """Check bits that are violated now; the first place in *first (may be NULL)."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Sp *root = kvm.tdp_mmu_roots
+    cdef Tally k
+    cdef int64_t control
+    k.vm = vm
+    k.t = <Tdx *>vm.tdx
+    k.td = seam_td(k.t.seam, k.t.tdr_pa) if k.t != NULL else NULL
+    k.found = 0
+    k.first = first
+    k.leaves[0] = k.leaves[1] = k.leaves[2] = 0
+    k.tables = k.sept_tables = k.sept_pages = 0
+    while root != NULL:
+        check_table(&k, root, k.td.root[0] if root.is_mirror and k.td != NULL else NULL)
+        root = root.next
+    if (<int64_t>kvm.pages[0] != k.leaves[0] or <int64_t>kvm.pages[1] != k.leaves[1]
+            or <int64_t>kvm.pages[2] != k.leaves[2] or <int64_t>kvm.tdp_mmu_pages != k.tables):
+        note(&k, CHECK_STAT, 0, 0, 0, 0)
+    if k.td != NULL:
+        count_sept(&k, k.td.root[0], k.td.levels)
+        control = <int64_t>k.td.num_tdcx + k.t.nvcpus * 6
+        if <int64_t>k.td.chldcnt != control + k.sept_tables + k.sept_pages:
+            note(&k, CHECK_PAMT, 0, 0, 0, k.td.chldcnt)
+    return k.found

@@ -1,0 +1,337 @@
+# cython: language_level=3
+"""The exploration engine: runs a strategy over a Program until it is done or told to stop (see _explore.pxd).
+
+One search runs without the GIL in slices of some 50 ms; between slices signals are looked at. Nothing is allocated
+per execution. One Explorer belongs to one thread, and no two Explorers may run one Program at the same time.
+"""
+
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from cpython.exc cimport PyErr_CheckSignals
+
+from tdpfast._explore_exec cimport (
+    END_DIVERGED, END_PRUNED, END_STEPS, StepRecord, exec_finish,
+    exec_free, exec_init,
+)
+from tdpfast._explore_search cimport (
+    SEARCH_BOUND, SEARCH_DFS, SEARCH_DPOR, SEARCH_SLEEP, search_execution, search_free, search_init, search_restart,
+)
+from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
+
+from tdpfast.errors import UsageError
+
+STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct")
+END_NAMES = ("running", "done", "stuck", "abort", "spin", "steps", "pruned", "diverged")
+KIND_NAMES = (
+    "start", "load", "store", "rmw", "read_lock", "read_unlock", "write_lock", "write_unlock", "spin_lock",
+    "spin_unlock", "try_shared", "put_shared", "try_excl", "put_excl", "rcu_lock", "rcu_unlock", "call_rcu",
+    "rcu_free", "retry", "wait", "hook", "op", "abort", "done",
+)
+
+
+cdef double now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return t.tv_sec + t.tv_nsec * 1e-9
+
+
+# ---- what is kept of an execution ----------------------------------------------------------------------------
+
+cdef void digest_put(uint64_t *slot, size_t cap, uint64_t d) noexcept nogil:
+    cdef size_t h = <size_t>((d * 0x9e3779b97f4a7c15u) >> 20) & (cap - 1)
+    while slot[h] != 0 and slot[h] != d:
+        h = (h + 1) & (cap - 1)
+    slot[h] = d
+
+
+cdef void digest_grow(DigestSet *set) noexcept nogil:
+    cdef size_t cap = set.cap * 2 if set.cap else 1024
+    cdef size_t i
+    cdef uint64_t *slot = <uint64_t *>calloc(cap, sizeof(uint64_t))
+    if slot == NULL:
+        set.lost = True
+        return
+    for i in range(set.cap):
+        if set.slot[i]:
+            digest_put(slot, cap, set.slot[i])
+    free(set.slot)
+    set.slot = slot
+    set.cap = cap
+
+
+cdef void digest_add(DigestSet *set, uint64_t d) noexcept nogil:
+    cdef size_t h
+    if d == 0:
+        set.zero = True
+        return
+    if 2 * (set.n + 1) > set.cap:
+        digest_grow(set)
+        if set.lost:
+            return
+    h = <size_t>((d * 0x9e3779b97f4a7c15u) >> 20) & (set.cap - 1)
+    while set.slot[h] != 0:
+        if set.slot[h] == d:
+            return
+        h = (h + 1) & (set.cap - 1)
+    set.slot[h] = d
+    set.n += 1
+
+
+cdef uint32_t count_switches(const uint8_t *schedule, uint32_t n) noexcept nogil:
+    cdef uint32_t i, k = 0
+    for i in range(1, n):
+        k += schedule[i] != schedule[i - 1]
+    return k
+
+
+cdef void keep_failure(Engine *e, uint32_t bits) noexcept nogil:
+    cdef Exec *x = &e.exec
+    cdef uint32_t switches = count_switches(x.schedule, x.depth)
+    cdef Failure *f
+    cdef void *grown
+    cdef int i
+    for i in range(32):
+        f = &e.failure[i]
+        if not bits & (1u << i):
+            continue
+        if f.seen and (switches > f.switches or (switches == f.switches and x.depth >= f.n)):
+            continue
+        if f.cap < x.depth:
+            grown = realloc(f.schedule, x.depth)
+            if grown == NULL:
+                e.no_memory = True
+                return
+            f.schedule = <uint8_t *>grown
+            f.cap = x.depth
+        memcpy(f.schedule, x.schedule, x.depth)
+        f.n = x.depth
+        f.switches = switches
+        f.seen = True
+
+
+# ---- the search ----------------------------------------------------------------------------------------------
+
+cdef void engine_note(Engine *e) noexcept nogil:
+    """Takes down the execution that just ended."""
+    cdef Exec *x = &e.exec
+    cdef uint32_t bits = exec_finish(x)
+    e.ends[<int>x.end] += 1
+    if x.end != END_PRUNED:
+        e.executions += 1
+    if x.depth > e.max_depth:
+        e.max_depth = x.depth
+    if x.end == END_STEPS or x.spun or x.end == END_DIVERGED:
+        e.complete = False
+    if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.digest != NULL:
+        digest_add(&e.digests, x.prog.digest(x.prog.user))
+    if bits:
+        e.checks |= bits
+        keep_failure(e, bits)
+        if e.stop_first or (e.wanted and e.wanted & ~e.checks == 0):
+            e.finished = True
+            e.complete = e.complete and e.strategy <= EXPLORE_BOUND and e.search.exhausted
+
+
+cdef void engine_tree_step(Engine *e) noexcept nogil:
+    if not search_execution(&e.search):
+        e.no_memory = e.finished = True
+        e.complete = False
+        return
+    if e.search.exhausted and e.strategy == EXPLORE_BOUND and e.search.suppressed and (
+            e.search.bound < e.bound and not e.finished):
+        engine_note(e)
+        if not e.finished:
+            search_restart(&e.search, e.search.bound + 1)
+        return
+    if e.search.exhausted:
+        e.finished = True
+        e.complete = e.complete and not e.search.suppressed
+    engine_note(e)
+
+
+cdef void engine_run(Engine *e, double until) noexcept nogil:
+    """Executions until the strategy is done, a stop condition holds, or the clock passes `until`."""
+    cdef uint32_t steps = 0
+    cdef double t
+    while not e.finished:
+        if e.max_executions and e.executions >= e.max_executions:
+            e.finished = True
+            e.complete = False
+            break
+        if e.strategy <= EXPLORE_BOUND:
+            engine_tree_step(e)
+        else:
+            walk_execution(&e.walk)
+            engine_note(e)
+        steps += e.exec.depth + 1
+        if steps >= 2000:
+            steps = 0
+            t = now()
+            if e.deadline and t >= e.deadline:
+                e.finished = e.timed_out = True
+                e.complete = False
+            if t >= until:
+                break
+
+
+# ---- Python --------------------------------------------------------------------------------------------------
+
+cdef class ProgramRef:
+    """A program to explore. Made by the native modules that have programs; subclasses own the memory."""
+
+    @property
+    def nthreads(self):
+        """How many threads it has."""
+        return 0 if self.p == NULL else self.p.nthreads
+
+
+cdef class Explorer:
+    """Explores the schedules of a program with one strategy.
+
+    run() goes on until the strategy is done or a limit is reached and returns the result as a dict; schedules are
+    bytes, one agent per step. replay() runs one schedule again and returns what happened, step by step.
+    """
+
+    def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
+                 max_executions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False, wanted=0):
+        if program.p == NULL:
+            raise UsageError("the program is empty")
+        if strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+        if not 0 < max_steps <= 1 << 30 or retry_bound < 1 or bound < 0 or not 1 <= depth <= 64:
+            raise UsageError("max_steps, retry_bound, bound or depth (1 to 64) is out of range")
+        if self.ready:
+            raise UsageError("an Explorer is initialised once")
+        self.program = program
+        self.strategy_name = strategy
+        self.options = {"bound": bound, "depth": depth, "seed": seed, "first": first}
+        exec_init(&self.e.exec, program.p, max_steps, retry_bound)
+        self.ready = True
+        self.e.strategy = STRATEGIES.index(strategy)
+        self.e.bound = bound
+        self.e.max_executions = max_executions
+        self.e.stop_first = stop_first
+        self.e.wanted = wanted
+        self.e.deadline = max_seconds      # relative until run() starts
+        self.e.complete = self.e.strategy <= EXPLORE_BOUND
+        self.e.walk.x = &self.e.exec
+        self.e.walk.seed = seed
+        self.e.walk.index = first
+        self.e.walk.depth = depth
+        if self.e.strategy <= EXPLORE_BOUND:
+            search_init(&self.e.search, &self.e.exec, self.e.strategy, 0)
+        else:
+            self.e.walk.kind = WALK_RANDOM if self.e.strategy == EXPLORE_RANDOM else WALK_PCT
+
+    def __dealloc__(self):
+        cdef int i
+        search_free(&self.e.search)
+        for i in range(32):
+            free(self.e.failure[i].schedule)
+        free(self.e.digests.slot)
+        if self.ready:
+            exec_free(&self.e.exec)
+
+    def run(self):
+        """Explores; returns the result so far (see result()). KeyboardInterrupt leaves it usable."""
+        cdef double start = now()
+        cdef double until
+        if self.e.strategy == EXPLORE_PCT and self.e.walk.length == 0:
+            self.e.walk.length = self.run_script(b"", WALK_FOLLOW, False)
+        if self.e.deadline > 0:
+            self.e.deadline += start
+        try:
+            while not self.e.finished:
+                until = now() + 0.05
+                with nogil:
+                    engine_run(&self.e, until)
+                PyErr_CheckSignals()
+        finally:
+            self.elapsed += now() - start
+            if self.e.deadline > 0:
+                self.e.deadline = max(self.e.deadline - now(), 1e-9)
+        if self.e.no_memory:
+            raise MemoryError("the search ran out of memory")
+        return self.result()
+
+    cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0:
+        """One execution after a script; its number of steps."""
+        cdef Walk w
+        memset(&w, 0, sizeof(Walk))
+        w.x = &self.e.exec
+        w.kind = kind
+        w.script = script
+        w.nscript = len(script)
+        self.e.exec.record = record
+        with nogil:
+            walk_execution(&w)
+        self.e.exec.record = False
+        return self.e.exec.depth
+
+    def result(self):
+        """What was found so far, as a dict."""
+        e = &self.e
+        failures = {}
+        for i in range(32):
+            if e.failure[i].seen:
+                failures[1 << i] = <bytes>e.failure[i].schedule[:e.failure[i].n]
+        return {
+            "strategy": self.strategy_name, **self.options,
+            "executions": e.executions,
+            "pruned": e.ends[<int>END_PRUNED],
+            "transitions": e.search.transitions + e.walk.transitions,
+            "max_depth": e.max_depth,
+            "complete": bool(e.complete and e.finished),
+            "exhausted": bool(e.strategy <= EXPLORE_BOUND and e.search.exhausted),
+            "finished": bool(e.finished),
+            "timed_out": bool(e.timed_out),
+            "checks": e.checks,
+            "failures": failures,
+            "ends": {END_NAMES[i]: e.ends[i] for i in range(8) if e.ends[i]},
+            "states": e.digests.n + e.digests.zero,
+            "seconds": self.elapsed,
+        }
+
+    def states(self):
+        """The digests of the final states seen, sorted; empty if the program has no digest."""
+        found = [self.e.digests.slot[i] for i in range(self.e.digests.cap) if self.e.digests.slot[i]]
+        return sorted([*found, 0] if self.e.digests.zero else found)
+
+    def try_schedule(self, schedule):
+        """Follows a schedule where it can be, without traces: dict of checks, end and the schedule that ran."""
+        cdef uint32_t bits
+        self.run_script(bytes(schedule), WALK_FOLLOW, False)
+        bits = exec_finish(&self.e.exec)
+        return {
+            "checks": bits,
+            "end": END_NAMES[<int>self.e.exec.end],
+            "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
+        }
+
+    def replay(self, schedule, *, follow=False):
+        """Runs one schedule again with traces on: dict of checks, end, schedule, steps.
+
+        steps are tuples (agent, kind, object, value before). end is "diverged" if the schedule does not fit the
+        program; with follow=True it is followed where it can be, then whoever ran last goes on.
+        """
+        cdef StepRecord *r
+        cdef size_t i
+        cdef uint32_t bits
+        self.run_script(bytes(schedule), WALK_FOLLOW if follow else WALK_REPLAY, True)
+        bits = exec_finish(&self.e.exec)
+        steps = []
+        for i in range(self.e.exec.nsteps):
+            r = &self.e.exec.steps[i]
+            steps.append((r.agent, r.kind, r.obj, r.val))
+        digest = None
+        if self.program.p.digest != NULL:
+            digest = self.program.p.digest(self.program.p.user)
+        return {
+            "checks": bits,
+            "end": END_NAMES[<int>self.e.exec.end],
+            "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
+            "state": digest,
+            "steps": steps,
+        }

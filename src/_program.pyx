@@ -1,0 +1,207 @@
+# cython: language_level=3
+"""A scenario as a program of the explorer: a TD, and one list of operations per thread (see _program.pxd)."""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from tdpfast._arena cimport arena_restore, arena_snapshot, arena_watch
+from tdpfast._checks cimport vm_check
+from tdpfast._ops cimport vm_run_op
+from tdpfast._pyhooks cimport pyhook_serve
+from tdpfast._seam cimport seam_inject_clear, seam_record, seam_restore, seam_snapshot
+from tdpfast._sync cimport (
+    CHECK_LIFE, EV_OP, EV_OP_END, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
+)
+from tdpfast._tdx cimport TDX_SEPT_PAGES
+from tdpfast._vm cimport VmCore, fill_op, result_dict
+
+from tdpfast.errors import UsageError
+
+cdef enum:
+    SHARE = 64           # table pages a CPU may allocate in one execution
+
+
+cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
+    """Runs one thread's operations; yields wherever the core does."""
+    cdef ThreadOps *t = <ThreadOps *>arg
+    cdef Event *e
+    cdef int i
+    for i in range(t.nops):
+        sync_point(c, SYNC_OP, i)
+        if c.trace != NULL:
+            e = trace_new(c, EV_OP)
+            e.a[0] = i
+        vm_run_op(c, t.vm, &t.ops[i], &t.res[i])
+        t.done = i + 1
+        if c.trace != NULL:
+            e = trace_new(c, EV_OP_END)
+            e.a[0] = i
+            e.a[1] = <uint64_t>t.res[i].ret
+
+
+cdef void world_reset(void *user) noexcept nogil:
+    """Back to the state after the set-up operations."""
+    cdef World *w = <World *>user
+    cdef int i
+    arena_restore(&w.vm.arena)
+    seam_restore(w.t.seam)
+    memcpy(&w.vm.kvm, &w.kvm_copy, sizeof(Kvm))
+    memcpy(w.t, &w.tdx_copy, sizeof(Tdx))
+    memcpy(w.t.sept_state, w.t.sept_state_copy, w.t.sept_share_base)
+    seam_inject_clear(w.t.seam)
+    w.t.seam.nrecord = 0
+    trace_reset(w.trace)
+    for i in range(w.nthreads):
+        memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
+        w.threads[i].done = 0
+
+
+cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
+    """Check bits at the end of an execution; while something is in flight only the lifetime of tables counts."""
+    cdef World *w = <World *>user
+    cdef uint32_t found = vm_check(w.vm, &w.finding)
+    return found if quiescent else found & CHECK_LIFE
+
+
+cdef class ScenarioProgram(ProgramRef):
+    """Keeps the TD after its set-up as the state every execution starts from.
+
+    threads: one list of operation mappings per thread, 1 to 16. The TD must not be used by others meanwhile.
+    Raises UsageError for a bad operation.
+    """
+
+    def __cinit__(self):
+        self.world = <World *>calloc(1, sizeof(World))
+        if self.world == NULL:
+            raise MemoryError("no memory for a scenario")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.world != NULL:
+            for i in range(self.world.nthreads):
+                free(self.world.threads[i].ops)
+                free(self.world.threads[i].master)
+                free(self.world.threads[i].res)
+            free(self.world.threads)
+            free(self.world)
+        trace_free(&self.trace)
+
+    def __init__(self, TdVmCore vm not None, threads):
+        cdef int i
+        cdef World *w = self.world
+        cdef Cpu *rcu_cpu
+        if not 1 <= len(threads) <= 16:
+            raise UsageError(f"{len(threads)} threads", "a scenario has 1 to 16", "add or merge threads")
+        self.vm = vm
+        self.nthreads = len(threads)
+        w.vm = vm.vm
+        w.t = vm.t
+        w.trace = &self.trace
+        w.threads = <ThreadOps *>calloc(self.nthreads, sizeof(ThreadOps))
+        if w.threads == NULL:
+            raise MemoryError("no memory for a scenario")
+        w.nthreads = self.nthreads
+        for i in range(self.nthreads):
+            self.add_thread(&w.threads[i], threads[i])
+            self.cpus[i] = vm.add_cpu()
+            self.args[i] = &w.threads[i]
+        rcu_cpu = vm.add_cpu()
+        self.snapshot()
+        for i in range(self.nthreads):
+            arena_watch(&vm.vm.arena, self.cpus[i])
+            self.cpus[i].trace = &self.trace
+        arena_watch(&vm.vm.arena, rcu_cpu)
+        rcu_cpu.trace = &self.trace
+        self.program.nthreads = self.nthreads
+        self.program.cpus = self.cpus
+        self.program.args = self.args
+        self.program.body = thread_body
+        self.program.rcu = &vm.vm.kvm.rcu
+        self.program.rcu_cpu = rcu_cpu
+        self.program.reset = world_reset
+        self.program.check = world_check
+        self.program.python_hook = pyhook_serve
+        self.program.user = w
+        self.program.hidden_state = any("hook" in op or "inject" in op for ops in threads for op in ops)
+        self.p = &self.program
+
+    cdef int add_thread(self, ThreadOps *t, object ops) except -1:
+        cdef int i
+        cdef int n = len(ops)
+        t.vm = self.vm.vm
+        t.ops = <Op *>calloc(n + 1, sizeof(Op))
+        t.master = <Op *>calloc(n + 1, sizeof(Op))
+        t.res = <OpResult *>calloc(n + 1, sizeof(OpResult))
+        if t.ops == NULL or t.master == NULL or t.res == NULL:
+            raise MemoryError("no memory for a scenario")
+        t.nops = n
+        for i in range(n):
+            fill_op(&t.master[i], ops[i], True)
+        return 0
+
+    cdef int snapshot(self) except -1:
+        cdef World *w = self.world
+        if arena_snapshot(&w.vm.arena, SHARE) or seam_snapshot(w.t.seam):
+            raise MemoryError("no memory for a snapshot of the TD")
+        w.t.sept_share_base = w.t.sept_next
+        if w.t.sept_next + 32 * SHARE > TDX_SEPT_PAGES:
+            raise UsageError("the set-up used too many S-EPT pages", "no room for the threads", "use fewer tables")
+        memset(w.t.sept_share_used, 0, sizeof(w.t.sept_share_used))
+        memcpy(w.t.sept_state_copy, w.t.sept_state, TDX_SEPT_PAGES)
+        memcpy(&w.kvm_copy, &w.vm.kvm, sizeof(Kvm))
+        memcpy(&w.tdx_copy, w.t, sizeof(Tdx))
+        return 0
+
+    def record(self, bint on):
+        """Keeps the module's calls for events; the explorer is faster without."""
+        seam_record(self.world.t.seam, on)
+
+    def events(self):
+        """What the last replay recorded: as VmCore.events(), all threads in the order of their steps."""
+        cdef size_t i
+        cdef int k
+        cdef Event *e
+        out = []
+        for i in range(self.trace.n):
+            e = &self.trace.ev[i]
+            out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
+                        e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
+        return out
+
+    def results(self):
+        """Per thread the results of the operations that ended, as VmCore.run() gives them."""
+        cdef int i, j
+        return [[result_dict(&self.world.threads[i].ops[j], self.cpus[i], &self.world.threads[i].res[j], True)
+                 for j in range(self.world.threads[i].done)] for i in range(self.nthreads)]
+
+    def finding(self):
+        """Where the last check failed first: dict of check (bit), gfn, level, mirror, external; None if it held."""
+        cdef Finding *f = &self.world.finding
+        if not vm_check(self.world.vm, f):
+            return None
+        return {"check": f.check, "gfn": f.gfn, "level": f.level, "mirror": f.mirror, "external": f.external}
+
+    def cpu_of(self, int thread):
+        """The CPU number events of a thread carry."""
+        if not 0 <= thread < self.nthreads:
+            raise UsageError(f"thread {thread}", "the scenario has fewer", f"use 0..{self.nthreads - 1}")
+        return self.cpus[thread].id
+
+    def describe(self, uint64_t obj):
+        """What an object of the explorer's steps is: a short name."""
+        cdef Vm *vm = self.world.vm
+        cdef uint64_t base = <uint64_t>vm.arena.base
+        if obj == <uint64_t>&vm.kvm.mmu_lock:
+            return "mmu_lock"
+        if obj == <uint64_t>&vm.kvm.rcu:
+            return "rcu"
+        if obj == <uint64_t>&vm.kvm.tdp_mmu_pages_lock:
+            return "tdp_mmu_pages_lock"
+        if obj == <uint64_t>&vm.kvm.vm_dead:
+            return "vm_dead"
+        if base <= obj < base + (vm.arena.npages << 12):
+            sp = &vm.arena.sps[(obj - base) >> 12]
+            gfn = sp.gfn + ((obj >> 3 & 511) << (9 * (sp.level - 1) if sp.level > 0 else 0))
+            return f"{'mirror' if sp.is_mirror else 'direct'} SPTE l{sp.level} gfn {gfn:x}"
+        return self.vm.describe_module(obj)

@@ -1,0 +1,587 @@
+# cython: language_level=3
+"""vmx/tdx.c: KVM's TDX side (see _tdx.pxd).
+
+Each hook is wrapped once: scripted failures are answered before KVM's code runs, and the call is recorded after
+its SEAMCALLs, with its result. "mmu_lock for write" is asserted here, where the kernel asserts it; what runs under
+the read lock all the same runs, as in the kernel.
+"""
+
+from libc.string cimport memset
+
+from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load32, tdp_store32
+from tdpfast._seam cimport (
+    TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
+    TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_vp, seamcall,
+)
+from tdpfast._seam_core cimport PT_NDA, PamtEntry, VP_ACTIVE, Vp
+from tdpfast._seam_defs cimport (
+    TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_SUCCESS, TDX_TLB_TRACKING_NOT_DONE,
+)
+from tdpfast._seam_vp cimport td_async_exit
+from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
+from tdpfast._sync cimport (
+    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
+    EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
+    SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
+    sync_wait_eq, trace1, trace3, trace_new,
+)
+from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdp_mmu cimport (
+    DISPATCH_HUGEPAGE, DISPATCH_PATCH07, DISPATCH_SINGLE, DISPATCH_V618, EBUSY, EIO, RECLAIM_OP_RCU, kvm_bug_on,
+    kvm_warn, spte_to_child_sp,
+)
+
+cdef enum HookId:
+    HOOK_SET = 0
+    HOOK_FREE
+    HOOK_REMOVE
+
+cdef enum ChangeKind:
+    MAP_LEAF = 1
+    MAP_TABLE
+    ZAP_LEAF
+    ZAP_TABLE
+    LEAF_LEAF
+    COLLAPSE
+    SPLIT
+    TABLE_TABLE
+
+
+cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil:
+    return <Tdx *>kvm.hooks.opaque
+
+
+# ---- SEAMCALLs ------------------------------------------------------------------------------------------------
+
+cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
+    return err >> 32 == TDX_OPERAND_BUSY >> 32
+
+
+cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
+    """One SEAMCALL; the module puts it into the trace. Yields."""
+    return seamcall(c, t.seam, leaf, r)
+
+
+cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
+    memset(r, 0, sizeof(SeamRegs))
+    r.rcx = rcx
+    r.rdx = rdx
+    r.r8 = r8
+    return tdx_seamcall(c, t, leaf, r)
+
+
+cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint64_t err) noexcept nogil:
+    """TDX_BUG_ON(err) that fired: warns, kills the VM and prints the status, once per VM."""
+    if err >> 32 == TDX_TLB_TRACKING_NOT_DONE >> 32 or err >> 32 == TDX_GPA_RANGE_NOT_BLOCKED >> 32:
+        c.checks |= CHECK_EPOCH
+    sync_point(c, SYNC_RMW, <uint64_t>&t.vm.kvm.vm_dead)
+    if t.vm.kvm.vm_bugged:
+        # Silent in the kernel's log, but the call failed all the same.
+        c.checks |= CHECK_KERNEL
+        return
+    kvm_warn(c, fn, id)
+    t.vm.kvm.vm_bugged = True
+    t.vm.kvm.vm_dead = True
+    tdx_vm_dead(c, &t.vm.kvm)
+    trace3(c, EV_SEAMCALL_FAILED, leaf, err, 0)
+
+
+# ---- kicks ----------------------------------------------------------------------------------------------------
+
+cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
+    cdef Vp *vp = seam_vp(t.seam, t.tdvpr_pa[vcpu])
+    return vp != NULL and vp.state == VP_ACTIVE
+
+
+cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was."""
+    cdef SeamRegs r
+    cdef int id = c.id
+    cdef uint64_t err
+    if not tdx_vcpu_inside(t, vcpu):
+        return False
+    memset(&r, 0, sizeof(r))
+    c.id = vcpu + 1
+    err = td_async_exit(c, t.seam, &r)
+    c.id = id
+    trace3(c, EV_KICK, vcpu, err, r.rax)
+    return True
+
+
+cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
+    """KVM_REQ_OUTSIDE_GUEST_MODE to all vCPUs; waits until none is in the guest. Yields."""
+    cdef uint32_t kicked = 0
+    cdef int i
+    trace1(c, EV_REQ, 0)
+    for i in range(t.seam.ninject):
+        if t.until_kick >> i & 1:
+            t.seam.inject[i].count = 0
+    for i in range(t.nvcpus):
+        if t.guest_busy[i]:
+            sync_wait_eq(c, &t.guest_busy[i], 0)
+        if tdx_kick(c, t, i):
+            kicked |= <uint32_t>1 << i
+    if c.user == NULL or not (<Op *>c.user).reenter or t.reenter_fn == NULL:
+        return
+    for i in range(t.nvcpus):
+        if kicked >> i & 1:
+            t.reenter_fn(c, t, i)
+
+
+cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
+    """KVM_REQ_VM_DEAD to all vCPUs; nobody waits for it."""
+    cdef Tdx *t = tdx_of(kvm)
+    cdef int i
+    trace1(c, EV_REQ, 1)
+    for i in range(t.nvcpus):
+        if not t.guest_busy[i]:
+            tdx_kick(c, t, i)
+
+
+cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
+                              SeamRegs *r) noexcept nogil:
+    """Runs a SEAMCALL that vCPUs may hold up: on BUSY once more with all of them out and kept out. mmu_lock for
+    write, so only one of these runs. Yields."""
+    cdef uint64_t err
+    lockdep_assert_held_write(c, b"tdh_do_no_vcpus", b"mmu_lock_write")
+    err = seamcall3(c, t, leaf, rcx, rdx, r8, r)
+    if tdx_operand_busy(err):
+        sync_point(c, SYNC_STORE, <uint64_t>&t.wait_for_sept_zap)
+        tdp_store32(&t.wait_for_sept_zap, 1)
+        tdx_request_outside_guest_mode(c, t)
+        err = seamcall3(c, t, leaf, rcx, rdx, r8, r)
+        sync_point(c, SYNC_STORE, <uint64_t>&t.wait_for_sept_zap)
+        tdp_store32(&t.wait_for_sept_zap, 0)
+    return err
+
+
+cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil:
+    """Bumps the TD's epoch and makes every vCPU leave the guest once. mmu_lock for write. Cannot fail upward."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    if t.state != TD_STATE_RUNNABLE or t.vm.kvm.design.no_track:
+        return
+    lockdep_assert_held_write(c, b"tdx_track", b"mmu_lock_write")
+    err = tdh_do_no_vcpus(c, t, TDH_MEM_TRACK, t.tdr_pa, 0, 0, &r)
+    if err:
+        tdx_bug(c, t, b"tdx_track", b"seamcall_failed", TDH_MEM_TRACK, err)
+    tdx_request_outside_guest_mode(c, t)
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------
+
+cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
+    """A page for the S-EPT from KVM's cache; 0 when all are out. Not thread-safe without tdp_mmu_pages_lock."""
+    cdef Tdx *t = tdx_of(kvm)
+    cdef uint64_t n = 0
+    cdef uint64_t i
+    cdef uint32_t cpu = <uint32_t>c.id & (ARENA_SHARES - 1)
+    if kvm.arena.share:
+        # Exploring: a share per CPU, as for the tables themselves.
+        i = t.sept_share_base + cpu * kvm.arena.share + t.sept_share_used[cpu]
+        if t.sept_share_used[cpu] == kvm.arena.share or i >= TDX_SEPT_PAGES:
+            return 0
+        t.sept_share_used[cpu] += 1
+        t.sept_state[i] = SEPT_PAGE_OWNED
+        tdp_fetch_add(&t.sept_owned, 1)
+        return t.sept_base + (i << 12)
+    while n < TDX_SEPT_PAGES:
+        i = tdp_fetch_add(&t.sept_next, 1) % TDX_SEPT_PAGES
+        if t.sept_state[i] == SEPT_PAGE_FREE:
+            t.sept_state[i] = SEPT_PAGE_OWNED
+            tdp_fetch_add(&t.sept_owned, 1)
+            return t.sept_base + (i << 12)
+        n += 1
+    return 0
+
+
+cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
+    """free_page() of a page KVM owned. One that the module still uses is use after free in the making."""
+    cdef uint64_t i = (page - t.sept_base) >> 12
+    cdef const PamtEntry *e = pamt_peek(t.seam, page, 0)
+    trace1(c, EV_FREE_PAGE, page)
+    if e != NULL and e.pt != PT_NDA:
+        c.checks |= CHECK_LIFE
+    if page >= t.sept_base and i < TDX_SEPT_PAGES and t.sept_state[i] == SEPT_PAGE_OWNED:
+        t.sept_state[i] = SEPT_PAGE_FREE
+        tdp_fetch_add(&t.sept_owned, <uint64_t>-1)
+
+
+cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
+    tdx_free_page(c, tdx_of(kvm), page)
+
+
+cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
+    """__tdx_reclaim_page(): takes a page back from the module after the key is gone; 0 or -EIO."""
+    cdef SeamRegs r
+    cdef uint64_t err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, page, 0, 0, &r)
+    if err:
+        kvm_warn(c, b"__tdx_reclaim_page", b"seamcall_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_RECLAIM, err, 0)
+        return -EIO
+    trace1(c, EV_RESET_PADDR, page)
+    return 0
+
+
+# ---- leaves and tables ------------------------------------------------------------------------------------------
+
+cdef int tdx_mem_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Before finalisation: adds a page with its content. slots_lock and a source page are needed."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    if not c.slots_lock:
+        sync_assert(c, ASSERT_LOCKDEP, b"tdx_mem_page_add", b"slots_lock")
+    if t.pre_fault_allowed or not t.page_add_src:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"no_page_add_src")
+        return -EIO
+    memset(&r, 0, sizeof(r))
+    r.rcx = gfn << 12
+    r.rdx = t.tdr_pa
+    r.r8 = pfn << 12
+    r.r9 = t.page_add_src
+    err = tdx_seamcall(c, t, TDH_MEM_PAGE_ADD, &r)
+    if tdx_operand_busy(err):
+        return -EBUSY
+    if err:
+        tdx_bug(c, t, b"tdx_mem_page_add", b"seamcall_failed", TDH_MEM_PAGE_ADD, err)
+        return -EIO
+    return 0
+
+
+cdef int tdx_mem_page_aug(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn) noexcept nogil:
+    cdef SeamRegs r
+    cdef uint64_t err = seamcall3(c, t, TDH_MEM_PAGE_AUG, gfn << 12 | (level - 1), t.tdr_pa, pfn << 12, &r)
+    if tdx_operand_busy(err):
+        return -EBUSY
+    if err:
+        tdx_bug(c, t, b"tdx_mem_page_aug", b"seamcall_failed", TDH_MEM_PAGE_AUG, err)
+        return -EIO
+    return 0
+
+
+cdef inline bint huge_allowed(const Tdx *t) noexcept nogil:
+    """The designs on a huge-page base take leaves above 4K once the TD runs."""
+    return t.vm.kvm.design.max_level > 1
+
+
+cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
+    if level != 1 and not (huge_allowed(t) and t.state == TD_STATE_RUNNABLE):
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_map_leaf_spte", b"level_not_4k")
+        return -EIO
+    if spte & 7 != 7:
+        kvm_warn(c, b"tdx_sept_map_leaf_spte", b"not_rwx")
+    if t.state != TD_STATE_RUNNABLE:
+        return tdx_mem_page_add(c, t, gfn, spte_to_pfn(spte))
+    return tdx_mem_page_aug(c, t, gfn, level, spte_to_pfn(spte))
+
+
+cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    """The external page of the table spte points to; 0 with the VM bugged when it does not fit."""
+    cdef Sp *sp = spte_to_child_sp(&t.vm.kvm, spte)
+    cdef const char *fn = b"tdx_spte_to_sept_pt"
+    if sp == NULL or not sp.external_spt:
+        kvm_bug_on(c, &t.vm.kvm, fn, b"no_external_spt")
+        return 0
+    if sp.level + 1 != level:
+        kvm_bug_on(c, &t.vm.kvm, fn, b"child_level")
+        return 0
+    if sp.gfn != gfn:
+        kvm_bug_on(c, &t.vm.kvm, fn, b"child_gfn")
+        return 0
+    return sp.external_spt
+
+
+cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil:
+    cdef SeamRegs r
+    cdef uint64_t err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page, &r)
+    if tdx_operand_busy(err):
+        return -EBUSY
+    if err:
+        tdx_bug(c, t, fn, b"seamcall_failed", TDH_MEM_SEPT_ADD, err)
+        return -EIO
+    return 0
+
+
+cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    """Links a table into the S-EPT: 0, -EBUSY, or -EIO with the VM bugged."""
+    cdef uint64_t page = tdx_spte_to_sept_pt(c, t, gfn, level, spte)
+    if not page:
+        return -EIO
+    return tdx_sept_add(c, t, gfn, level, page, b"tdx_sept_map_nonleaf_spte")
+
+
+cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
+    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host."""
+    cdef SeamRegs r
+    cdef uint64_t err, i, hpa
+    for i in range(pages_per_hpage(level)):
+        hpa = (pfn + i) << 12
+        err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD, hpa | <uint64_t>t.hkid << t.seam.hkid_shift, 0, 0, &r)
+        if err:
+            tdx_bug(c, t, b"tdx_sept_remove_leaf_spte", b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
+            return -EIO
+        trace1(c, EV_RESET_PADDR, hpa)
+    return 0
+
+
+cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    """Takes a leaf out of the S-EPT: BLOCK, TRACK, REMOVE, write back. mmu_lock for write. 0, or -EIO with the VM
+    bugged and the S-EPT entry as far as it got. Yields."""
+    cdef const char *fn = b"tdx_sept_remove_leaf_spte"
+    cdef uint64_t rcx = gfn << 12 | (level - 1)
+    cdef uint64_t err
+    cdef SeamRegs r
+    lockdep_assert_held_write(c, fn, b"mmu_lock_write")
+    if t.hkid < 0:
+        kvm_bug_on(c, &t.vm.kvm, fn, b"hkid_not_assigned")
+        return -EIO
+    if level != 1 and not huge_allowed(t):
+        kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
+        return -EIO
+    if not t.vm.kvm.design.no_block:
+        err = tdh_do_no_vcpus(c, t, TDH_MEM_RANGE_BLOCK, rcx, t.tdr_pa, 0, &r)
+        if err:
+            tdx_bug(c, t, fn, b"block_failed", TDH_MEM_RANGE_BLOCK, err)
+            return -EIO
+    tdx_track(c, t)
+    err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_REMOVE, rcx, t.tdr_pa, 0, &r)
+    if err:
+        tdx_bug(c, t, fn, b"remove_failed", TDH_MEM_PAGE_REMOVE, err)
+        return -EIO
+    return tdx_write_back(c, t, spte_to_pfn(spte), level)
+
+
+cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte,
+                                     uint64_t new_spte) noexcept nogil:
+    """Demotes a 2M leaf into the table new_spte points to. mmu_lock for write. 0, or -EIO with the VM bugged."""
+    cdef const char *fn = b"tdx_sept_split_private_spte"
+    cdef uint64_t rcx = gfn << 12 | (level - 1)
+    cdef uint64_t page, err
+    cdef SeamRegs r
+    lockdep_assert_held_write(c, fn, b"mmu_lock_write")
+    if t.state != TD_STATE_RUNNABLE or level != 2:
+        kvm_bug_on(c, &t.vm.kvm, fn, b"not_runnable_2m")
+        return -EIO
+    page = tdx_spte_to_sept_pt(c, t, gfn, level, new_spte)
+    if not page:
+        return -EIO
+    err = tdh_do_no_vcpus(c, t, TDH_MEM_RANGE_BLOCK, rcx, t.tdr_pa, 0, &r)
+    if err:
+        tdx_bug(c, t, fn, b"block_failed", TDH_MEM_RANGE_BLOCK, err)
+        return -EIO
+    tdx_track(c, t)
+    err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_DEMOTE, rcx, t.tdr_pa, page, &r)
+    if err:
+        tdx_bug(c, t, fn, b"demote_failed", TDH_MEM_PAGE_DEMOTE, err)
+        return -EIO
+    return 0
+
+
+cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
+    """Takes the page of an unlinked table back. Only after the HKID is gone; 0 or -EIO (the page is leaked)."""
+    if t.hkid >= 0:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_free_private_spt", b"hkid_assigned")
+        return -EIO
+    return tdx_reclaim_page(c, t, sp.external_spt)
+
+
+cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
+    """single-hook: as above, but from the set hook, after the table was queued for freeing. mmu_lock for write."""
+    cdef int ret = -EIO
+    lockdep_assert_held_write(c, b"tdx_sept_reclaim_private_spt", b"mmu_lock_write")
+    if sp.state == SP_FREED:
+        sp_note_uaf(&t.vm.arena, c, sp, UAF_SP)
+    if t.hkid >= 0:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_reclaim_private_spt", b"hkid_assigned")
+    elif tdx_reclaim_page(c, t, sp.external_spt) == 0:
+        tdx_free_page(c, t, sp.external_spt)
+        ret = 0
+    sp.external_spt = 0
+    return ret
+
+
+# ---- dispatch: what each design makes of a change -----------------------------------------------------------------
+
+cdef int tdx_map_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t new_spte, int level) noexcept nogil:
+    """non-present -> present, leaf or table."""
+    if not is_shadow_present_pte(new_spte):
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_set_private_spte", b"new_not_present")
+        return -EIO
+    if not is_last_spte(new_spte, level):
+        return tdx_sept_map_nonleaf_spte(c, t, gfn, level, new_spte)
+    return tdx_sept_map_leaf_spte(c, t, gfn, level, new_spte)
+
+
+cdef int set_private_spte_single(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                 int level) noexcept nogil:
+    """single-hook: every change comes here. Present to present is a split or falls through to mapping."""
+    cdef Sp *child
+    if is_shadow_present_pte(old_spte):
+        if is_shadow_present_pte(new_spte):
+            if is_last_spte(old_spte, level) and not is_last_spte(new_spte, level):
+                return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte)
+        elif is_last_spte(old_spte, level):
+            return tdx_sept_remove_leaf_spte(c, t, gfn, level, old_spte)
+        else:
+            child = spte_to_child_sp(&t.vm.kvm, old_spte)
+            return tdx_sept_reclaim_private_spt(c, t, child) if child != NULL else -EIO
+    return tdx_map_spte(c, t, gfn, new_spte, level)
+
+
+cdef int tdx_sept_set_private_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                   int level) noexcept nogil:
+    """set_external_spte() of each design. mmu_lock held, in either mode."""
+    cdef int dispatch = t.vm.kvm.design.dispatch
+    if dispatch == DISPATCH_V618 or dispatch == DISPATCH_PATCH07:
+        return tdx_map_spte(c, t, gfn, new_spte, level)
+    lockdep_assert_held(c, b"tdx_sept_set_private_spte", b"mmu_lock")
+    if dispatch == DISPATCH_SINGLE:
+        return set_private_spte_single(c, t, gfn, old_spte, new_spte, level)
+    if is_shadow_present_pte(old_spte):
+        if dispatch == DISPATCH_HUGEPAGE and is_shadow_present_pte(new_spte):
+            return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte)
+        # v7.3 does not look at the new value: whatever it is, the leaf goes.
+        return tdx_sept_remove_leaf_spte(c, t, gfn, level, old_spte)
+    return tdx_map_spte(c, t, gfn, new_spte, level)
+
+
+# ---- the hooks, wrapped -------------------------------------------------------------------------------------------
+
+cdef int change_kind(uint64_t old_spte, uint64_t new_spte, int level) noexcept nogil:
+    cdef bint was = is_shadow_present_pte(old_spte)
+    cdef bint now = is_shadow_present_pte(new_spte)
+    cdef bint was_leaf = was and is_last_spte(old_spte, level)
+    cdef bint now_leaf = now and is_last_spte(new_spte, level)
+    if not was:
+        return MAP_LEAF if now_leaf else MAP_TABLE
+    if not now:
+        return ZAP_LEAF if was_leaf else ZAP_TABLE
+    if was_leaf:
+        return LEAF_LEAF if now_leaf else SPLIT
+    return COLLAPSE if now_leaf else TABLE_TABLE
+
+
+cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
+    """Whether a rule of the CPU's current operation answers this call."""
+    cdef Op *op = <Op *>c.user
+    cdef HookRule *rule
+    cdef int i
+    if op == NULL:
+        return False
+    for i in range(op.nrules):
+        rule = &op.rules[i]
+        if rule.hook != hook or (rule.kind and rule.kind != kind) or (rule.level and rule.level != level):
+            continue
+        if rule.has_gfn and rule.gfn != gfn:
+            continue
+        if rule.count >= 0 and rule.used >= rule.count:
+            continue
+        rule.seen += 1
+        if rule.seen <= rule.skip:
+            continue
+        rule.used += 1
+        ret[0] = rule.ret
+        return True
+    return False
+
+
+cdef void note_failure(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level,
+                       int ret) noexcept nogil:
+    """Counts identical failures; the recordings call the 8th in one operation a livelock."""
+    cdef uint64_t key
+    if ret == 0 or t.livelock_after == 0:
+        return
+    key = ((gfn * 31 + old_spte) * 31 + new_spte) * 31 + <uint64_t>level
+    if key != t.last_failure:
+        t.last_failure = key
+        t.same_failures = 0
+    t.same_failures += 1
+    if t.same_failures >= t.livelock_after:
+        if t.cut_at_next:
+            t.cut = True
+        else:
+            sync_abort(c, ABORT_LIVELOCK)
+
+
+cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                int level) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef Event *e
+    cdef int ret = 0
+    cdef bint injected = scripted_hook(c, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
+    if not injected:
+        ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
+    if c.trace != NULL:
+        e = trace_new(c, EV_SET_EXT)
+        e.a[0] = gfn
+        e.a[1] = level
+        e.a[2] = old_spte
+        e.a[3] = new_spte
+        e.a[4] = <uint64_t>ret
+        e.a[5] = injected
+    note_failure(c, t, gfn, old_spte, new_spte, level, ret)
+    return ret
+
+
+cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef Event *e
+    cdef int ret = 0
+    if not scripted_hook(c, HOOK_SET, MAP_TABLE, level, gfn, &ret):
+        ret = tdx_sept_add(c, t, gfn, level, external_spt, b"tdx_sept_link_private_spt")
+    if c.trace != NULL:
+        e = trace_new(c, EV_LINK_EXT)
+        e.a[0] = gfn
+        e.a[1] = level
+        e.a[2] = <uint64_t>ret
+        e.a[3] = external_spt != 0
+    note_failure(c, t, gfn, 0, external_spt, level, ret)
+    return ret
+
+
+cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef int ret = 0
+    if not scripted_hook(c, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+        tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
+    trace3(c, EV_REMOVE_EXT, gfn, level, spte)
+
+
+cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef uint64_t page = sp.external_spt
+    cdef Event *e
+    cdef int ret = 0
+    if not scripted_hook(c, HOOK_FREE, 0, level, gfn, &ret):
+        ret = tdx_sept_free_private_spt(c, t, sp)
+        if kvm.design.reclaim != RECLAIM_OP_RCU:
+            if ret == 0:
+                tdx_free_page(c, t, page)
+            sp.external_spt = 0
+    if c.trace != NULL:
+        e = trace_new(c, EV_FREE_EXT)
+        e.a[0] = gfn
+        e.a[1] = level
+        e.a[2] = page
+        e.a[3] = <uint64_t>ret
+        e.a[4] = 1
+    return ret
+
+
+cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil:
+    """Wires the hooks of the VM's design."""
+    cdef int dispatch = kvm.design.dispatch
+    memset(&kvm.hooks, 0, sizeof(kvm.hooks))
+    kvm.hooks.opaque = t
+    kvm.hooks.set_external_spte = hook_set_external_spte
+    kvm.hooks.alloc_external = tdx_alloc_external
+    kvm.hooks.free_external = tdx_free_external
+    kvm.hooks.vm_dead = tdx_vm_dead
+    if dispatch == DISPATCH_V618:
+        kvm.hooks.link_external_spt = hook_link_external_spt
+    if dispatch == DISPATCH_V618 or dispatch == DISPATCH_PATCH07:
+        kvm.hooks.remove_external_spte = hook_remove_external_spte
+    if dispatch != DISPATCH_SINGLE:
+        kvm.hooks.free_external_spt = hook_free_external_spt

@@ -1,0 +1,306 @@
+# cython: language_level=3
+"""Operations that only a TD has (see _tdx_ops.pxd). A vCPU v acts on logical processor v + 1."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from tdpfast._atomic cimport tdp_load32, tdp_store32
+from tdpfast._ops cimport OP_TDX_FIRST
+from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear
+from tdpfast._seam_core cimport PT_NDA, PamtEntry, SeamLp
+from tdpfast._seam_defs cimport SEAM_ENTERED_TD
+from tdpfast._seam_guest cimport (
+    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
+)
+from tdpfast._seam_vp cimport td_async_exit
+from tdpfast._sync cimport (
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
+    sync_point, sync_retry, trace1, trace3, trace_new,
+)
+from tdpfast._tdp_mmu cimport (
+    EIO, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm,
+)
+from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_map
+from tdpfast._tdx cimport (
+    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
+)
+from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
+
+cdef enum:
+    EXT_QUAL_PENDING = 6
+
+
+# ---- injection ------------------------------------------------------------------------------------------------
+
+cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
+    """Arms what the operation injects: locks held by another processor around its SEAMCALLs."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef SeamInject inj
+    cdef int i
+    t.nactive += 1
+    t.same_failures = 0
+    t.last_failure = 0
+    t.cut = False
+    for i in range(op.ninject):
+        memset(&inj, 0, sizeof(inj))
+        inj.leaf = op.inject[i].leaf
+        inj.lock = op.inject[i].lock
+        inj.exclusive = op.inject[i].exclusive
+        inj.skip = op.inject[i].skip
+        inj.count = op.inject[i].count
+        inj.intr_after = -1
+        op.inject[i].slot = seam_inject(t.seam, &inj)
+        if op.inject[i].until_kick and op.inject[i].slot >= 0:
+            t.until_kick |= <uint32_t>1 << op.inject[i].slot
+
+
+cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
+    """Disarms them again and notes how often each one acted."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef int i
+    for i in range(op.ninject):
+        if op.inject[i].slot >= 0:
+            op.inject[i].used = t.seam.inject[op.inject[i].slot].used
+            t.seam.inject[op.inject[i].slot].count = 0
+    t.nactive -= 1
+    if t.nactive == 0 and t.seam.ninject:
+        t.until_kick = 0
+        seam_inject_clear(t.seam)
+
+
+# ---- into the guest and out of it ---------------------------------------------------------------------------------
+
+cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
+    """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int id = c.id
+    if tdx_vcpu_inside(t, vcpu):
+        res.ret = -3
+        return -3
+    # From here a kick waits for us: the test below and the entry are one step to a kicker.
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 1)
+    res.ret = 0
+    sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
+    if t.vm.kvm.vm_dead:
+        res.ret = -2
+    else:
+        sync_point(c, SYNC_LOAD, <uint64_t>&t.wait_for_sept_zap)
+        if tdp_load32(&t.wait_for_sept_zap):
+            trace1(c, EV_WAIT_SEPT_ZAP, vcpu)
+            res.ret = -1
+        else:
+            t.loaded[vcpu] = True
+            memset(&r, 0, sizeof(r))
+            r.rcx = t.tdvpr_pa[vcpu]
+            c.id = vcpu + 1
+            err = tdx_seamcall(c, t, TDH_VP_ENTER, &r)
+            c.id = id
+            res.rax = err
+            res.ret = 1 if err == SEAM_ENTERED_TD else 0
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 0)
+    return <int>res.ret
+
+
+cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """A vCPU that was just kicked wants back at once."""
+    cdef OpResult res
+    memset(&res, 0, sizeof(res))
+    if t.loaded[vcpu] and not tdx_vcpu_inside(t, vcpu):
+        vp_enter(c, t, vcpu, &res)
+
+
+cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
+    cdef SeamRegs r
+    cdef int id = c.id
+    cdef uint64_t err
+    if not tdx_vcpu_inside(t, vcpu):
+        res.ret = -3
+        return
+    memset(&r, 0, sizeof(r))
+    c.id = vcpu + 1
+    err = td_async_exit(c, t.seam, &r)
+    c.id = id
+    trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
+    res.ret = 1
+
+
+cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
+    """A TD that disabled #VE for pending pages touched one: KVM cannot help it. Qualification bits 5:3 and 6 say
+    that the entry allowed nothing and that no user execute permission was there."""
+    return (r.rdx & 0xf) == EXT_QUAL_PENDING and not r.rcx & 0x78
+
+
+cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noexcept nogil:
+    """One guest instruction. An EPT violation that KVM cannot handle kills the VM. Yields; kicks wait for it."""
+    cdef SeamRegs r
+    cdef SeamLp *lp = &t.seam.lp[(op.vcpu + 1) & 63]
+    cdef int id = c.id
+    cdef int result
+    memset(&r, 0, sizeof(r))
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
+    tdp_store32(&t.guest_busy[op.vcpu], 1)
+    c.id = op.vcpu + 1
+    if accept:
+        r.rcx = op.value | <uint64_t>op.level
+        lp.same_rip = op.same_rip != 0
+        result = tdg_mem_page_accept(c, t.seam, &r)
+    else:
+        result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
+    c.id = id
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
+    tdp_store32(&t.guest_busy[op.vcpu], 0)
+    res.rax = r.rax
+    res.out[0] = r.rcx
+    res.out[1] = r.rdx
+    res.out[2] = r.r8
+    if result == GUEST_NOT_INSIDE:
+        res.kind = GUEST_RET_NOT_INSIDE
+    elif result == GUEST_VE:
+        res.kind = GUEST_RET_VE
+    elif result == GUEST_REEXECUTE:
+        res.kind = GUEST_RET_REEXECUTE
+    elif result == GUEST_TDEXIT:
+        res.kind = GUEST_RET_TDEXIT
+        res.flags = unexpected_pending(&r)
+        if res.flags:
+            t.vm.kvm.vm_dead = True
+            tdx_vm_dead(c, &t.vm.kvm)
+    else:
+        res.kind = GUEST_RET_STATUS if accept else GUEST_RET_NO_FAULT
+
+
+cdef void end_sub(Cpu *c, int what, const OpResult *res) noexcept nogil:
+    """Marks the end of one part of a composed operation in the trace."""
+    cdef Event *e
+    if c.trace == NULL:
+        return
+    e = trace_new(c, EV_OP_END)
+    e.a[0] = what
+    e.a[1] = <uint64_t>res.ret
+    e.a[2] = res.rax
+    e.a[3] = res.out[0]
+    e.a[4] = res.out[1]
+    e.a[5] = res.out[2]
+    e.a[6] = <uint64_t>res.kind
+    e.a[7] = (<uint64_t>res.flags << 32) | (<uint64_t>res.level << 16) | <uint64_t>res.tries
+
+
+cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A guest access and what KVM makes of its EPT violation: map, with local retries, and enter again."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Op part = op[0]
+    cdef OpResult sub
+    part.value = op.gfn << 12
+    guest_op(c, t, &part, False, res)
+    end_sub(c, 0, res)
+    if res.kind != GUEST_RET_TDEXIT or res.flags:
+        return
+    part.kind = 0
+    part.level = 1
+    part.write = 1
+    part.map_writable = 1
+    part.is_private = 1
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    vm.map_op(c, vm, &part, &sub)
+    end_sub(c, 1, &sub)
+    if sub.ret == -EIO:
+        return
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    vp_enter(c, t, op.vcpu, &sub)
+    end_sub(c, 2, &sub)
+
+
+# ---- build ----------------------------------------------------------------------------------------------------
+
+cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    """tdx_gmem_post_populate(): one page with its content before finalisation. Holds slots_lock. 0 or an errno."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Fault fault
+    cdef int ret
+    if t.state == TD_STATE_RUNNABLE:
+        return -22
+    c.slots_lock += 1
+    t.page_add_src = op.src
+    while True:
+        memset(&fault, 0, sizeof(fault))
+        fault.gfn = op.gfn
+        fault.pfn = op.pfn
+        fault.max_level = 1
+        fault.prefetch = True
+        fault.map_writable = True
+        fault.is_private = True
+        fault.write = True
+        fault.error_code = 2
+        read_lock(c, &vm.kvm.mmu_lock)
+        ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
+        read_unlock(c, &vm.kvm.mmu_lock)
+        if ret != RET_PF_RETRY or vm.kvm.vm_dead:
+            break
+        sync_retry(c, <uint64_t>op ^ vm.kvm.hook_failures)
+    t.page_add_src = 0
+    c.slots_lock -= 1
+    return 0 if ret == RET_PF_FIXED else -EIO
+
+
+cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
+    """What ends the local retries of a private fault: the VM is dead."""
+    sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
+    return vm.kvm.vm_dead
+
+
+cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
+    """A SEAMCALL past KVM."""
+    cdef SeamRegs r
+    memset(&r, 0, sizeof(r))
+    r.rcx = op.regs[0]
+    r.rdx = op.regs[1]
+    r.r8 = op.regs[2]
+    res.rax = tdx_seamcall(c, t, op.leaf, &r)
+    res.kind = GUEST_RET_STATUS
+
+
+cdef void free_pfn(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
+    """guest_memfd gives a page back to the host: the module must not use it any more."""
+    cdef const PamtEntry *e
+    sync_point(c, SYNC_LOAD, <uint64_t>pamt_peek(t.seam, op.pfn << 12, 0))
+    e = pamt_peek(t.seam, op.pfn << 12, 0)
+    if e != NULL and e.pt != PT_NDA:
+        c.checks |= CHECK_PAGE
+        res.ret = 1
+
+
+cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """Runs one TDX operation; 0, or -1 for a kind it does not know."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef int kind = op.kind - OP_TDX_FIRST
+    res.kind = GUEST_RET_NONE
+    if kind == OP_VP_ENTER:
+        vp_enter(c, t, op.vcpu, res)
+    elif kind == OP_TD_EXIT:
+        td_exit_op(c, t, op.vcpu, res)
+    elif kind == OP_ACCEPT or kind == OP_GUEST_ACCESS:
+        guest_op(c, t, op, kind == OP_ACCEPT, res)
+    elif kind == OP_TOUCH:
+        touch(c, vm, op, res)
+    elif kind == OP_RAW:
+        raw(c, t, op, res)
+    elif kind == OP_POPULATE:
+        res.ret = populate(c, vm, op)
+    elif kind == OP_FINALIZE:
+        res.ret = tdx_finalize(c, t, &res.rax)
+    elif kind == OP_RELEASE_HKID:
+        tdx_mmu_release_hkid(c, t)
+    elif kind == OP_VCPU_FREE:
+        tdx_vcpu_free(c, t, op.vcpu)
+    elif kind == OP_VM_DESTROY:
+        tdx_vm_destroy(c, t)
+    elif kind == OP_FREE_PFN:
+        free_pfn(c, t, op, res)
+    else:
+        return -1
+    return 0

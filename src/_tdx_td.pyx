@@ -1,0 +1,179 @@
+# cython: language_level=3
+"""vmx/tdx.c: a TD's life on KVM's side: build, vCPUs, HKID release, teardown (see _tdx_td.pxd).
+
+Runs while nobody else uses the TD, so no lock is taken here; the SEAMCALLs still take the module's.
+"""
+
+from libc.string cimport memset
+
+from tdpfast._seam cimport (
+    TDH_MNG_ADDCX, TDH_MNG_CREATE, TDH_MNG_INIT, TDH_MNG_KEY_CONFIG, TDH_MNG_KEY_FREEID, TDH_MNG_VPFLUSHDONE,
+    TDH_MR_FINALIZE, TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, TDH_VP_ADDCX,
+    TDH_VP_CREATE, TDH_VP_FLUSH, TDH_VP_INIT, SeamRegs,
+)
+from tdpfast._sync cimport EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, trace1, trace3
+from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn
+from tdpfast._tdx cimport (
+    TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES, TDX_TDCX_PAGES,
+    seamcall3, tdx_free_page, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall, tdx_vcpu_inside,
+)
+
+
+cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
+    """VP.CREATE, ADDCX, INIT; the vCPU ends up not associated with a logical processor."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int id = c.id
+    cdef int i
+    err = seamcall3(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa, 0, &r)
+    if err:
+        return err
+    for i in range(TDX_TDCX_PAGES):
+        err = seamcall3(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v], 0, &r)
+        if err:
+            return err
+    c.id = v + 1
+    err = seamcall3(c, t, TDH_VP_INIT, t.tdvpr_pa[v], 0, 0, &r)
+    if err == 0:
+        err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[v], 0, 0, &r)
+    c.id = id
+    return err
+
+
+cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
+    """From nothing to a TD with its vCPUs, finalised if asked; TDX_SUCCESS or the first status that is not."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int i, v
+    t.tdr_pa = cfg.tdr_pa
+    t.hkid = cfg.hkid
+    t.nvcpus = cfg.nvcpus
+    t.sept_base = cfg.sept_base
+    for i in range(TDX_TDCS_PAGES):
+        t.tdcs_pa[i] = cfg.tdcs_base + (<uint64_t>i << 12)
+    for v in range(cfg.nvcpus):
+        t.tdvpr_pa[v] = cfg.tdvpr_base + (<uint64_t>v << 16)
+        for i in range(TDX_TDCX_PAGES):
+            t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
+    err = seamcall3(c, t, TDH_MNG_CREATE, t.tdr_pa, cfg.hkid, 0, &r)
+    if err == 0:
+        err = seamcall3(c, t, TDH_MNG_KEY_CONFIG, t.tdr_pa, 0, 0, &r)
+    for i in range(TDX_TDCS_PAGES):
+        if err == 0:
+            err = seamcall3(c, t, TDH_MNG_ADDCX, t.tdcs_pa[i], t.tdr_pa, 0, &r)
+    if err:
+        return err
+    memset(&r, 0, sizeof(r))
+    r.rcx = t.tdr_pa
+    r.r8 = cfg.attributes
+    r.r9 = TDX_MAX_VCPUS | <uint64_t>cfg.levels << 16 | <uint64_t>cfg.gpaw << 24
+    r.r10 = cfg.td_ctls
+    err = tdx_seamcall(c, t, TDH_MNG_INIT, &r)
+    for v in range(cfg.nvcpus):
+        if err == 0:
+            err = build_vcpu(c, t, v)
+    if err:
+        return err
+    t.tdr_owned = t.tdcs_owned = True
+    t.state = TD_STATE_INITIALIZED
+    if cfg.runnable:
+        tdx_finalize(c, t, &err)
+    return err
+
+
+cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
+    """tdx_td_finalize(): 0, -EINVAL when done already, -EBUSY, -EIO; the SEAMCALL's status in *hw_error."""
+    cdef SeamRegs r
+    hw_error[0] = 0
+    if t.state == TD_STATE_RUNNABLE:
+        return -22
+    hw_error[0] = seamcall3(c, t, TDH_MR_FINALIZE, t.tdr_pa, 0, 0, &r)
+    if tdx_operand_busy(hw_error[0]):
+        return -EBUSY
+    if hw_error[0]:
+        return -EIO
+    t.state = TD_STATE_RUNNABLE
+    # Who sees pre_fault_allowed must see RUNNABLE: map_leaf pairs with this order.
+    t.pre_fault_allowed = True
+    return 0
+
+
+cdef void tdx_flush_vp(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Ends the vCPU's association with its logical processor, on that processor."""
+    cdef SeamRegs r
+    cdef int id = c.id
+    if not t.loaded[vcpu]:
+        return
+    tdx_kick(c, t, vcpu)
+    c.id = vcpu + 1
+    seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
+    c.id = id
+    t.loaded[vcpu] = False
+
+
+cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
+    """Flushes every vCPU and the caches and gives the key back: the TD can only be torn down from here on."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int v
+    if t.hkid < 0:
+        return
+    for v in range(t.nvcpus):
+        tdx_flush_vp(c, t, v)
+    err = seamcall3(c, t, TDH_MNG_VPFLUSHDONE, t.tdr_pa, 0, 0, &r)
+    if err:
+        kvm_warn(c, b"tdx_mmu_release_hkid", b"vpflushdone_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_MNG_VPFLUSHDONE, err, 0)
+        return
+    seamcall3(c, t, TDH_PHYMEM_CACHE_WB, 0, 0, 0, &r)
+    err = seamcall3(c, t, TDH_MNG_KEY_FREEID, t.tdr_pa, 0, 0, &r)
+    if err:
+        kvm_warn(c, b"tdx_mmu_release_hkid", b"key_freeid_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_MNG_KEY_FREEID, err, 0)
+        return
+    trace1(c, EV_KEYID_FREE, t.hkid)
+    t.hkid = -1
+
+
+cdef void reclaim_control_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
+    if tdx_reclaim_page(c, t, page) == 0:
+        tdx_free_page(c, t, page)
+
+
+cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Takes the vCPU's control pages back; with the HKID still assigned they are leaked."""
+    cdef int i
+    if t.hkid >= 0:
+        if t.loaded[vcpu]:
+            kvm_bug_on(c, &t.vm.kvm, b"tdx_vcpu_free", b"still_initialized")
+            tdx_flush_vp(c, t, vcpu)
+        return
+    for i in range(TDX_TDCX_PAGES):
+        reclaim_control_page(c, t, t.tdcx_pa[vcpu][i])
+    reclaim_control_page(c, t, t.tdvpr_pa[vcpu])
+
+
+cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil:
+    """Takes TDCS and TDR back. A page the module still counts for the TD keeps the TDR, which is then leaked."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int i
+    if t.hkid >= 0:
+        return
+    for i in range(TDX_TDCS_PAGES):
+        reclaim_control_page(c, t, t.tdcs_pa[i])
+    t.tdcs_owned = False
+    err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, t.tdr_pa, 0, 0, &r)
+    if err:
+        kvm_warn(c, b"__tdx_reclaim_page", b"seamcall_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_RECLAIM, err, 0)
+        return
+    err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD,
+                    t.tdr_pa | <uint64_t>TDX_GLOBAL_HKID << t.seam.hkid_shift, 0, 0, &r)
+    if err:
+        kvm_warn(c, b"tdx_reclaim_td_control_pages", b"wbinvd_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_WBINVD, err, 0)
+        return
+    trace1(c, EV_RESET_PADDR, t.tdr_pa)
+    tdx_free_page(c, t, t.tdr_pa)
+    t.tdr_owned = False

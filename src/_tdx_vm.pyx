@@ -1,0 +1,223 @@
+# cython: language_level=3
+"""The Python-owned TD: a VmCore whose hooks are KVM's TDX side on a TDX module."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from tdpfast._arena cimport SP_FREED, SP_QUEUED, Sp, arena_watch, hpa_to_sp
+from tdpfast._ops cimport op_map
+from tdpfast._seam cimport SeamRecord, seam_record, seam_td
+from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
+from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from tdpfast._sync cimport SLOW_CHECK, Cpu
+from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_hooks, tdx_vcpu_inside
+from tdpfast._tdx_ops cimport tdx_fault_cancelled, tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
+from tdpfast._tdx_td cimport TdConfig, tdx_td_build
+
+from tdpfast.errors import TdpfastError, UsageError
+
+# Where a TD's pages lie in the module's first TDMR; the next TD's follow behind.
+TD_STRIDE = 0x10000000
+
+
+cdef class TdVmCore(VmCore):
+    """A TD built on a SeamModule (which may hold several). Not thread-safe by itself, as VmCore."""
+
+    def __cinit__(self):
+        self.t = <Tdx *>calloc(1, sizeof(Tdx))
+        if self.t == NULL:
+            raise MemoryError("no memory for a TD")
+
+    def __dealloc__(self):
+        if self.t != NULL:
+            free(self.t.sept_state)
+            free(self.t.sept_state_copy)
+            free(self.t)
+
+    def __init__(self, design, SeamModule module not None, *, int levels=4, bint runnable=True, int nvcpus=3,
+                 bint pending_ve_disable=False, uint64_t attributes=0, bint want_direct=True, int hkid=33,
+                 uint64_t base=0x100100000, uint64_t memory_pages=16384, bint keep_dead=False,
+                 int livelock_after=0, bint cut_at_next=False):
+        cdef TdConfig cfg
+        cdef uint64_t err
+        if levels not in (4, 5):
+            raise UsageError(f"a TD with {levels} levels", "S-EPT roots have 4 or 5", "use 4 or 5")
+        if not 0 <= nvcpus <= TDX_MAX_VCPUS:
+            raise UsageError(f"{nvcpus} vCPUs", "a TD has at most 8 here", "use 0..8")
+        VmCore.__init__(self, design, root_level=levels, tdx=True,
+                        direct_gfn_bits=<uint64_t>1 << (39 if levels == 5 else 35),
+                        slot_npages=<uint64_t>1 << (39 if levels == 5 else 35), want_direct=want_direct,
+                        memory_pages=memory_pages, keep_dead=keep_dead)
+        self.module = module
+        self.t.seam = module.s
+        self.t.vm = self.vm
+        self.t.livelock_after = livelock_after
+        self.t.cut_at_next = cut_at_next
+        self.t.sept_state = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
+        self.t.sept_state_copy = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
+        if self.t.sept_state == NULL or self.t.sept_state_copy == NULL:
+            raise MemoryError("no memory for a TD")
+        self.t.reenter_fn = tdx_reenter
+        memset(&cfg, 0, sizeof(cfg))
+        cfg.tdr_pa = base
+        cfg.tdcs_base = base + 0x10000
+        cfg.tdvpr_base = base + 0x20000
+        cfg.sept_base = base + 0x1000000
+        cfg.hkid = hkid
+        cfg.nvcpus = nvcpus
+        cfg.levels = levels
+        cfg.gpaw = levels == 5
+        cfg.runnable = runnable
+        cfg.attributes = attributes
+        cfg.td_ctls = pending_ve_disable
+        err = tdx_td_build(self.cpus[0], self.t, &cfg)
+        if err:
+            raise TdpfastError(f"the module refused to build the TD (status {err:#x}); is hkid {hkid} or its memory"
+                               f" at {base:#x} taken by another TD?")
+        tdx_hooks(&self.vm.kvm, self.t)
+        self.vm.kvm.cut = &self.t.cut
+        self.vm.tdx = self.t
+        self.vm.tdx_op = tdx_run_op
+        self.vm.map_op = op_map
+        self.vm.op_begin = tdx_op_begin
+        self.vm.op_end = tdx_op_end
+        self.vm.fault_cancelled = tdx_fault_cancelled
+
+    def set_tracing(self, bint on):
+        """As VmCore.set_tracing(), with the module's calls."""
+        VmCore.set_tracing(self, on)
+        seam_record(self.t.seam, on)
+
+    def run(self, fields):
+        """As VmCore.run(); the module's call records begin anew."""
+        self.t.seam.nrecord = 0
+        return VmCore.run(self, fields)
+
+    def seamcalls(self):
+        """The SEAMCALLs since the last run(): (leaf, lp, injection, status, before, after), each of the last two
+        (rcx, rdx, r8, r9)."""
+        cdef SeamRecord *r
+        cdef uint64_t i
+        out = []
+        if self.t.seam.record == NULL:
+            return out
+        for i in range(self.t.seam.nrecord):
+            r = &self.t.seam.record[i]
+            out.append((r.leaf, r.lp, r.inject, r.status, (r.before.rcx, r.before.rdx, r.before.r8, r.before.r9),
+                        (r.after.rcx, r.after.rdx, r.after.r8, r.after.r9)))
+        return out
+
+    def pages(self):
+        """{page: name} of the TD's control pages, as the recordings name them."""
+        cdef int i, v
+        out = {self.t.tdr_pa: "TDR"}
+        for i in range(TDX_TDCS_PAGES):
+            out[self.t.tdcs_pa[i]] = f"TDCS{i}"
+        for v in range(self.t.nvcpus):
+            out[self.t.tdvpr_pa[v]] = f"TDVPR{v}"
+            for i in range(TDX_TDCX_PAGES):
+                out[self.t.tdcx_pa[v][i]] = f"TDCX{v}.{i + 1}"
+        return out
+
+    @property
+    def sept_range(self):
+        """(start, end) of the HPAs KVM takes S-EPT pages from."""
+        return self.t.sept_base, self.t.sept_base + (<uint64_t>TDX_SEPT_PAGES << 12)
+
+    @property
+    def tdr(self):
+        """HPA of the TDR."""
+        return self.t.tdr_pa
+
+    @property
+    def nvcpus(self):
+        """How many vCPUs the TD has."""
+        return self.t.nvcpus
+
+    def vcpu_loaded(self, int vcpu):
+        """Whether the vCPU is associated with a logical processor."""
+        return bool(0 <= vcpu < self.t.nvcpus and self.t.loaded[vcpu])
+
+    def kvm_state(self):
+        """KVM's view of the TD, as the recordings' `kvm`."""
+        return {
+            "hkid": self.t.hkid, "state": self.t.state, "wait_for_sept_zap": self.t.wait_for_sept_zap,
+            "vm_bugged": int(self.vm.kvm.vm_bugged), "vm_dead": int(self.vm.kvm.vm_dead),
+            "sept_pages": <int64_t>self.t.sept_owned, "pre_fault_allowed": int(self.t.pre_fault_allowed),
+            "tdr_owned": int(self.t.tdr_owned), "tdcs_owned": int(self.t.tdcs_owned),
+        }
+
+    def watch_freed(self, bint on):
+        """Looks for accesses to freed tables from now on; needs keep_dead."""
+        if on:
+            arena_watch(&self.vm.arena, self.cpus[0])
+        else:
+            self.cpus[0].slow &= ~<uint32_t>SLOW_CHECK
+
+    def dangling(self):
+        """Present mirror SPTEs whose table is freed or queued: (level, gfn, "freed" or "queued"), pre-order."""
+        out = []
+        cdef Sp *root = self.vm.kvm.tdp_mmu_roots
+        while root != NULL:
+            if root.is_mirror:
+                self.find_dangling(root, out)
+            root = root.next
+        return out
+
+    cdef find_dangling(self, Sp *sp, list out):
+        cdef uint64_t value
+        cdef Sp *child
+        cdef int i
+        for i in range(512):
+            value = sp.spt[i]
+            if not is_shadow_present_pte(value) or is_last_spte(value, sp.level):
+                continue
+            child = hpa_to_sp(&self.vm.arena, value & SPTE_BASE_ADDR_MASK)
+            if child == NULL:
+                continue
+            if child.state == SP_FREED or child.state == SP_QUEUED:
+                out.append((sp.level, sp.gfn + i * pages_per_hpage(sp.level),
+                            "freed" if child.state == SP_FREED else "queued"))
+            else:
+                self.find_dangling(child, out)
+
+    def describe_module(self, uint64_t obj):
+        """The name of a module lock word or S-EPT entry, as the explorer's steps show it."""
+        cdef Td *td = seam_td(self.t.seam, self.t.tdr_pa)
+        cdef Tdmr *m = &self.t.seam.tdmr[0]
+        cdef uint64_t hpa
+        cdef int i
+        if td != NULL:
+            if obj == <uint64_t>&td.op_lock:
+                return "OP_STATE lock"
+            if obj == <uint64_t>&td.tree_lock:
+                return "SEPT_TREE lock"
+            if obj == <uint64_t>&td.epoch_lock:
+                return "TD_EPOCH lock"
+            if obj == <uint64_t>&td.td_epoch:
+                return "TD_EPOCH"
+            if <uint64_t>&td.refcount[0] <= obj <= <uint64_t>&td.refcount[1]:
+                return "REFCOUNT"
+        if obj == <uint64_t>&self.t.wait_for_sept_zap:
+            return "wait_for_sept_zap"
+        for i in range(TDX_MAX_VCPUS):
+            if obj == <uint64_t>&self.t.guest_busy[i]:
+                return f"vCPU {i} mode"
+        if <uint64_t>m.p4k <= obj < <uint64_t>(m.p4k + ((m.end - m.start) >> 12)):
+            hpa = m.start + (((obj - <uint64_t>m.p4k) // sizeof(PamtEntry)) << 12)
+            return f"PAMT 4K {hpa:#x}"
+        if <uint64_t>m.p2m <= obj < <uint64_t>(m.p2m + ((m.end - m.start) >> 21)):
+            hpa = m.start + (((obj - <uint64_t>m.p2m) // sizeof(PamtEntry)) << 21)
+            return f"PAMT 2M {hpa:#x}"
+        if <uint64_t>m.p1g <= obj < <uint64_t>(m.p1g + ((m.end - m.start) >> 30)):
+            hpa = m.start + (((obj - <uint64_t>m.p1g) // sizeof(PamtEntry)) << 30)
+            return f"PAMT 1G {hpa:#x}"
+        if <uint64_t>m.memory <= obj < <uint64_t>m.memory + (m.end - m.start):
+            return f"S-EPT entry {obj >> 3 & 511} of page {m.start + ((obj - <uint64_t>m.memory) & ~<uint64_t>0xfff):#x}"
+        return "module state"
+
+    def in_guest(self):
+        """The vCPUs that are inside the TD."""
+        return [v for v in range(self.t.nvcpus) if tdx_vcpu_inside(self.t, v)]

@@ -1,0 +1,21 @@
+"""Hooks written in Python: called on the scheduler's stack when exploring, directly otherwise."""
+
+from libc.stdint cimport int32_t, uint64_t
+
+from tdpfast._arena cimport Sp
+from tdpfast._sync cimport Cpu
+from tdpfast._tdp_mmu cimport Hooks, Kvm
+from tdpfast._vm cimport VmCore
+
+cdef struct HookRequest:
+    Kvm *kvm
+    int32_t which        # PY_SET ..
+    uint64_t gfn
+    uint64_t old_spte
+    uint64_t new_spte
+    int32_t level
+    int32_t ret
+    bint native          # the Python hook asks for the native one
+
+cdef void pyhook_serve(Cpu *c) noexcept nogil
+cdef int pyhooks_install(VmCore vm, object hooks) except -1

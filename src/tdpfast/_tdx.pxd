@@ -1,0 +1,75 @@
+"""vmx/tdx.c: KVM's TDX side. The hooks that carry mirror changes to the module, in each design's shape."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from tdpfast._arena cimport Sp
+from tdpfast._ops cimport HookRule, Inject, Op, OpResult, Vm
+from tdpfast._seam cimport Seam, SeamRegs
+from tdpfast._sync cimport Cpu
+from tdpfast._tdp_mmu cimport Kvm
+
+cdef enum:
+    TDX_MAX_VCPUS = 8
+    TDX_TDCS_PAGES = 6
+    TDX_TDCX_PAGES = 5
+    TDX_SEPT_PAGES = 32768       # external pages KVM can have out at once
+    TDX_GLOBAL_HKID = 32
+
+cdef enum TdState:
+    TD_STATE_UNINITIALIZED = 0
+    TD_STATE_INITIALIZED = 1
+    TD_STATE_RUNNABLE = 2
+
+cdef enum SeptPage:
+    SEPT_PAGE_FREE = 0
+    SEPT_PAGE_OWNED = 1
+
+cdef struct Tdx
+
+cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
+    Seam *seam
+    Vm *vm
+    uint64_t tdr_pa
+    uint64_t tdcs_pa[TDX_TDCS_PAGES]
+    uint64_t tdvpr_pa[TDX_MAX_VCPUS]
+    uint64_t tdcx_pa[TDX_MAX_VCPUS][TDX_TDCX_PAGES]
+    int32_t nvcpus
+    int32_t hkid                 # -1: released
+    int32_t state                # TdState
+    uint32_t wait_for_sept_zap
+    bint pre_fault_allowed
+    bint tdr_owned
+    bint tdcs_owned
+    uint64_t page_add_src
+    uint32_t guest_busy[TDX_MAX_VCPUS]   # the vCPU is inside an instruction or on its way in: a kick waits
+    bint loaded[TDX_MAX_VCPUS]
+    # pages for the S-EPT: from sept_base on, given out in order, reused only after a wrap
+    uint64_t sept_base
+    uint64_t sept_next
+    uint64_t sept_owned
+    uint8_t *sept_state
+    uint8_t *sept_state_copy
+    uint64_t sept_share_base
+    uint64_t sept_share_used[32]
+    uint32_t until_kick          # injections (bits) whose holder goes away at the next kick
+    int32_t nactive              # operations in progress: the last one clears the injections
+    # LIVELOCK rule of the recordings: that many identical failing hook calls in one operation
+    uint32_t livelock_after
+    uint32_t same_failures
+    uint64_t last_failure
+    bint cut_at_next             # finish the round before the cut
+    bint cut
+    void (*reenter_fn)(Cpu *c, Tdx *t, int vcpu) noexcept nogil      # what a kicked vCPU does at once
+
+cdef bint tdx_operand_busy(uint64_t err) noexcept nogil
+cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil
+cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil
+cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil
+cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil
+cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil
+cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil
+cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint64_t err) noexcept nogil
+cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
+cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
+cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil
+cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil

@@ -1,0 +1,11 @@
+"""The Python-owned TD: a VmCore whose hooks are KVM's TDX side on a TDX module."""
+
+from tdpfast._arena cimport Sp
+from tdpfast._seam_api cimport SeamModule
+from tdpfast._tdx cimport Tdx
+from tdpfast._vm cimport VmCore
+
+cdef class TdVmCore(VmCore):
+    cdef Tdx *t
+    cdef readonly SeamModule module
+    cdef find_dangling(self, Sp *sp, list out)

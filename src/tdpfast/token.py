@@ -1,0 +1,150 @@
+"""Replay tokens: one failing schedule as a line of text.
+
+A token holds the schedule (run lengths of agents), how it was found, a fingerprint of the program it belongs to and
+a digest of its steps. It says so when it is damaged, of another version, from another scenario, or when the
+program no longer does what it did when the token was made.
+"""
+
+import base64
+import binascii
+import hashlib
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from tdpfast.errors import TdpfastError, UsageError
+
+PREFIX = "tdp"
+VERSION = 1
+STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct", "replay")
+
+
+class TokenError(UsageError):
+    """The text is not a token, or a damaged one."""
+
+
+class TokenVersionError(TokenError):
+    """The token was made by another version of the format."""
+
+
+class TokenMismatchError(TokenError):
+    """The token belongs to another scenario."""
+
+
+class NondeterminismError(TdpfastError):
+    """The program does not do what it did when the token was made."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One schedule of one program. seed and strategy say how it was found."""
+
+    schedule: bytes
+    fingerprint: int = 0
+    digest: int = 0
+    strategy: str = "replay"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {self.strategy!r}")
+        if not 0 <= self.fingerprint < 1 << 64 or not 0 <= self.digest < 1 << 32 or self.seed < 0:
+            raise UsageError("fingerprint, digest or seed is out of range")
+
+    def __str__(self) -> str:
+        body = bytearray([STRATEGIES.index(self.strategy)])
+        body += self.fingerprint.to_bytes(8, "little") + self.digest.to_bytes(4, "little")
+        _put(body, self.seed)
+        for agent, run in groupby(self.schedule):
+            _put(body, (sum(1 for _ in run) << 5) | agent)
+        body += zlib.crc32(bytes(body)).to_bytes(4, "little")
+        return f"{PREFIX}{VERSION}-{base64.b32encode(bytes(body)).decode().rstrip('=').lower()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Token":
+        """The token of a text; TokenError if it is none."""
+        body = _unpack(text)
+        if body[0] >= len(STRATEGIES):
+            raise TokenError("the token is damaged: unknown strategy")
+        seed, at = _get(body, 13)
+        schedule = bytearray()
+        while at < len(body):
+            run, at = _get(body, at)
+            if len(schedule) + (run >> 5) > 1 << 28:
+                raise TokenError("the token is damaged: its schedule is too long")
+            schedule += bytes([run & 31]) * (run >> 5)
+        return cls(
+            bytes(schedule),
+            int.from_bytes(body[1:9], "little"),
+            int.from_bytes(body[9:13], "little"),
+            STRATEGIES[body[0]],
+            seed,
+        )
+
+    def require(self, fingerprint: int) -> None:
+        """TokenMismatchError unless the token belongs to the program of that fingerprint."""
+        if fingerprint != self.fingerprint:
+            raise TokenMismatchError("the token is from another scenario (or from an older form of this one)")
+
+    def verify(self, replay: dict) -> None:
+        """NondeterminismError unless a replay did, step by step, what the token's recording did."""
+        if replay["end"] == "diverged":
+            at = len(replay["steps"])
+            raise NondeterminismError(f"the program differs from the recording: step {at} cannot be made")
+        if replay["schedule"] != self.schedule or digest_of(replay["steps"]) != self.digest:
+            raise NondeterminismError("the program differs from the recording: it made other accesses")
+
+
+def fingerprint(*parts: str | bytes) -> int:
+    """64 bits that identify a program: give it whatever decides what the program does."""
+    h = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        h.update(len(raw).to_bytes(8, "little") + raw)
+    return int.from_bytes(h.digest(), "little")
+
+
+def digest_of(steps: Iterable[tuple[int, int, int, int]]) -> int:
+    """32 bits of what a replay did. Objects count by order of appearance: addresses differ between processes."""
+    names: dict[int, int] = {}
+    crc = 0
+    for agent, kind, obj, _ in steps:
+        number = names.setdefault(obj, len(names))
+        crc = zlib.crc32(bytes((agent, kind)) + number.to_bytes(4, "little"), crc)
+    return crc
+
+
+def _put(out: bytearray, value: int) -> None:
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _get(body: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(body):
+            raise TokenError("the token is damaged: it ends too early")
+        value |= (body[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if not body[at - 1] & 0x80:
+            return value, at
+
+
+def _unpack(text: str) -> bytes:
+    """The bytes between version and checksum."""
+    head, dash, tail = text.strip().partition("-")
+    if not dash or not head.startswith(PREFIX) or not head[len(PREFIX) :].isdecimal():
+        raise TokenError("not a replay token")
+    if int(head[len(PREFIX) :]) != VERSION:
+        raise TokenVersionError(f"the token has version {head[len(PREFIX):]}; this tdpfast reads {VERSION}")
+    try:
+        raw = base64.b32decode(tail.upper() + "=" * (-len(tail) % 8))
+    except (binascii.Error, ValueError):
+        raise TokenError("the token is damaged: not base32") from None
+    if len(raw) < 18 or zlib.crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:]:
+        raise TokenError("the token is damaged: its checksum does not fit")
+    return raw[:-4]

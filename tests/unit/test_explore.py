@@ -1,0 +1,278 @@
+"""The exploration engine on toy programs whose answers are known."""
+
+import signal
+
+import pytest
+
+from tdpfast import _toys as toys
+from tdpfast._explore import KIND_NAMES, Explorer
+from tdpfast.errors import UsageError
+
+CHECK_AGREE, CHECK_LIFE, CHECK_PROGRESS, CHECK_STAT = 1, 2, 16, 32
+EXHAUSTIVE = ("dpor", "sleep", "dfs")
+
+
+def run(program, strategy="dpor", **options):
+    return Explorer(program, strategy, **options).run()
+
+
+def counter(locked):
+    body = [("add", 0, 1)]
+    if locked:
+        body = [("lock", 0), *body, ("unlock", 0)]
+    return toys.script([body, body], counter=2)
+
+
+def random_results(seed, **shape):
+    """The three exhaustive searches of one random program; None if plain search is too long."""
+    program = toys.script(toys.random_threads(seed, **shape), rcu=shape.get("rcu", False))
+    plain = Explorer(program, "dfs", max_executions=100_000)
+    want = plain.run()
+    if not want["complete"]:
+        return None
+    found = [(plain.states(), want["checks"])]
+    for strategy in ("sleep", "dpor"):
+        explorer = Explorer(program, strategy)
+        result = explorer.run()
+        assert result["complete"]
+        found.append((explorer.states(), result["checks"]))
+    return found
+
+
+SHAPES = {
+    "words": dict(loops=False, bugs=False, locks=0, threads=3),
+    "locks": dict(loops=False, bugs=False),
+    "loops": dict(words=1, locks=1, length=5),
+    "bugs": dict(),
+    "rcu": dict(rcu=True, words=1, locks=1),
+    "four": dict(threads=4, length=2),
+    "rcu-locks": dict(rcu=True, threads=3, length=3, words=1, loops=False),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reduction_reaches_the_final_states_of_plain_search(shape):
+    compared = 0
+    for seed in range(250):
+        results = random_results(seed, **SHAPES[shape])
+        if results is None:
+            continue
+        compared += 1
+        assert results[0] == results[1] == results[2], f"seed {seed}"
+    assert compared > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reduction_reaches_the_final_states_of_plain_search_many(shape):
+    for seed in range(1000, 5000):
+        results = random_results(seed, **SHAPES[shape])
+        assert results is None or results[0] == results[1] == results[2], f"seed {seed}"
+
+
+@pytest.mark.parametrize("strategy", EXHAUSTIVE)
+def test_racy_counter_loses_an_update(strategy):
+    result = run(counter(False), strategy)
+    assert result["complete"] and result["checks"] == CHECK_STAT
+
+
+@pytest.mark.parametrize("strategy", EXHAUSTIVE)
+def test_locked_counter_holds(strategy):
+    result = run(counter(True), strategy)
+    assert result["complete"] and result["checks"] == 0 and result["states"] == 1
+
+
+def test_reduction_needs_one_execution_per_class():
+    """Two threads on different words: one class; plain search runs all C(4, 2) orders."""
+    program = toys.script([[("store", 0, 1), ("store", 0, 2)], [("store", 1, 1), ("store", 1, 2)]])
+    assert run(program, "dfs")["executions"] == 6
+    assert run(program, "dpor")["executions"] == 1
+
+
+@pytest.mark.parametrize("strategy", EXHAUSTIVE)
+def test_freeze_protocol(strategy):
+    assert run(toys.freeze(1), strategy)["checks"] == 0
+    assert run(toys.freeze(1, broken=True), strategy)["checks"] == CHECK_AGREE
+
+
+def test_freeze_protocol_of_two_mappers_is_complete():
+    result = run(toys.freeze(2))
+    assert result["complete"] and result["checks"] == 0 and result["states"] == 9
+
+
+def test_two_spin_locks_taken_crosswise_deadlock():
+    program = toys.script(
+        [
+            [("lock", 0), ("lock", 1), ("unlock", 1), ("unlock", 0)],
+            [("lock", 1), ("lock", 0), ("unlock", 0), ("unlock", 1)],
+        ]
+    )
+    result = run(program)
+    assert result["complete"] and result["checks"] == CHECK_PROGRESS and result["ends"]["stuck"] > 0
+
+
+def test_writer_blocked_by_two_readers_goes_first_somewhere():
+    """The writer stands behind both readers for good: the search must still try it before them."""
+    program = toys.script([[("rlock", 0)], [("rlock", 0)], [("wlock", 0), ("store", 1, 7), ("wunlock", 0)]])
+    results = [run(program, strategy) for strategy in EXHAUSTIVE]
+    assert all("done" in r["ends"] and "stuck" in r["ends"] for r in results)
+    assert len({r["states"] for r in results}) == 1
+
+
+READER = [("store", 1, 1), ("look", 0)]
+IN_SECTION = [("rcu",), *READER, ("end_rcu",)]
+FREE_LATER = [("await", 1, 1), ("call_rcu", 0)]     # only once the reader is where it is
+
+
+@pytest.mark.parametrize(
+    ("reader", "grace", "want"), [(IN_SECTION, True, 0), (IN_SECTION, False, CHECK_LIFE), (READER, True, CHECK_LIFE)]
+)
+def test_page_freed_under_a_reader(reader, grace, want):
+    """Safe inside a read section that call_rcu() waits for; not without the section, not without the wait."""
+    result = run(toys.script([reader, FREE_LATER], rcu=True, grace=grace))
+    assert result["complete"] and result["checks"] == want
+
+
+def test_barrier_waits_for_the_callback():
+    program = toys.script([[("call_rcu", 0), ("barrier",), ("store", 0, 1)], [("rcu",), ("end_rcu",)]], rcu=True)
+    result = run(program)
+    assert result["complete"] and result["checks"] == 0
+
+
+def test_loop_that_nobody_ends_is_a_livelock():
+    result = run(toys.script([[("await", 0, 1)], [("store", 0, 2)]]))
+    assert result["complete"] and result["checks"] == CHECK_PROGRESS
+
+
+def test_loop_that_somebody_ends_is_none():
+    result = run(toys.script([[("await", 0, 1)], [("store", 0, 1)]]))
+    assert result["complete"] and result["checks"] == 0
+
+
+def test_livelock_pair_is_found_and_its_search_not_called_complete():
+    """Each toggles a word the other looks at, for ever."""
+    result = run(toys.script([[("spin", 0, 2)], [("spin", 0, 2)]]), max_executions=100)
+    assert result["checks"] == CHECK_PROGRESS and not result["complete"]
+
+
+def test_unfair_spinning_proves_nothing():
+    """The third thread ends it once the others rest: no livelock, but not everything was explored either."""
+    program = toys.script([[("spin", 0, 2)], [("spin", 0, 2)], [("store", 2, 1)]])
+    result = run(program, max_executions=1)
+    assert result["checks"] == 0 and not result["complete"] and result["ends"] == {"done": 1}
+
+
+def test_bug_ends_the_execution_but_hides_nothing():
+    program = toys.script([[("bug_if", 0)], [("store", 0, 5), ("add", 0, 1)]], counter=6)
+    result = run(program)
+    assert result["complete"] and result["ends"]["abort"] > 0 and result["states"] == run(program, "dfs")["states"]
+
+
+def test_step_bound_makes_the_answer_unknown():
+    result = run(counter(True), max_steps=3)
+    assert not result["complete"] and result["ends"] == {"steps": result["executions"]}
+
+
+def test_hooks_run_on_the_scheduler_stack():
+    program = toys.script([[("hook", 7)], [("hook", 8)]])
+    assert run(program)["executions"] == 2
+    assert program.hooks == [(0, 7), (1, 8), (1, 8), (0, 7)]
+
+
+def test_preemption_bound_finds_the_race_with_one_preemption():
+    assert run(counter(False), "bound", bound=0)["checks"] == 0
+    result = run(counter(False), "bound", bound=1)
+    assert result["checks"] == CHECK_STAT and result["exhausted"] and not result["complete"]
+    assert run(counter(False), "bound", bound=9)["complete"]
+
+
+@pytest.mark.parametrize("strategy", ["random", "pct"])
+def test_seeded_walks_find_the_seeded_bug(strategy):
+    results = [run(toys.freeze(2, broken=True), strategy, seed=s, max_executions=200) for s in range(50)]
+    assert all(r["checks"] == CHECK_AGREE and not r["complete"] for r in results)
+    again = run(toys.freeze(2, broken=True), strategy, seed=7, max_executions=200)
+    assert again["failures"] == results[7]["failures"]
+
+
+def test_ranges_of_one_seed_add_up():
+    whole = run(toys.freeze(2, broken=True), "random", seed=3, max_executions=300)
+    parts = [run(toys.freeze(2, broken=True), "random", seed=3, first=n, max_executions=100) for n in (0, 100, 200)]
+    best = min((p["failures"][CHECK_AGREE] for p in parts), key=len)
+    assert whole["transitions"] == sum(p["transitions"] for p in parts)
+    assert len(whole["failures"][CHECK_AGREE]) <= len(best) or whole["checks"] == CHECK_AGREE
+
+
+def test_stop_conditions():
+    broken = toys.freeze(2, broken=True)
+    assert run(broken, stop_first=True)["ends"]["done"] < run(broken)["executions"]
+    assert run(broken, wanted=CHECK_AGREE)["finished"]
+    limited = run(toys.freeze(3), max_seconds=0.05)
+    assert limited["timed_out"] and not limited["complete"] and limited["seconds"] < 5
+
+
+@pytest.mark.parametrize("bad", [{"strategy": "magic"}, {"depth": 0}, {"max_steps": 0}, {"retry_bound": 0}])
+def test_arguments_are_checked(bad):
+    with pytest.raises(UsageError):
+        Explorer(counter(True), **bad)
+
+
+def test_replay_repeats_every_step():
+    explorer = Explorer(counter(False))
+    schedule = explorer.run()["failures"][CHECK_STAT]
+    first, second = explorer.replay(schedule), explorer.replay(schedule)
+    assert first == second and first["checks"] == CHECK_STAT and first["schedule"] == schedule
+    kinds = [KIND_NAMES[step[1]] for step in first["steps"]]
+    assert sorted(kinds) == ["load", "load", "store", "store"]
+
+
+def test_replay_writes_every_step_into_the_trace():
+    program = counter(True)
+    explorer = Explorer(program)
+    explorer.run()
+    assert program.trace == []        # a search records nothing
+    steps = explorer.replay(b"\0" * 4 + b"\1" * 4)["steps"]
+    ev_step = {event[0] for event in program.trace}
+    assert len(ev_step) == 1 and [event[2] for event in program.trace] == list(range(8))
+    assert [(e[1], e[3], e[4], e[5]) for e in program.trace] == steps
+    loads = [value for _, kind, _, value in steps if KIND_NAMES[kind] == "load"]
+    assert loads == [0, 1]
+
+
+def test_check_between_operations():
+    thread = [("store", 0, 5), ("op",), ("store", 0, 2)]
+    assert run(toys.script([thread], counter=2))["checks"] == 0
+    assert run(toys.script([thread], counter=2, every=True))["checks"] == CHECK_STAT
+
+
+def test_interrupt_leaves_the_explorer_usable():
+    explorer = Explorer(toys.freeze(4), "random", max_executions=10**9)
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            explorer.run()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert 0 < explorer.result()["executions"] < 10**9
+    assert explorer.replay(b"", follow=True)["end"] == "done"
+
+
+def test_replay_of_a_schedule_that_does_not_fit_diverges():
+    explorer = Explorer(counter(True))
+    assert explorer.replay(b"\0\1\1\1")["end"] == "diverged"
+    assert explorer.replay(b"\0\1\1\1", follow=True)["end"] == "done"
+    assert explorer.replay(b"\0" * 50)["end"] == "diverged"
+
+
+def test_hundred_thousand_executions_do_not_grow():
+    def resident():
+        with open("/proc/self/statm") as f:
+            return int(f.read().split()[1])
+
+    program = toys.freeze(2)
+    run(program, "dfs", max_executions=1000)
+    before = resident()
+    run(program, "dfs", max_executions=100_000)
+    for _ in range(50):
+        run(program, max_executions=10)
+    assert resident() - before < 512      # pages: 2 MiB
