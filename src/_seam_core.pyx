@@ -42,30 +42,32 @@ cdef uint64_t page_lock(Cpu *c, Seam *s, uint64_t hpa, int size, bint excl, uint
     The walk ends early at a larger page that is in use. Larger pages are locked shared on the way down and
     promoted; 4K pages are locked in the right mode at once. Nothing is held on failure.
     """
-    cdef PamtEntry *p1 = pamt_entry(s, hpa, 2)
-    cdef PamtEntry *p2
-    cdef PamtEntry *p4
+    cdef Tdmr *t = tdmr_of(s, hpa)
+    cdef uint64_t at
+    cdef PamtEntry *e
     h.leaf = NULL
     h.p1g = NULL
     h.p2m = NULL
     h.excl = excl
-    if p1 == NULL:
+    if t == NULL or t.p4k == NULL:
         return TDX_OPERAND_ADDR_RANGE_ERROR | opid
-    if not hp_try_shared(c, s, &p1.lock):
+    at = hpa - t.start
+    e = &t.p1g[at >> 30]
+    if not hp_try_shared(c, s, &e.lock):
         return TDX_OPERAND_BUSY | opid
-    if p1.pt != PT_NDA or size == 2:
-        return page_lock_large(c, s, p1, 2, opid, h)
-    h.p1g = p1
-    p2 = pamt_entry(s, hpa, 1)
-    if not hp_try_shared(c, s, &p2.lock):
+    if e.pt != PT_NDA or size == 2:
+        return page_lock_large(c, s, e, 2, opid, h)
+    h.p1g = e
+    e = &t.p2m[at >> 21]
+    if not hp_try_shared(c, s, &e.lock):
         return page_lock_fail(c, s, h, opid)
-    if p2.pt != PT_NDA or size == 1:
-        return page_lock_large(c, s, p2, 1, opid, h)
-    h.p2m = p2
-    p4 = pamt_entry(s, hpa, 0)
-    if not (hp_try_excl(c, s, &p4.lock) if excl else hp_try_shared(c, s, &p4.lock)):
+    if e.pt != PT_NDA or size == 1:
+        return page_lock_large(c, s, e, 1, opid, h)
+    h.p2m = e
+    e = &t.p4k[at >> 12]
+    if not (hp_try_excl(c, s, &e.lock) if excl else hp_try_shared(c, s, &e.lock)):
         return page_lock_fail(c, s, h, opid)
-    h.leaf = p4
+    h.leaf = e
     h.size = 0
     return TDX_SUCCESS
 

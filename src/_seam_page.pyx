@@ -4,7 +4,7 @@
 Every function here may yield, and holds no lock when it returns.
 """
 
-from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_or, tdp_read_once
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport l2_alias_free, l2_alias_move
@@ -52,7 +52,9 @@ cdef uint64_t page_add_copy(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogi
     status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status != TDX_SUCCESS:
         return status
-    if not entry_try_lock(c, s, k.ep, &k.entry):
+    sync_point(c, SYNC_TRY_EXCL, <uint64_t>k.ep)
+    undo_word(s, k.ep)
+    if tdp_fetch_or(k.ep, SEPT_TDEL) & SEPT_TDEL:
         status = SEAM_MODULE_HALT      # nobody else can hold it: the TDR is exclusive
     else:
         pamt_set(s, page.leaf, PT_REG, k.td.tdr_pa)

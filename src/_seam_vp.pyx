@@ -5,7 +5,7 @@ Every function here may yield. Between VP.ENTER and the TD exit the TDVPR (with 
 PAMT entry stay locked shared; nothing else does.
 """
 
-from tdpfast._atomic cimport tdp_fetch_add
+from tdpfast._atomic cimport tdp_fetch_add, tdp_try_cmpxchg
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._sync cimport SYNC_RMW, sync_load
@@ -50,12 +50,12 @@ cdef void vp_unlock(Cpu *c, Seam *s, VpCall *v) noexcept nogil:
 
 
 cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
+    """Ties the VCPU to this logical processor; False if it is tied to another one."""
     cdef uint64_t lp = 1 + (<uint64_t>c.id & 63)
-    if vp.lp == lp:
-        return True
-    if vp.lp != 0:
-        return False
-    vp.lp = lp
+    cdef uint64_t old = 0
+    sync_point(c, SYNC_RMW, <uint64_t>&vp.lp)
+    if not tdp_try_cmpxchg(&vp.lp, &old, lp):
+        return old == lp
     tdp_fetch_add(&td.assoc_vcpus, 1)
     return True
 

@@ -359,7 +359,10 @@ cdef inline bint hp_promote(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
 cdef inline void hp_put_excl(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
     sync_point(c, SYNC_PUT_EXCL, <uint64_t>l)
     undo_word(s, l)
-    tdp_fetch_and(l, 2)          # whoever failed meanwhile keeps the host's priority
+    if tdp_read_once(l) == 1:
+        tdp_store_release(l, 0)
+    else:
+        tdp_fetch_and(l, 2)      # whoever failed meanwhile keeps the host's priority
 
 # ---- S-EPT entries ----
 cdef inline int sept_index(uint64_t gpa, int level) noexcept nogil:

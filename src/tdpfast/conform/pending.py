@@ -14,19 +14,8 @@ def _has(*names: str):
     return lambda record: all(name in record for name in names)
 
 
-def _contention(record: dict) -> bool:
-    return "kind" in record and "ops" not in record
-
-
 _PENDING = (
     ("stack cases", _stack),
-    ("module call sequences", _has("calls", "cfg", "end")),
-    ("module state matrix", _has("op", "state", "call_level", "rax")),
-    ("module operating-state matrix", _has("leaf", "op_state", "lifecycle")),
-    ("module page matrix", _has("leaf", "case", "hpa")),
-    ("module contention", _contention),
-    ("module TLB tracking", _has("op", "td_epoch", "refcount")),
-    ("module check order", _has("leaf", "faults", "both")),
     ("module check order", _has("sept_add", "page_add")),
     ("module quirks", _has("id", "claim", "evidence")),
     ("module constants", _has("status_codes", "sept_states")),

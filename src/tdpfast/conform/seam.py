@@ -1,0 +1,34 @@
+"""Recordings of the TDX module alone: every kind, by the module of this package that replays it."""
+from __future__ import annotations
+
+from tdpfast.conform import seam_facts, seam_locks, seam_seq, seam_state
+from tdpfast.conform.result import Result
+
+NAME = "seam"
+KINDS = {"sequence": seam_seq, "state matrix": seam_state, "matrix": seam_facts, "locks": seam_locks}
+
+
+def _module(record: dict):
+    return next((module for module in KINDS.values() if module.matches(record)), None)
+
+
+def matches(record: dict) -> bool:
+    """One of KINDS."""
+    return _module(record) is not None
+
+
+class Replayer:
+    """Hands each record to the replayer of its kind."""
+
+    def __init__(self, design=None):
+        self.design = design
+        self.replayers: dict[str, object] = {}
+
+    def replay(self, record: dict) -> Result:
+        """Compare one record; one that is of no kind fails."""
+        module = _module(record)
+        if module is None:
+            return Result("failed", "not a record of the TDX module")
+        if module.NAME not in self.replayers:
+            self.replayers[module.NAME] = module.Replayer(self.design)
+        return self.replayers[module.NAME].replay(record)
