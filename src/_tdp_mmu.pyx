@@ -18,7 +18,7 @@ from tdpfast._spte cimport (
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
     EV_PREPARE_ZAP, EV_RCU_AGAIN, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
@@ -207,6 +207,9 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             old_spte = sync_xchg(c, sptep, kvm.spte.frozen_spte)
             if not is_frozen_spte(&kvm.spte, old_spte):
                 return old_spte
+            # Whoever froze it before this table was queued for freeing will not come back to unfreeze it.
+            if sptep_to_sp(kvm.arena, sptep).state == SP_QUEUED:
+                c.checks |= CHECK_PROGRESS
             c.retry_why = 1
             sync_retry(c, <uint64_t>sptep)
             c.retry_why = 0
