@@ -14,6 +14,7 @@ cdef Event scratch_event   # where records go when memory ran out
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
     memset(c, 0, sizeof(Cpu))
     c.id = id
+    c.lp = id
     c.retry_limit = 1000
 
 

@@ -42,6 +42,9 @@ MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", 
                        "rules"})
 MAX_GFN = (1 << 52) - 1
 
+cdef enum:
+    HOST_LP = 32
+
 
 def as_u64(value, what):
     """An unsigned 64-bit integer from an int or a "0x..." string; UsageError otherwise."""
@@ -380,6 +383,7 @@ cdef class VmCore:
         if c == NULL:
             raise MemoryError("no memory for a CPU")
         sync_init_cpu(c, self.ncpus)
+        c.lp = HOST_LP + self.ncpus if self.ncpus else 0     # vCPU v of a TD runs on 1 + v
         c.vm = self.vm
         c.rcu = &self.vm.kvm.rcu
         self.cpus[self.ncpus] = c

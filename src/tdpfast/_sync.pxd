@@ -146,6 +146,7 @@ cdef struct Rcu:
 
 cdef struct Cpu:
     int32_t id
+    int32_t lp           # the logical processor it runs on, for the module
     uint32_t slow        # SLOW_* bits; zero on native threads
     void (*yield_to)(Cpu *c) noexcept nogil   # to the scheduler's stack and back
     void *fiber
