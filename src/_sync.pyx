@@ -65,6 +65,9 @@ cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil:
         c.y_kind = SYNC_RETRY
         c.y_obj = key
         c.yield_to(c)
+    elif c.retry_count & 63 == 63:
+        # Whoever holds the SPTE frozen may be waiting for this processor.
+        tdp_cpu_yield()
     else:
         tdp_cpu_relax()
 

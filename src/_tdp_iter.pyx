@@ -1,7 +1,7 @@
 # cython: language_level=3
 """tdp_iter.c: see _tdp_iter.pxd. All of it runs inside an RCU read section and may yield at each SPTE read."""
 
-from tdpfast._arena cimport hpa_to_sp
+from tdpfast._arena cimport ARENA_HPA, SPTE_ENTRIES
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport ASSERT_WARN, sync_assert, sync_load
 
@@ -38,11 +38,11 @@ cdef void tdp_iter_start(Cpu *c, TdpIter *iter, const Arena *arena, Sp *root, in
 
 cdef uint64_t *spte_to_child_pt(const Arena *arena, uint64_t spte, int level) noexcept nogil:
     """The table spte points to, or NULL: not present, a leaf, or an address that is no table page."""
-    cdef Sp *sp
-    if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+    cdef uint64_t index = ((spte & SPTE_BASE_ADDR_MASK) - ARENA_HPA) >> 12
+    # A wild address wraps around to an index beyond every page.
+    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= arena.next_fresh:
         return NULL
-    sp = hpa_to_sp(arena, spte & SPTE_BASE_ADDR_MASK)
-    return sp.spt if sp != NULL else NULL
+    return arena.base + index * SPTE_ENTRIES
 
 
 cdef inline bint try_step_down(Cpu *c, TdpIter *iter) noexcept nogil:

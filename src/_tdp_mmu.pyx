@@ -232,10 +232,11 @@ cdef void free_external_table(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
 
 cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
     cdef int state = sp.state
-    if call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
-        if state != SP_FREED:
-            sp.state = SP_QUEUED
-    else:
+    # Before it is queued: another CPU may run the callback at once.
+    if state != SP_FREED:
+        sp.state = SP_QUEUED
+    if not call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
+        sp.state = state
         trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, state)
 
 

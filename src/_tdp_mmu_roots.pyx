@@ -41,8 +41,9 @@ cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
     if link[0] == root:
         link[0] = root.next
     spin_unlock(c, &kvm.tdp_mmu_pages_lock)
-    if call_rcu(c, &root.rcu_head, <uint64_t>root.spt):
-        root.state = SP_QUEUED
+    # Before it is queued: another CPU may run the callback at once.
+    root.state = SP_QUEUED
+    call_rcu(c, &root.rcu_head, <uint64_t>root.spt)
 
 
 cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
