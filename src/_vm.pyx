@@ -329,6 +329,11 @@ cdef class VmCore:
         return out
 
     @property
+    def ended(self):
+        """BUG() or a livelock ended it."""
+        return bool(self.over)
+
+    @property
     def checks(self):
         """Check bits raised so far on CPU 0."""
         return self.cpus[0].checks
@@ -371,7 +376,8 @@ cdef class VmCore:
             table = is_shadow_present_pte(value) and not is_last_spte(value, sp.level)
             out.append((number, sp.level, gfn, value, table))
             index = ((value & SPTE_BASE_ADDR_MASK) - 0x10000000000ull) >> 12
-            if table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE:
+            if (table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE
+                    and self.vm.arena.sps[index].level == sp.level - 1):
                 self.dump_table(&self.vm.arena.sps[index], number, out)
 
     def stats(self):
