@@ -250,10 +250,6 @@ cdef class VcpuCore:
     Thread-safety: methods release the GIL and touch only this CPU and the VM's atomics and locks, so one thread
     per VcpuCore may run at a time; the caller sees to it.
     """
-    cdef readonly VmCore vm
-    cdef Cpu *c
-    cdef Trace trace
-
     def __cinit__(self, VmCore vm, bint own_roots=False):
         self.vm = vm
         if own_roots:
