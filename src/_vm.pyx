@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport SP_FREE, Sp, arena_destroy, arena_init
 from tdpfast._ops cimport (
-    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, Op, OpResult,
+    OP_MAP, OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, Op, OpResult,
     hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
 )
 from tdpfast._spte cimport (
@@ -155,6 +155,9 @@ cdef int fill_op(Op *op, object fields) except -1:
             # Above 1G it is the kernel's own assertion that answers, for the operations that have one.
             if not 1 <= op.level <= 5:
                 raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
+                                 "use 1 (4K), 2 (2M) or 3 (1G)")
+            if op.kind == OP_MAP and op.level > 3:
+                raise UsageError(f"field level of op 'map' is {op.level}", "no page is larger than 1G",
                                  "use 1 (4K), 2 (2M) or 3 (1G)")
     op.gfn = number(f, "gfn", 0)
     op.pfn = number(f, "pfn", 0)

@@ -97,6 +97,20 @@ def trace_event(record: Record) -> str:
     return f"tdpfast_{name.lower()}: {text}".rstrip()
 
 
+TRACE_HEADER = """\
+# tracer: nop
+#
+#                                _-----=> irqs-off/BH-disabled
+#                               / _----=> need-resched
+#                              | / _---=> hardirq/softirq
+#                              || / _--=> preempt-depth
+#                              ||| / _-=> migrate-disable
+#                              |||| /     delay
+#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
+#              | |         |   |||||     |         |"""
+"""What tracefs' ``trace`` file begins with."""
+
+
 def trace_lines(records: Iterable[Record]) -> Iterator[str]:
     """Records as lines of tracefs' ``trace`` file. The time is the number of the record, in microseconds."""
     for i, record in enumerate(records):

@@ -68,6 +68,19 @@ call on; race: [n, "hw", set, clear] or [n, "install", value], what another CPU 
 no_gp: RCU callbacks that are due do not run at the end."""
 
 
+def _check_modifiers(fields: dict[str, Any]) -> None:
+    """UsageError for a hook script or a race that cannot be lowered."""
+    hook, race = fields.get("hook", []), fields.get("race")
+    if not isinstance(hook, (list, tuple)):
+        raise UsageError(f"hook is {hook!r}", "not a list", "a list of values that the hooks return")
+    for value in hook:
+        check_int("hook return", value, -4095, 0)
+    if race is not None:
+        if not isinstance(race, (list, tuple)) or len(race) not in (3, 4) or race[1] not in ("hw", "install"):
+            raise UsageError(f"race is {race!r}", "not a race", '[n, "hw", set, clear] or [n, "install", value]')
+        check_int("race number", race[0], 0, (1 << 31) - 2)
+
+
 class RetPf(IntEnum):
     """RET_PF_*: how a fault ended."""
 
@@ -186,6 +199,7 @@ class Vcpu:
             if key != "op" and key not in OPS[name] and key not in MODIFIERS:
                 raise UsageError(f"op {name!r} has no field {key!r}", "unknown field",
                                  one_of((*OPS[name], *sorted(MODIFIERS - {"op"}))))
+        _check_modifiers(fields)
         return self._run(fields)
 
     def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -519,7 +533,8 @@ class Vm:
         self._run({"op": "set_dirty_log", "on": bool(on)})
 
     def track(self, gfn: int, on: bool = True) -> None:
-        """Write tracking of a gfn (at most 64): new mappings of it are read-only. mmu_lock for write."""
+        """Write tracking of a gfn (at most 64): new mappings of it are read-only; mmu_lock for write. The kernel
+        also runs write_protect_gfn() under that lock; without it a later fault warns that W went away."""
         self._run({"op": "track", "gfn": self._gfn(gfn), "on": bool(on)})
 
     def set_memslots_generation(self, generation: int) -> None:

@@ -20,6 +20,7 @@ EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL = 0, 1, 2, 3
 COMMANDS = {
     "conform": "Replay recorded answers of the real code and compare.",
     "decode": "Show the fields of a page table entry.",
+    "walk": "Run operations on a VM and show the way to a gfn.",
 }
 """Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
 
