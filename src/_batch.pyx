@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strncpy
 
 from tdpfast._arena cimport ARENA_HPA, SP_FREE, SP_FREED, SP_LINKED, SPTE_ENTRIES, Arena, Sp
-from tdpfast._atomic cimport tdp_read_once
+from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
 from tdpfast._ops cimport (
     OP_MAP, Op, OpResult, Vm, is_page_fault_stale, op_fault, vcpu_reload, vm_run_op, vm_run_op_guarded,
 )
@@ -21,7 +21,7 @@ from tdpfast._spte cimport (
     is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free, trace_reset,
+    SLOW_RMW, Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free, trace_reset,
     write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
@@ -242,6 +242,44 @@ cdef void release_locks(Cpu *c, Kvm *kvm) noexcept nogil:
         write_unlock(c, &kvm.mmu_lock)
 
 
+cdef struct Loop:
+    Cpu *c
+    Vm *vm
+    Op op
+    OpResult res
+    uint64_t n
+    uint64_t gfn_step
+    uint64_t pfn_step
+    uint64_t counts[16]
+
+
+cdef void repeat_op(void *arg) noexcept nogil:
+    cdef Loop *loop = <Loop *>arg
+    cdef uint64_t i
+    for i in range(loop.n):
+        vm_run_op(loop.c, loop.vm, &loop.op, &loop.res)
+        loop.counts[<uint64_t>loop.res.ret & 15] += 1
+        loop.op.gfn += loop.gfn_step
+        loop.op.pfn += loop.pfn_step
+        loop.op.start += loop.gfn_step
+        loop.op.end += loop.gfn_step
+
+
+cdef bint run_to_landing(Cpu *c, Vm *vm, void (*body)(void *) noexcept nogil, void *arg) noexcept nogil:
+    """Runs body(arg) on this CPU; True if BUG() or a livelock ended it, with nothing of the CPU left behind."""
+    cdef tdp_landing landing
+    cdef bint left
+    c.landing = &landing
+    left = tdp_guarded_call(&landing, body, arg)
+    c.landing = NULL
+    if left:
+        c.slow &= ~<uint32_t>SLOW_RMW
+        c.rcu_depth = 0
+        tdp_store_seq(&c.rcu_seq, 0)
+        release_locks(c, &vm.kvm)
+    return left
+
+
 @cython.no_gc_clear
 cdef class VcpuCore:
     """One emulated CPU of a VM with its own trace. `own_roots`: a new CPU that takes its own references to the
@@ -326,25 +364,47 @@ cdef class VcpuCore:
     def repeat(self, fields, uint64_t n, uint64_t gfn_step=0, uint64_t pfn_step=0):
         """The same operation n times in a native loop, gfn and pfn (start and end likewise) moving by a step;
         the returned values counted: dict of ret -> how often."""
-        cdef Op op
-        cdef OpResult res
-        cdef uint64_t counts[16]
+        cdef Loop loop
         cdef uint64_t i
         self.check()
-        memset(counts, 0, sizeof(counts))
-        fill_op(&op, fields)
+        memset(&loop, 0, sizeof(loop))
+        fill_op(&loop.op, fields)
+        loop.c = self.c
+        loop.vm = self.vm.vm
+        loop.n = n
+        loop.gfn_step = gfn_step
+        loop.pfn_step = pfn_step
         with nogil:
-            for i in range(n):
-                vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
-                if self.c.abort:
-                    break
-                counts[<uint64_t>res.ret & 15] += 1
-                op.gfn += gfn_step
-                op.pfn += pfn_step
-                op.start += gfn_step
-                op.end += gfn_step
+            run_to_landing(self.c, self.vm.vm, repeat_op, &loop)
         self.finish()
-        return {i if i < 8 else <int64_t>i - 16: counts[i] for i in range(16) if counts[i]}
+        return {i if i < 8 else <int64_t>i - 16: loop.counts[i] for i in range(16) if loop.counts[i]}
+
+    def fault(self, uint64_t gfn, uint64_t pfn, int level, bint write, bint exec_, bint user, bint prefetch,
+              bint map_writable, bint private, bint noslot, int retries):
+        """One fault whose arguments are known to be good; (ret, level, pfn, tries)."""
+        cdef Op op
+        cdef OpResult res
+        self.check()
+        memset(&op, 0, sizeof(op))
+        memset(&res, 0, sizeof(res))
+        op.kind = OP_MAP
+        op.gfn = gfn
+        op.pfn = pfn
+        op.level = level
+        op.write = write
+        op.exec_ = exec_
+        op.user = user
+        op.prefetch = prefetch
+        op.map_writable = map_writable
+        op.is_private = private
+        op.noslot = noslot
+        op.retries = retries
+        with nogil:
+            vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
+        self.finish()
+        if self.c.abort:
+            return None
+        return res.ret, res.level, res.pfn, res.tries
 
     def map_range(self, fields, uint64_t n):
         """n faults on consecutive pages of the operation's level; dict of RET_PF_* -> how often."""

@@ -366,7 +366,11 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
     if not kvm.design.trace_before:
         trace_spte_changed(c, gfn, level, old_spte, new_spte)
         if is_leaf != was_leaf and not kvm.design.stats_on_failure:
-            kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
+            if c.mmu_write and 1 <= level <= 3:
+                # Everybody who counts holds mmu_lock, so its writer is alone.
+                kvm.pages[level - 1] += 1 if is_leaf else -1
+            else:
+                kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
     return 0
 
 

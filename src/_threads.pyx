@@ -11,13 +11,13 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport Sp
 from tdpfast._atomic cimport (
-    tdp_cpu_yield, tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load_seq, tdp_store_seq,
+    tdp_cpu_yield, tdp_fetch_add, tdp_load_seq, tdp_store_seq,
 )
-from tdpfast._batch cimport VcpuCore, release_locks
+from tdpfast._batch cimport VcpuCore, run_to_landing
 from tdpfast._ops cimport (
     OP_INVALIDATE_ROOTS, OP_SET_DIRTY_LOG, OP_ZAP_INVALIDATED_ROOTS, Op, OpResult, Vm, vm_run_op,
 )
-from tdpfast._sync cimport SLOW_RMW, Cpu, SpinLock, spin_lock, spin_unlock
+from tdpfast._sync cimport Cpu, SpinLock, spin_lock, spin_unlock
 from tdpfast._vm cimport VmCore, fill_op
 
 from tdpfast._vm import OP_NAMES
@@ -96,20 +96,13 @@ cdef void worker_loop(void *arg) noexcept nogil:
 
 cdef void worker_run(Worker *w, uint64_t threads) noexcept nogil:
     """Waits until every thread is there, then runs."""
-    cdef tdp_landing landing
     tdp_fetch_add(&w.shared.ready, 1)
     while tdp_load_seq(&w.shared.ready) < threads and not tdp_load_seq(&w.shared.stop):
         tdp_cpu_yield()
-    w.c.landing = &landing
-    if tdp_guarded_call(&landing, worker_loop, w):
+    if run_to_landing(w.c, w.vm, worker_loop, w):
         tdp_store_seq(&w.shared.stop, 1)
-        w.c.slow &= ~<uint32_t>SLOW_RMW
-        w.c.rcu_depth = 0
-        tdp_store_seq(&w.c.rcu_seq, 0)
-        release_locks(w.c, &w.vm.kvm)
         if w.in_slots:
             spin_unlock(w.c, &w.shared.slots_lock)
-    w.c.landing = NULL
 
 
 cdef class ThreadEngine:

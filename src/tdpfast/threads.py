@@ -23,8 +23,8 @@ import numpy as np
 from tdpfast import walk
 from tdpfast._check import check_int
 from tdpfast._threads import ThreadEngine
-from tdpfast.errors import UsageError, VmEnded
-from tdpfast.vm import OPS, Vcpu, Vm
+from tdpfast.errors import UsageError
+from tdpfast.vm import OPS, Vm
 
 __all__ = ["ThreadResult", "ThreadsResult", "audit", "run_threads"]
 
@@ -115,7 +115,7 @@ def _run(vm: Vm, engine: ThreadEngine) -> ThreadsResult:
     result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort])
                             for n, elapsed, kinds, abort in engine.finish()])
     if result.ended is not None:
-        _end(vm, vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)], result.ended)
+        vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
     return result
 
 
@@ -124,11 +124,6 @@ def engine_done(engine: ThreadEngine, threads: list[threading.Thread]) -> None:
     for thread in threads:
         if thread.ident is not None:
             thread.join()
-
-
-def _end(vm: Vm, vcpu: Vcpu, why: str) -> None:
-    bug = vcpu.asserts["BUG"]
-    vm._ended = VmEnded(why, bug.function, bug.id)
 
 
 def audit(vm: Vm) -> list[str]:

@@ -93,6 +93,9 @@ class RetPf(IntEnum):
     RET_PF_SPURIOUS = 6
 
 
+_RET_PF = tuple(RetPf)
+
+
 class MapResult(NamedTuple):
     """What a fault did."""
 
@@ -209,13 +212,17 @@ class Vcpu:
                 self._core.clear()
             out = self._core.run(fields)
         if out["ret"] in ("BUG", "LIVELOCK"):
-            bug = self.asserts["BUG"]
-            self.vm._ended = VmEnded(out["ret"], bug.function, bug.id)
-            raise self.vm._ended
+            raise self._end()
         if out["ret"] == EINVAL:
             raise UsageError(f"{fields['op']} on a TD", "guest_memfd memslots know no dirty log, so that KVM never "
                              "gets here", "Vm(..., ungated=True)")
         return out
+
+    def _end(self) -> VmEnded:
+        """The exception that tells how an operation of this vCPU ended the VM; all later ones raise it too."""
+        bug = self.asserts["BUG"]
+        self.vm._ended = VmEnded("BUG" if bug.count else "LIVELOCK", bug.function, bug.id)
+        return self.vm._ended
 
     # faults
 
@@ -235,9 +242,18 @@ class Vcpu:
             hook: what the external hooks return, in order, then 0.
         """
         fields = self.vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
-        fields["retries"] = check_int("retries", retries, -1, 1 << 30)
-        out = self._run(fields | self.vm._hook(hook))
-        return MapResult(RetPf(out["ret"]), out["level"], out["pfn"], out["tries"])
+        retries = check_int("retries", retries, -1, 1 << 30)
+        if len(hook):
+            out = self._run(fields | {"retries": retries} | self.vm._hook(hook))
+            return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
+        with self._lock:
+            self.vm._check_alive()
+            if self.vm.trace == "last":
+                self._core.clear()
+            got = self._core.fault(*list(fields.values())[1:], retries)
+        if got is None:
+            raise self._end()
+        return MapResult(_RET_PF[got[0]], *got[1:])
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,
@@ -261,9 +277,7 @@ class Vcpu:
             counts = self._core.map_range(fields, n)
             over = self._core.vm.ended
         if over:
-            bug = self.asserts["BUG"]
-            self.vm._ended = VmEnded("BUG" if bug.count else "LIVELOCK", bug.function, bug.id)
-            raise self.vm._ended
+            raise self._end()
         return {RetPf(ret): count for ret, count in counts.items()}
 
     # roots
