@@ -42,6 +42,7 @@ from tdpfast.walk import Entry, Table, Walk
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
 
 MAX_GFN = (1 << 52) - 1
+MAX_PFN = 1 << 40
 EINVAL = -22
 _MODES = ("last", "all", "off")
 
@@ -241,16 +242,21 @@ class Vcpu:
                 something else comes.
             hook: what the external hooks return, in order, then 0.
         """
-        fields = self.vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
-        retries = check_int("retries", retries, -1, 1 << 30)
-        if len(hook):
-            out = self._run(fields | {"retries": retries} | self.vm._hook(hook))
-            return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
+        vm = self.vm
+        if not (type(gfn) is int and type(pfn) is int and type(level) is int and retries == 0 and not hook
+                and 0 <= gfn <= vm.max_gfn and 0 <= pfn < MAX_PFN and 1 <= level <= 3):
+            fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
+            retries = check_int("retries", retries, -1, 1 << 30)
+            if len(hook):
+                out = self._run(fields | {"retries": retries} | vm._hook(hook))
+                return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
+        private = vm.tdx if private is None else vm._private(private)
         with self._lock:
-            self.vm._check_alive()
-            if self.vm.trace == "last":
+            vm._check_alive()
+            if vm.trace == "last":
                 self._core.clear()
-            got = self._core.fault(*list(fields.values())[1:], retries)
+            got = self._core.fault(gfn, pfn, level, bool(write), bool(exec), bool(user), bool(prefetch),
+                                   bool(map_writable), private, bool(noslot), retries)
         if got is None:
             raise self._end()
         return MapResult(_RET_PF[got[0]], *got[1:])
