@@ -21,8 +21,8 @@ from tdpfast._spte cimport (
     is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    SLOW_RMW, Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free, trace_reset,
-    write_unlock,
+    SLOW_RMW, Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free,
+    trace_reset, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport RET_PF_RETRY, Fault, Kvm, kvm_gfn_root_bits, vcpu_roots

@@ -10,8 +10,9 @@ from tdpfast._spte cimport (
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_NONE, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
-    read_unlock, spin_lock, spin_unlock, sync_retry, sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
+    ABORT_NONE, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier,
+    rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_retry,
+    sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
