@@ -119,8 +119,7 @@ cdef int map_pages(Cpu *c, Vm *vm, Op *op, uint64_t n, uint64_t *counts, OpResul
             op.gfn += step
             op.pfn += step
             n -= 1
-    if vm.kvm.rcu.head != NULL:
-        rcu_run(c, &vm.kvm.rcu, 0)
+    rcu_run(c, &vm.kvm.rcu, 0)
     return 0
 
 

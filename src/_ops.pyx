@@ -465,7 +465,7 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     c.slow &= ~<uint32_t>SLOW_RMW
     if op.nscript:
         vm.kvm.script_len = 0
-    if not op.no_gp and not c.slow & SLOW_YIELD and vm.kvm.rcu.head != NULL:
+    if not op.no_gp and not c.slow & SLOW_YIELD and tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
         rcu_run(c, &vm.kvm.rcu, 0)
 
 
