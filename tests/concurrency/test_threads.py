@@ -115,8 +115,15 @@ def test_a_bug_ends_everybody():
 @pytest.mark.slow
 @pytest.mark.parametrize("knob", ["no_freeze", "no_rollback"])
 def test_broken_designs_are_seen(knob):
-    vm = Vm(get_design("v7.3").replace(**{knob: True}), ungated=True, trace="off", memory_pages=4096)
-    model = ExternalModel(vm.core, 0, GFNS)
-    model.fail_one_in = 7
-    result = stress(vm, 13, private=True, huge=False, count=200_000)
-    assert result.ended or model.faults() or model.differences() or audit(vm)
+    faults = [{"op": "map", "gfn": gfn, "pfn": gfn, "write": 1, "private": 1} for gfn in range(4)]
+    faults.append({"op": "zap_leafs", "start": 0, "end": 4})
+    protect = [{"op": "wrprot_slot", "start": gfn, "end": gfn + 1} for gfn in range(4)]
+
+    def seen(seed):
+        vm = Vm(get_design("v7.3").replace(**{knob: True}), ungated=True, trace="off", memory_pages=4096)
+        model = ExternalModel(vm.core, 0, GFNS)
+        model.fail_one_in = 7 if knob == "no_rollback" else 0
+        result = run_threads(vm, [faults, faults, protect, protect], seconds=3, seed=seed)
+        return bool(result.ended or model.faults() or model.differences() or audit(vm))
+
+    assert any(seen(seed) for seed in range(8))
