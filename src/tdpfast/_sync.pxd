@@ -191,6 +191,8 @@ cdef struct Cpu:
     uint64_t step
     tdp_landing *landing
     void *vm             # whose CPU this is (Kvm or a test's own)
+    bint has_roots       # a vCPU of its own: root[] counts, not the VM's vcpu_root[]
+    void *root[2]        # Sp *, [is_mirror]
     void *user           # the layer that drives this CPU
 
 

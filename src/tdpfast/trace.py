@@ -1,17 +1,104 @@
-"""Kernel trace format of a run: tracefs text, with tdpfast's own facts as tdpfast_ events between the kernel's.
+"""The trace of a VM: a numpy dtype, readable records, and the kernel's own text.
 
-`grep -v tdpfast_` leaves a kernel trace. A step of the explorer is one microsecond of time, so that the same schedule
-gives the same bytes.
+A record is one thing that happened on one CPU, in order. `EVENT_FIELDS` says what the numbers of each kind
+are; `trace_lines()` writes the kernel's tracepoints byte for byte as tracefs shows them and everything else as
+``tdpfast_*`` lines beside them, so that ``grep -v tdpfast_`` leaves a kernel trace.
 """
 
 from __future__ import annotations
 
-from tdpfast.conform.names import LEAF_NAMES
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
-from tdpfast.scenario import Scenario
-from tdpfast.status import status_name
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
-HEADER = """# tracer: nop
+import numpy as np
+
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
+
+EVENT_DTYPE = np.dtype([("kind", "i4"), ("cpu", "i4"), ("step", "u8"), ("a", "u8", (8,)), ("function", "S48"),
+                        ("id", "S48")])
+"""One record: index into events.EVENT_KINDS, CPU, step of the explorer (0 elsewhere), up to eight numbers
+named by `EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it."""
+
+_SET = ("gfn", "level", "old_spte", "new_spte", "ret")
+EVENT_FIELDS: dict[str, tuple[str, ...]] = {
+    "chg": ("as_id", "gfn", "level", "old_spte", "new_spte"),
+    "set_ext": _SET,
+    "link_ext": ("gfn", "level", "ret", "has_page"),
+    "remove_ext": ("gfn", "level", "old_spte"),
+    "free_ext": ("gfn", "level", "page", "ret", "has_page"),
+    "flush_all": (),
+    "flush_range": ("gfn", "npages"),
+    "flush_slot": ("gfn", "npages"),
+    "yield": ("write",),
+    "split": ("gfn", "level", "spte", "errno"),
+    "dirty": ("gfn",),
+    "race": ("gfn", "level", "before", "after"),
+    "assert": ("assert",),
+    "LIVELOCK": (),
+    "rcu_free": ("level", "gfn", "direct"),
+    "uaf": ("access", "level", "gfn"),
+    "rcu_again": ("level", "gfn", "state"),
+    "rm_ext": ("gfn", "level", "old_spte"),
+    "get_page": ("level", "gfn", "mirror"),
+    "prepare_zap": ("level", "gfn", "mirror"),
+    "spte_frozen": ("gfn", "level", "old_spte"),
+}
+"""Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*."""
+
+_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after"})
+_SIGNED = frozenset({"ret", "errno"})
+
+
+class Record(NamedTuple):
+    """One thing that happened."""
+
+    kind: str
+    """A key of `EVENT_FIELDS`."""
+    cpu: int
+    step: int
+    fields: dict[str, Any]
+
+    def __str__(self) -> str:
+        words = [f"{name} {value:x}" if name in _HEX else f"{name} {value}" for name, value in self.fields.items()]
+        return " ".join([self.kind, *words])
+
+
+def make_record(row: Any) -> Record:
+    """One element of an EVENT_DTYPE array as a Record."""
+    kind = EVENT_KINDS[row["kind"]]
+    numbers = row["a"].tolist()
+    if kind == "assert":
+        fields: dict[str, Any] = {"assert": ASSERT_KINDS[numbers[0]], "function": row["function"].decode(),
+                                  "id": row["id"].decode()}
+    else:
+        names = EVENT_FIELDS.get(kind)
+        if names is None:
+            names = tuple(f"a{i}" for i in range(8))
+        fields = {name: signed(value) if name in _SIGNED else value for name, value in zip(names, numbers)}
+    return Record(kind, int(row["cpu"]), int(row["step"]), fields)
+
+
+def records(events: np.ndarray) -> Iterator[Record]:
+    """The elements of an EVENT_DTYPE array, readable."""
+    for row in events:
+        yield make_record(row)
+
+
+def trace_event(record: Record) -> str:
+    """``event: fields`` as the kernel's tracepoint prints it, or as a ``tdpfast_*`` event."""
+    f = record.fields
+    if record.kind == "chg":
+        return (f"kvm_tdp_mmu_spte_changed: as id {f['as_id']} gfn {f['gfn']:x} level {f['level']} "
+                f"old_spte {f['old_spte']:x} new_spte {f['new_spte']:x}")
+    if record.kind == "split":
+        return (f"kvm_mmu_split_huge_page: gfn {f['gfn']:x} spte {f['spte']:x} level {f['level']} "
+                f"errno {f['errno']}")
+    name, _, text = str(record).partition(" ")
+    return f"tdpfast_{name.lower()}: {text}".rstrip()
+
+
+TRACE_HEADER = """\
+# tracer: nop
 #
 #                                _-----=> irqs-off/BH-disabled
 #                               / _----=> need-resched
@@ -20,66 +107,13 @@ HEADER = """# tracer: nop
 #                              ||| / _-=> migrate-disable
 #                              |||| /     delay
 #           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
-#              | |         |   |||||     |         |
-"""
+#              | |         |   |||||     |         |"""
+"""What tracefs' ``trace`` file begins with."""
 
 
-def page_text(level: int, gfn: int) -> str:
-    """A kvm_mmu_page as the kvmmmu events print it: a TDP page of a TD."""
-    return f"sp gen 0 gfn {gfn:x} l{level} 8-byte q0 direct rwux nxe ad root 0 sync"
-
-
-def kernel_event(kind: str, a: tuple) -> tuple[str, str] | None:
-    """(event, fields) of a kernel tracepoint."""
-    if kind == "chg":
-        return ("kvm_tdp_mmu_spte_changed",
-                f"as id {a[0]} gfn {a[1]:x} level {a[2]} old_spte {a[3]:x} new_spte {a[4]:x}")
-    if kind == "split":
-        return "kvm_mmu_split_huge_page", f"gfn {a[0]:x} spte {a[2]:x} level {a[1]} errno {signed(a[3])}"
-    if kind == "get_page":
-        return "kvm_mmu_get_page", f"{page_text(a[0], a[1])} new"
-    if kind == "prepare_zap":
-        return "kvm_mmu_prepare_zap_page", page_text(a[0], a[1])
-    return None
-
-
-def own_event(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list) -> tuple[str, str] | None:
-    """(event, fields) of what the kernel's trace cannot show."""
-    if kind == "seam":
-        leaf, lp, _inject, status, before, _after = calls[a[1]]
-        return "tdpfast_seamcall", (f"TDH.{LEAF_NAMES.get(leaf, leaf)} lp {lp} rcx {before[0]:x} rdx {before[1]:x} "
-                                    f"r8 {before[2]:x} status {status_name(status)}")
-    if kind == "set_ext":
-        return "tdpfast_set_external_spte", (f"gfn {a[0]:x} level {a[1]} old_spte {a[2]:x} new_spte {a[3]:x} "
-                                             f"ret {signed(a[4])}")
-    if kind == "spte_frozen":
-        return "tdpfast_spte_frozen", f"gfn {a[0]:x} level {a[1]} old_spte {a[2]:x}"
-    if kind == "assert":
-        return "tdpfast_assert", f"{ASSERT_KINDS[a[0]]} {s0} {s1}"
-    if kind == "rcu_free":
-        return "tdpfast_rcu_free", f"gfn {a[1]:x} level {a[0]}"
-    if kind == "uaf":
-        return "tdpfast_use_after_free", f"gfn {a[2]:x} level {a[1]} {('read', 'write', 'cmpxchg', 'header')[a[0]]}"
-    if kind == "free_ext":
-        return "tdpfast_free_external_spt", f"gfn {a[0]:x} level {a[1]} ret {signed(a[3])}"
-    if kind in ("kick", "req"):
-        return f"tdpfast_{kind}", f"{a[0]}"
-    return None
-
-
-def tracefs(program, scenario: Scenario) -> str:
-    """The trace of the schedule that was replayed last, ending with a newline."""
-    columns = {program.cpu_of(i): i for i in range(len(scenario.threads))}
-    calls = program.vm.seamcalls()
-    out = [HEADER]
-    for kind, cpu, step, a, s0, s1 in program.events():
-        name = EVENT_KINDS[kind]
-        event = kernel_event(name, a) or own_event(name, a, s0, s1, calls)
-        if event is None:
-            continue
-        column = columns.get(cpu)
-        task = f"CPU {column}/KVM" if column is not None else "rcu"
-        number = column if column is not None else len(columns)
-        out.append(f"{task:>16}-{4242 + number:<7d} [{number:03d}] ..... {step // 1_000_000:5d}.{step % 1_000_000:06d}:"
-                   f" {event[0]}: {event[1]}\n")
-    return "".join(out)
+def trace_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Records as lines of tracefs' ``trace`` file. The time is the number of the record, in microseconds."""
+    for i, record in enumerate(records):
+        task = f"CPU {record.cpu}/KVM"
+        yield (f"{task:>16}-{4242 + record.cpu:<7} [{record.cpu:03}] ..... {i // 1000000:5}.{i % 1000000:06}: "
+               f"{trace_event(record)}")

@@ -22,6 +22,7 @@ COMMANDS = {
     "replay": "Run the schedule of a token again.",
     "conform": "Replay recorded answers of the real code and compare.",
     "decode": "Show the fields of a page table entry.",
+    "walk": "Run operations on a VM and show the way to a gfn.",
 }
 """Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
 

@@ -40,7 +40,7 @@ def command(token, files, trace, as_json, as_python):
     --file. Exits with 1 if the schedule violates a check.
     """
     from tdpfast.story import columns_text, tell
-    from tdpfast.trace import tracefs
+    from tdpfast.tracefs import tracefs
 
     parsed = Token.parse(token)
     if as_python:
