@@ -222,12 +222,12 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """tdx_gmem_post_populate(): one page with its content before finalisation. Holds slots_lock. 0 or an errno."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef Fault fault
-    cdef int ret
+    cdef int ret = RET_PF_RETRY
     if t.state == TD_STATE_RUNNABLE:
         return -22
     c.slots_lock += 1
     t.page_add_src = op.src
-    while True:
+    while not tdx_fault_cancelled(c, vm):
         memset(&fault, 0, sizeof(fault))
         fault.gfn = op.gfn
         fault.pfn = op.pfn
@@ -240,7 +240,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
         read_lock(c, &vm.kvm.mmu_lock)
         ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
         read_unlock(c, &vm.kvm.mmu_lock)
-        if ret != RET_PF_RETRY or vm.kvm.vm_dead:
+        if ret != RET_PF_RETRY:
             break
         sync_retry(c, <uint64_t>op ^ vm.kvm.hook_failures)
     t.page_add_src = 0
