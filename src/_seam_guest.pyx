@@ -276,21 +276,18 @@ cdef uint64_t attr_wr_vm(Cpu *c, Seam *s, Call *k, SeamRegs *r, int vm, uint64_t
 # ---- memory -------------------------------------------------------------------------------------------------
 
 cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs *r) noexcept nogil:
-    """A write by the guest to gpa, as the hardware walks. same_rip: if it faults, the same instruction runs again;
-    else the guest goes on behind it after the exit."""
+    """A write by the guest to gpa, as the hardware walks. same_rip: the instruction that faulted last runs again."""
     cdef uint64_t *ep
     cdef uint64_t e
-    cdef int result
     cdef Vp *vp = vp_running(c, s)
     if vp == NULL:
         return GUEST_NOT_INSIDE
+    if not same_rip:
+        vp.rip += ACCESS_LENGTH
     if sept_leaf(c, s, &s.td[vp.td], gpa, &ep, &e) <= 2 and e & SEPT_PS and e & ACCESS_WRITE:
         vp.rip += ACCESS_LENGTH
         return GUEST_DONE
-    result = td_ept_violation(c, s, vp, gpa, r)
-    if result == GUEST_TDEXIT and not same_rip:
-        vp.rip += ACCESS_LENGTH
-    return result
+    return td_ept_violation(c, s, vp, gpa, r)
 
 
 cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) noexcept nogil:
@@ -299,7 +296,6 @@ cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) no
     cdef uint64_t *ep
     cdef uint64_t e
     cdef uint64_t eeq = EEQ_NONE
-    zero_step_count(vp, gpa)
     sept_leaf(c, s, td, gpa, &ep, &e)
     if sept_flags(e) & ST_ACCEPTABLE:
         if not td.td_ctls & 1:
@@ -307,6 +303,7 @@ cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) no
             vp.ve_gpa = gpa
             return GUEST_VE
         eeq = EEQ_PENDING
+    zero_step_count(vp, gpa)
     td_exit_ept_violation(c, s, vp, r, gpa, ACCESS_WRITE, eeq)
     return GUEST_TDEXIT
 

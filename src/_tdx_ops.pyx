@@ -6,8 +6,8 @@ from libc.string cimport memset
 
 from tdpfast._atomic cimport tdp_load32, tdp_store32
 from tdpfast._ops cimport OP_TDX_FIRST
-from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear
-from tdpfast._seam_core cimport PT_NDA, PamtEntry, SeamLp
+from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear, seam_vp
+from tdpfast._seam_core cimport PT_NDA, PamtEntry
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
@@ -29,6 +29,7 @@ from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, 
 
 cdef enum:
     EXT_QUAL_PENDING = 6
+    TDCALL_LENGTH = 4
 
 
 # ---- injection ------------------------------------------------------------------------------------------------
@@ -135,9 +136,9 @@ cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
 
 
 cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noexcept nogil:
-    """One guest instruction. An EPT violation that KVM cannot handle kills the VM. Yields; kicks wait for it."""
+    """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
+    VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef SeamLp *lp = &t.seam.lp[(op.vcpu + 1) & 63]
     cdef int id = c.id
     cdef int result
     memset(&r, 0, sizeof(r))
@@ -146,7 +147,8 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     c.id = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
-        lp.same_rip = op.same_rip != 0
+        if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
+            seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).rip += TDCALL_LENGTH
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
@@ -195,6 +197,7 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Op part = op[0]
     cdef OpResult sub
     part.value = op.gfn << 12
+    part.same_rip = 1
     guest_op(c, t, &part, False, res)
     end_sub(c, 0, res)
     if res.kind != GUEST_RET_TDEXIT or res.flags:
