@@ -10,13 +10,15 @@ from tdpfast.status import PAGE_TYPES, sept_state
 STATS = ("pages_4k", "pages_2m", "pages_1g", "sp_linked", "sp_live", "vm_bugged", "nx_lpage_splits", "nx_possible",
          "mmio_created")
 LIFECYCLE_TEARDOWN = 3
+TDMR = range(0x100000000, 0x200000000)
 
 
 class End:
     """Compares what the TD of one case ends in with its record."""
 
-    def __init__(self, record: dict, vm, module, names: PageNames):
+    def __init__(self, record: dict, vm, module, names: PageNames, pages: set[int]):
         self.record = record
+        self.pages = pages
         self.vm = vm
         self.module = module
         self.names = names
@@ -56,11 +58,9 @@ class End:
         return out
 
     def touched(self) -> list[int]:
-        """The pages a record may speak of: those it names, S-EPT pages in use, guest pages of the operations."""
-        pages = {page for page, name in self.names.names.items() if name == "TDR" or name.startswith("S")}
-        pages |= {self.names.address(entry[0]) for entry in self.record["pamt"]}
-        pages |= {op["pfn"] << 12 for op in self.record["ops"] if "pfn" in op}
-        return sorted(page for page in pages if 0x100000000 <= page < 0x200000000)
+        """The pages a record may speak of: those it names, and those given to the module."""
+        pages = {self.names.address(entry[0]) for entry in self.record["pamt"]} | self.pages | {self.vm.tdr}
+        return sorted(page for page in pages if page in TDMR)
 
     def compare_pamt(self, recorded: list) -> str | None:
         """Every recorded entry is there, and no other of the pages touched is other than zero."""
@@ -119,7 +119,7 @@ class End:
         """(page, type) of the TD's pages that the module still holds."""
         out = []
         for page in sorted({*self.touched(), *self.names.names}):
-            pt = self.module.pamt(page, 0)[0] or self.module.pamt(page & -(1 << 21), 1)[0]
+            pt = self.module.pamt(page, 0)[0]
             if pt:
                 out.append((self.names.name(page), PAGE_TYPES[pt]))
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdpfast.conform._stack_text import fold_reclaimed
-from tdpfast.conform.names import LEAF_NAMES, PageNames
+from tdpfast.conform.names import LEAF_NAMES, PAGE, PageNames
 from tdpfast.events import EVENT_KINDS, mmu_event, signed, visible
 from tdpfast.status import status_name
 
@@ -13,6 +13,8 @@ OPERANDS = {
     "MEM.PAGE.RELOCATE": 3,
 }
 REGISTERS = ("rcx", "rdx", "r8", "r9")
+# The leaves that are given a page, in R8.
+GIVEN_PAGE = ("MEM.PAGE.AUG", "MEM.PAGE.ADD", "MEM.SEPT.ADD", "MEM.PAGE.DEMOTE")
 
 
 class Translator:
@@ -23,6 +25,7 @@ class Translator:
         self.names = names
         self.variant = variant
         self.freed_with_result = freed_with_result
+        self.pages: set[int] = set()
 
     def translate(self, records: list, op: dict) -> tuple[list, list]:
         """Events in the files' form, and the parts a composed operation was made of."""
@@ -78,14 +81,16 @@ class Translator:
         """One SEAMCALL: leaf, operands, status, changed registers, and who held what."""
         leaf, lp, inject, status, before, after = call
         name = LEAF_NAMES[leaf]
+        if name in GIVEN_PAGE:
+            self.pages.add(before[2] & PAGE)
         count = OPERANDS.get(name, 1)
         operands = [self.operand(name, i, before[i]) for i in range(count)]
-        changed = {reg: self.names.name(y) for reg, x, y in zip(("rcx", "rdx", "r8", "r9"), before, after) if x != y}
+        changed = {reg: self.names.name(y) for reg, x, y in zip(REGISTERS, before, after) if x != y}
         if name.startswith("MEM.") and name != "MEM.TRACK":
             changed = {"rcx": self.names.name(after[0]), "rdx": hex(after[1]), **{
                 k: v for k, v in changed.items() if k not in ("rcx", "rdx")}}
             changed = {k: v for k, v in changed.items()
-                       if before[("rcx", "rdx", "r8", "r9").index(k)] != after[("rcx", "rdx", "r8", "r9").index(k)]}
+                       if before[REGISTERS.index(k)] != after[REGISTERS.index(k)]}
         text = status_name(status)
         rax = status
         if name == "VP.ENTER" and text == "ENTERED_TD":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
-from tdpfast.conform._stack_end import End
+from tdpfast.conform._stack_end import TDMR, End
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform._stack_text import expand_reps, guest_result
 from tdpfast.conform.mmu import expand, first_difference
@@ -69,7 +69,7 @@ class Case:
         self.record = record
         self.design = design
         self.variant = "variant" in record
-        module = SeamModule([(0x100000000, 0x200000000)], reserved=[(0x130000000, 0x130400000)],
+        module = SeamModule([(TDMR.start, TDMR.stop)], reserved=[(0x130000000, 0x130400000)],
                             uninitialised=[(0x300000000, 0x340000000)])
         self.vm = TdVmCore(
             design, module, levels=cfg.get("levels", 4), runnable=bool(cfg.get("runnable", 1)),
@@ -82,7 +82,7 @@ class Case:
             self.vm.watch_freed(True)
         self.names = PageNames(self.vm.pages(), self.vm.sept_range)
         self.translator = Translator(self.vm, self.names, self.variant, design.dispatch == DISPATCH_PATCH07)
-        self.end = End(record, self.vm, module, self.names)
+        self.end = End(record, self.vm, module, self.names, self.translator.pages)
 
     def difference(self) -> str | None:
         record = self.record
