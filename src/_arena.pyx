@@ -65,11 +65,18 @@ cdef Sp *arena_pop(Arena *a) noexcept nogil:
     return NULL
 
 
+cdef inline void fill_page(uint64_t *page, uint64_t value) noexcept nogil:
+    # The pointer comes as an argument so that the compiler need not fear that the stores change it.
+    cdef int i
+    for i in range(SPTE_ENTRIES):
+        page[i] = value
+
+
 cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
     """A page filled with a.fill and its descriptor in state SP_UNUSED; NULL when the arena (or the CPU's share of
     it, while there are shares) is full."""
     cdef Sp *sp = NULL
-    cdef uint64_t index, i
+    cdef uint64_t index
     cdef uint32_t cpu = <uint32_t>c.id & (ARENA_SHARES - 1)
     if a.share:
         if a.share_used[cpu] == a.share:
@@ -95,15 +102,14 @@ cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
     sp.state = SP_UNUSED
     sp.root_number = -1
     a.freed[index] = 0
-    for i in range(SPTE_ENTRIES):
-        sp.spt[i] = a.fill
+    fill_page(sp.spt, a.fill)
     tdp_fetch_add(&a.live, 1)
     return sp
 
 
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     """Gives the page back, or poisons and keeps it when the arena keeps its dead. Idempotent for dead pages."""
-    cdef uint64_t head, new, i
+    cdef uint64_t head, new
     if sp.state == SP_FREED or sp.state == SP_FREE:
         return
     tdp_fetch_add(&a.live, <uint64_t>-1)
@@ -112,8 +118,7 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
         a.freed[sp.index] = 1
         if a.dirty != NULL:
             a.dirty[sp.index] = 1
-        for i in range(SPTE_ENTRIES):
-            sp.spt[i] = SPTE_POISON
+        fill_page(sp.spt, SPTE_POISON)
         return
     sp.state = SP_FREE
     head = tdp_load_acquire(&a.free_head)

@@ -4,19 +4,21 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_write_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_read_once, tdp_write_once
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
-    read_unlock, spin_lock, spin_unlock, sync_retry, sync_store, trace3, trace5, write_lock, write_unlock,
+    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier,
+    rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_retry,
+    sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits,
     spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
+    vcpu_roots,
 )
 from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
@@ -73,7 +75,69 @@ cdef void race_on_rmw(Cpu *c, uint64_t *sptep) noexcept nogil:
     trace5(c, EV_RACE, sp.gfn + ((addr >> 3) & 511) * pages_per_hpage(sp.level), sp.level, before, after, 0)
 
 
+# ---- roots ----------------------------------------------------------------------------------------------------
+
+cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """Puts an invalid root and takes a new one; 1 if it did."""
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    cdef Sp *root = roots[mirror]
+    if root == NULL or not root.invalid:
+        return 0
+    read_lock(c, &kvm.mmu_lock)
+    kvm_tdp_mmu_put_root(c, kvm, root)
+    read_unlock(c, &kvm.mmu_lock)
+    roots[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
+    return 1
+
+
+cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    if roots[mirror] != NULL:
+        read_lock(c, &kvm.mmu_lock)
+        kvm_tdp_mmu_put_root(c, kvm, roots[mirror])
+        read_unlock(c, &kvm.mmu_lock)
+        roots[mirror] = NULL
+
+
+cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
+    """kvm_mmu_reload() of a vCPU with roots of its own: valid ones, mirror first."""
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    if kvm.has_mirror:
+        vcpu_load_root(c, kvm, True)
+        if roots[1] == NULL:
+            roots[1] = kvm_tdp_mmu_alloc_root(c, kvm, True)
+    vcpu_load_root(c, kvm, False)
+    if roots[0] == NULL:
+        roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, False)
+
+
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """The root went invalid between reload and mmu_lock: such a fault is retried, not an assertion."""
+    return c.has_roots and c.root[mirror] != NULL and (<Sp *>c.root[mirror]).invalid
+
+
 # ---- faults ---------------------------------------------------------------------------------------------------
+
+cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
+    """struct kvm_page_fault of a map operation."""
+    memset(fault, 0, sizeof(Fault))
+    fault.gfn = op.gfn
+    fault.pfn = KVM_PFN_NOSLOT if op.noslot else op.pfn
+    fault.max_level = op.level
+    if op.is_private and kvm.has_mirror and not kvm.design.ungated:
+        # Above 4K only where the promotion of a mirror table is kept from happening.
+        fault.max_level = min(fault.max_level, kvm.design.max_level if kvm.design.promo_block else 1)
+    fault.write = op.write
+    fault.exec_ = op.exec_
+    fault.user = op.user
+    fault.prefetch = op.prefetch
+    fault.map_writable = op.map_writable
+    fault.is_private = op.is_private
+    fault.noslot = op.noslot
+    fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
+    fault.error_code = ((PFERR_WRITE_MASK if op.write else 0) | (PFERR_FETCH_MASK if op.exec_ else 0)
+                        | (PFERR_USER_MASK if op.user else 0))
+
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does."""
@@ -82,25 +146,14 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef int tries = 0
     cdef int ret
     while True:
-        memset(&fault, 0, sizeof(fault))
-        fault.gfn = op.gfn
-        fault.pfn = KVM_PFN_NOSLOT if op.noslot else op.pfn
-        fault.max_level = op.level
-        if op.is_private and kvm.has_mirror and not kvm.design.ungated:
-            # Above 4K only where the promotion of a mirror table is kept from happening.
-            fault.max_level = min(fault.max_level, kvm.design.max_level if kvm.design.promo_block else 1)
-        fault.write = op.write
-        fault.exec_ = op.exec_
-        fault.user = op.user
-        fault.prefetch = op.prefetch
-        fault.map_writable = op.map_writable
-        fault.is_private = op.is_private
-        fault.noslot = op.noslot
-        fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
-        fault.error_code = ((PFERR_WRITE_MASK if op.write else 0) | (PFERR_FETCH_MASK if op.exec_ else 0)
-                            | (PFERR_USER_MASK if op.user else 0))
+        op_fault(kvm, op, &fault)
+        if c.has_roots:
+            vcpu_reload(c, kvm)
         read_lock(c, &kvm.mmu_lock)
-        ret = kvm_tdp_mmu_map(c, kvm, &fault)
+        if is_page_fault_stale(c, kvm, op.is_private != 0 and kvm.has_mirror):
+            ret = RET_PF_RETRY
+        else:
+            ret = kvm_tdp_mmu_map(c, kvm, &fault)
         read_unlock(c, &kvm.mmu_lock)
         tries += 1
         if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries):
@@ -115,28 +168,6 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     res.level = fault.goal_level
     res.pfn = fault.pfn
     res.tries = tries
-
-
-# ---- roots ----------------------------------------------------------------------------------------------------
-
-cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
-    """Puts an invalid root and takes a new one; 1 if it did."""
-    cdef Sp *root = kvm.vcpu_root[mirror]
-    if root == NULL or not root.invalid:
-        return 0
-    read_lock(c, &kvm.mmu_lock)
-    kvm_tdp_mmu_put_root(c, kvm, root)
-    read_unlock(c, &kvm.mmu_lock)
-    kvm.vcpu_root[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
-    return 1
-
-
-cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
-    if kvm.vcpu_root[mirror] != NULL:
-        read_lock(c, &kvm.mmu_lock)
-        kvm_tdp_mmu_put_root(c, kvm, kvm.vcpu_root[mirror])
-        read_unlock(c, &kvm.mmu_lock)
-        kvm.vcpu_root[mirror] = NULL
 
 
 cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
@@ -161,8 +192,8 @@ cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
         vcpu_put_root(c, kvm, True)
         vcpu_put_root(c, kvm, False)
     elif op.kind == OP_ALLOC_ROOT:
-        if kvm.vcpu_root[op.is_private] == NULL:
-            kvm.vcpu_root[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
+        if vcpu_roots(c, kvm)[op.is_private] == NULL:
+            vcpu_roots(c, kvm)[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
     elif op.kind == OP_UNINIT:
         kvm_mmu_uninit_tdp_mmu(c, kvm)
 
@@ -188,6 +219,21 @@ cdef void op_range_write(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept n
     write_unlock(c, &kvm.mmu_lock)
 
 
+cdef void zap_first_nx(Cpu *c, Kvm *kvm, OpResult *res) noexcept nogil:
+    """The first table of possible_nx_huge_pages, as kvm_recover_nx_huge_pages() takes it; ret -1 = none."""
+    cdef Sp *sp
+    rcu_read_lock(c)
+    spin_lock(c, &kvm.tdp_mmu_pages_lock)
+    sp = kvm.nx_head
+    spin_unlock(c, &kvm.tdp_mmu_pages_lock)
+    res.ret = -1
+    if sp != NULL:
+        res.gfn = sp.gfn
+        res.sp_level = sp.level
+        res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
+    rcu_read_unlock(c)
+
+
 cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     """Operations whose callers hold mmu_lock for read."""
     cdef Kvm *kvm = &vm.kvm
@@ -205,12 +251,7 @@ cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept no
         slot.npages = op.end - op.start
         kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
     elif op.kind == OP_ZAP_NX:
-        if kvm.nx_head == NULL:
-            res.ret = -1
-        else:
-            res.gfn = kvm.nx_head.gfn
-            res.sp_level = kvm.nx_head.level
-            res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, kvm.nx_head)
+        zap_first_nx(c, kvm, res)
     read_unlock(c, &kvm.mmu_lock)
 
 
@@ -219,7 +260,7 @@ cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept no
 cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     """get_walk and fast_pf_last on the direct root, mwalk on the mirror. Lockless."""
     cdef Kvm *kvm = &vm.kvm
-    cdef Sp *root = kvm.vcpu_root[op.kind == OP_MWALK]
+    cdef Sp *root = vcpu_roots(c, kvm)[op.kind == OP_MWALK]
     cdef TdpIter iter
     cdef int i
     if root == NULL:
@@ -244,49 +285,48 @@ cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
         res.has_spte[i] = 1
 
 
-cdef uint64_t *find_sptep(Cpu *c, Kvm *kvm, const Op *op, int level, int *found) noexcept nogil:
-    """The entry a walk to op.gfn stops at (level 0) or passes at that level; its level in *found."""
-    cdef Sp *root = kvm.vcpu_root[op.is_private != 0 and kvm.has_mirror]
-    cdef uint64_t *sptep = NULL
-    cdef TdpIter iter
-    found[0] = -1
+cdef bint find_spte(Cpu *c, Kvm *kvm, const Op *op, int level, TdpIter *iter) noexcept nogil:
+    """Leaves the iterator on the entry a walk to op.gfn stops at (level 0) or passes at that level. Inside RCU."""
+    cdef Sp *root = vcpu_roots(c, kvm)[op.is_private != 0 and kvm.has_mirror]
+    cdef TdpIter walk
+    cdef bint found = False
     if root == NULL:
-        return NULL
-    rcu_read_lock(c)
-    tdp_iter_start(c, &iter, kvm.arena, root, level if level else 1, op.gfn, kvm_gfn_root_bits(kvm, root))
-    while iter.valid and iter.gfn < op.gfn + 1:
-        sptep = iter.sptep
-        found[0] = iter.level
-        tdp_iter_next(c, &iter)
-    rcu_read_unlock(c)
-    return sptep
+        return False
+    tdp_iter_start(c, &walk, kvm.arena, root, level if level else 1, op.gfn, kvm_gfn_root_bits(kvm, root))
+    while walk.valid and walk.gfn < op.gfn + 1:
+        iter[0] = walk
+        found = True
+        tdp_iter_next(c, &walk)
+    return found
 
 
 cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    """What hardware or a test writes straight into an SPTE."""
-    cdef int level
-    cdef uint64_t *sptep = find_sptep(c, &vm.kvm, op, op.level if op.kind == OP_POKE_RAW else 0, &level)
-    cdef uint64_t spte
+    """What hardware or a test writes straight into an SPTE; a change that is lost to another CPU is not made."""
+    cdef TdpIter iter
+    cdef uint64_t new_spte
     res.ret = -1
-    if sptep == NULL:
-        return
-    spte = tdp_read_once(sptep)
-    if op.kind == OP_POKE_RAW:
-        if level == op.level and not is_shadow_present_pte(spte):
-            sync_store(c, sptep, op.value)
-            res.ret = 0
-    elif is_shadow_present_pte(spte) and is_last_spte(spte, level):
-        spte = (spte | op.set_bits) & ~op.clear_bits
-        sync_store(c, sptep, spte)
-        res.ret = level
-        res.spte = spte
+    rcu_read_lock(c)
+    if find_spte(c, &vm.kvm, op, op.level if op.kind == OP_POKE_RAW else 0, &iter):
+        if op.kind == OP_POKE_RAW:
+            # A table out of nothing would have no descriptor: only leaves and what is not present.
+            if (iter.level == op.level and not is_shadow_present_pte(iter.old_spte)
+                    and not (is_shadow_present_pte(op.value) and not is_last_spte(op.value, op.level))
+                    and sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, op.value)):
+                res.ret = 0
+        elif is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level):
+            new_spte = (iter.old_spte | op.set_bits) & ~op.clear_bits
+            if (is_shadow_present_pte(new_spte) and is_last_spte(new_spte, iter.level)
+                    and sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, new_spte)):
+                res.ret = iter.level
+                res.spte = new_spte
+    rcu_read_unlock(c)
 
 
 # ---- the review's questions: one SPTE, one table -----------------------------------------------------------------
 
 cdef bint find_present(Cpu *c, Kvm *kvm, const Op *op, TdpIter *iter) noexcept nogil:
     """Leaves the iterator on the present mirror SPTE of op.gfn at op.level. Inside RCU unless op.rcu == 0."""
-    cdef Sp *root = kvm.vcpu_root[1]
+    cdef Sp *root = vcpu_roots(c, kvm)[1]
     if root == NULL:
         return False
     tdp_iter_start(c, iter, kvm.arena, root, op.level, op.gfn, 0)
@@ -350,23 +390,30 @@ cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nog
 
 # ---- settings -------------------------------------------------------------------------------------------------
 
-cdef void op_setting(Vm *vm, const Op *op) noexcept nogil:
-    cdef Kvm *kvm = &vm.kvm
+cdef void track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
+    """Write tracking of one gfn; mmu_lock for write. Beyond MAX_TRACKED gfns it does nothing."""
     cdef uint32_t i
+    for i in range(kvm.ntracked):
+        if kvm.tracked[i] == gfn:
+            if not on:
+                kvm.ntracked -= 1
+                kvm.tracked[i] = kvm.tracked[kvm.ntracked]
+            return
+    if on and kvm.ntracked < MAX_TRACKED:
+        kvm.tracked[kvm.ntracked] = gfn
+        kvm.ntracked += 1
+
+
+cdef void op_setting(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
     if op.kind == OP_SET_DIRTY_LOG:
         kvm.slot.dirty_log = op.on != 0
     elif op.kind == OP_SET_GEN:
         kvm.mmio_generation = op.value
     elif op.kind == OP_TRACK:
-        for i in range(kvm.ntracked):
-            if kvm.tracked[i] == op.gfn:
-                if not op.on:
-                    kvm.ntracked -= 1
-                    kvm.tracked[i] = kvm.tracked[kvm.ntracked]
-                return
-        if op.on and kvm.ntracked < MAX_TRACKED:
-            kvm.tracked[kvm.ntracked] = op.gfn
-            kvm.ntracked += 1
+        write_lock(c, &kvm.mmu_lock)
+        track_gfn(kvm, op.gfn, op.on != 0)
+        write_unlock(c, &kvm.mmu_lock)
 
 
 cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -395,7 +442,7 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif kind == OP_ZAP_NX_SP:
         op_zap_nx_sp(c, vm, op, res)
     elif kind in (OP_SET_DIRTY_LOG, OP_SET_GEN, OP_TRACK):
-        op_setting(vm, op)
+        op_setting(c, vm, op)
     else:
         op_roots(c, vm, op, res)
 
@@ -428,7 +475,7 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     c.slow &= ~<uint32_t>SLOW_RMW
     if op.nscript:
         vm.kvm.script_len = 0
-    if not op.no_gp and not c.slow & SLOW_YIELD and vm.kvm.rcu.head != NULL:
+    if not op.no_gp and not c.slow & SLOW_YIELD and tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
         rcu_run(c, &vm.kvm.rcu, 0)
 
 
@@ -490,7 +537,7 @@ cdef int record_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_s
 
 cdef void record_free_now(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
     if sp.external_spt:
-        kvm.external_live -= 1
+        tdp_fetch_add(&kvm.external_live, <uint64_t>-1)
         sp.external_spt = 0
 
 
@@ -517,13 +564,12 @@ cdef int record_free_external_spt_v618(Cpu *c, Kvm *kvm, uint64_t gfn, int level
 
 
 cdef uint64_t record_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
-    kvm.external_next += 1
-    kvm.external_live += 1
-    return kvm.external_next - 1
+    tdp_fetch_add(&kvm.external_live, 1)
+    return tdp_fetch_add(&kvm.external_next, 1)
 
 
 cdef void record_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
-    kvm.external_live -= 1
+    tdp_fetch_add(&kvm.external_live, <uint64_t>-1)
 
 
 cdef void hooks_record_v73(Kvm *kvm) noexcept nogil:

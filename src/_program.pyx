@@ -53,6 +53,8 @@ cdef void world_reset(void *user) noexcept nogil:
     w.t.seam.nrecord = 0
     trace_reset(w.trace)
     for i in range(w.nthreads):
+        # A thread may have been left in the middle of a guest instruction.
+        w.cpus[i].lp = w.lp[i]
         memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
         w.threads[i].done = 0
 
@@ -108,6 +110,9 @@ cdef class ScenarioProgram(ProgramRef):
             self.args[i] = &w.threads[i]
         rcu_cpu = vm.add_cpu()
         self.snapshot()
+        w.cpus = self.cpus
+        for i in range(self.nthreads):
+            w.lp[i] = self.cpus[i].lp
         for i in range(self.nthreads):
             arena_watch(&vm.vm.arena, self.cpus[i])
             self.cpus[i].trace = &self.trace

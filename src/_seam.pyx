@@ -330,7 +330,7 @@ cdef void record_call(Cpu *c, Seam *s, int leaf, SeamRegs *before, SeamRegs *aft
         s.record = grown
         s.cap_record *= 2
     s.record[s.nrecord].leaf = leaf
-    s.record[s.nrecord].lp = c.id & (SEAM_MAX_LP - 1)
+    s.record[s.nrecord].lp = c.lp & (SEAM_MAX_LP - 1)
     s.record[s.nrecord].inject = inject
     s.record[s.nrecord].status = after.rax
     s.record[s.nrecord].before = before[0]

@@ -51,7 +51,7 @@ cdef void vp_unlock(Cpu *c, Seam *s, VpCall *v) noexcept nogil:
 
 cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
     """Ties the VCPU to this logical processor; False if it is tied to another one."""
-    cdef uint64_t lp = 1 + (<uint64_t>c.id & 63)
+    cdef uint64_t lp = 1 + (<uint64_t>c.lp & 63)
     cdef uint64_t old = 0
     sync_point(c, SYNC_RMW, <uint64_t>&vp.lp)
     if not tdp_try_cmpxchg(&vp.lp, &old, lp):
@@ -145,7 +145,7 @@ cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     status = td_ready(&v.k)
     if status == TDX_SUCCESS and v.vp == NULL:
         status = TDX_VCPU_NOT_ASSOCIATED
-    if status == TDX_SUCCESS and v.vp.lp != 1 + (<uint64_t>c.id & 63):
+    if status == TDX_SUCCESS and v.vp.lp != 1 + (<uint64_t>c.lp & 63):
         status = TDX_VCPU_NOT_ASSOCIATED
     if status == TDX_SUCCESS:
         v.vp.lp = 0

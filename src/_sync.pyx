@@ -14,6 +14,7 @@ cdef Event scratch_event   # where records go when memory ran out
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
     memset(c, 0, sizeof(Cpu))
     c.id = id
+    c.lp = id
     c.retry_limit = 1000
 
 
@@ -68,6 +69,9 @@ cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil:
         c.y_kind = SYNC_RETRY
         c.y_obj = key
         c.yield_to(c)
+    elif c.retry_count & 63 == 63:
+        # Whoever holds the SPTE frozen may be waiting for this processor.
+        tdp_cpu_yield()
     else:
         tdp_cpu_relax()
 
@@ -244,6 +248,11 @@ cdef inline void rcu_queue_unlock(Rcu *r) noexcept nogil:
     tdp_store_release(&r.lock.val, 0)
 
 
+cdef inline bint rcu_pending(const Rcu *r) noexcept nogil:
+    """Whether a callback is queued, looked at without the queue's lock."""
+    return tdp_read_once(<const uint64_t *>&r.head) != 0
+
+
 cdef RcuHead *rcu_ready(Rcu *r) noexcept nogil:
     """The oldest callback if every reader that was active when it was queued has left, else NULL."""
     cdef RcuHead *head = r.head
@@ -263,7 +272,7 @@ cdef int rcu_run(Cpu *c, Rcu *r, int most) noexcept nogil:
     cdef RcuHead *head
     cdef int n = 0
     while most == 0 or n < most:
-        if r.head == NULL:
+        if not rcu_pending(r):
             break
         rcu_queue_lock(r)
         head = rcu_ready(r)
@@ -283,10 +292,13 @@ cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
     """Waits until every queued callback has run. Must not be called inside a read section."""
     cdef int n = 0
     cdef uint32_t spins = 0
-    while <RcuHead *>sync_load(c, <uint64_t *>&r.head) != NULL:
+    while True:
+        sync_point(c, SYNC_LOAD, <uint64_t>&r.head)
+        if not rcu_pending(r):
+            break
         if not c.slow & SLOW_YIELD:   # under the explorer the RCU agent runs them, one step each
             n += rcu_run(c, r, 0)
-        if r.head != NULL:
+        if rcu_pending(r):
             if c.slow & SLOW_YIELD:
                 sync_retry(c, <uint64_t>r.head)
             else:

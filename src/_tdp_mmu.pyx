@@ -11,15 +11,16 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_write_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
     is_frozen_spte, is_last_spte, is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update,
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, EV_FLUSH_ALL,
-    EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,
+    EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG,
+    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
     sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
@@ -207,6 +208,9 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             old_spte = sync_xchg(c, sptep, kvm.spte.frozen_spte)
             if not is_frozen_spte(&kvm.spte, old_spte):
                 return old_spte
+            # Whoever froze it before this table was queued for freeing will not come back to unfreeze it.
+            if sptep_to_sp(kvm.arena, sptep).state == SP_QUEUED:
+                c.checks |= CHECK_PROGRESS
             c.retry_why = RETRY_FROZEN_CHILD
             sync_retry(c, <uint64_t>sptep)
             c.retry_why = 0
@@ -243,8 +247,10 @@ cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
     if sp.state == SP_QUEUED or sp.state == SP_FREED:
         c.checks |= CHECK_LIFE
         trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, sp.state)
-    elif call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt):
-        sp.state = SP_QUEUED
+        return
+    # Before it is queued: another CPU may run the callback at once.
+    sp.state = SP_QUEUED
+    call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt)
 
 
 cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil:
@@ -284,16 +290,13 @@ cdef void trace_spte_changed(Cpu *c, uint64_t gfn, int level, uint64_t old_spte,
     trace5(c, EV_CHG, 0, gfn, level, old_spte, new_spte)
 
 
-cdef void check_changed_spte(Cpu *c, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level,
-                             const char *fn) noexcept nogil:
-    cdef bint leaf_to_leaf
-    if level > PT64_ROOT_MAX_LEVEL or level < 1:
+cdef inline void check_changed_spte(Cpu *c, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level,
+                                    bint leaf_to_leaf, const char *fn) noexcept nogil:
+    if tdp_unlikely(level > PT64_ROOT_MAX_LEVEL or level < 1):
         kvm_warn(c, fn, b"bad_level")
-    if gfn & (pages_per_hpage(level) - 1):
+    if tdp_unlikely((gfn & (pages_per_hpage(level) - 1)) != 0):
         kvm_warn(c, fn, b"misaligned_gfn")
-    leaf_to_leaf = (is_shadow_present_pte(old_spte) and is_last_spte(old_spte, level)
-                    and is_shadow_present_pte(new_spte) and is_last_spte(new_spte, level))
-    if leaf_to_leaf and spte_to_pfn(old_spte) != spte_to_pfn(new_spte):
+    if tdp_unlikely(leaf_to_leaf and spte_to_pfn(old_spte) != spte_to_pfn(new_spte)):
         sync_assert(c, ASSERT_BUG, fn, b"leaf_pfn_changed")
 
 
@@ -343,24 +346,27 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
     cdef bint removed_table
     cdef uint64_t *child
     cdef const char *fn = b"handle_changed_spte" if kvm.design.trace_before else b"__handle_changed_spte"
+    cdef uint32_t warn
     cdef int ret
-    check_changed_spte(c, gfn, old_spte, new_spte, level, fn)
+    check_changed_spte(c, gfn, old_spte, new_spte, level, was_leaf and is_leaf, fn)
     if old_spte == new_spte:
         return 0
     if kvm.design.trace_before:
         trace_spte_changed(c, gfn, level, old_spte, new_spte)
     if is_leaf:
-        kvm_spte_warn(c, check_spte_writable_invariants(&kvm.spte, new_spte))
-    if not was_present and not is_present:
+        warn = check_spte_writable_invariants(&kvm.spte, new_spte)
+        if tdp_unlikely(warn != 0):
+            kvm_spte_warn(c, warn)
+    if tdp_unlikely(not was_present and not is_present):
         check_nonpresent_change(c, kvm, old_spte, new_spte, fn)
         if kvm.design.trace_np_np:
             trace_spte_changed(c, gfn, level, old_spte, new_spte)
         return 0
-    if (kvm.design.trace_before or kvm.design.stats_on_failure) and is_leaf != was_leaf:
+    if tdp_unlikely(kvm.design.trace_before or kvm.design.stats_on_failure) and is_leaf != was_leaf:
         kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
     removed_table = was_present and not was_leaf and (
         is_leaf or not is_present or spte_to_pfn(old_spte) != spte_to_pfn(new_spte))
-    if removed_table:
+    if tdp_unlikely(removed_table):
         if is_present and not is_leaf:
             kvm_warn(c, fn, b"table_pfn_changed")
         child = spte_to_child_pt(kvm.arena, old_spte, level)
@@ -373,7 +379,11 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
     if not kvm.design.trace_before:
         trace_spte_changed(c, gfn, level, old_spte, new_spte)
         if is_leaf != was_leaf and not kvm.design.stats_on_failure:
-            kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
+            if c.mmu_write and 1 <= level <= 3:
+                # Everybody who counts holds mmu_lock, so its writer is alone.
+                kvm.pages[level - 1] += 1 if is_leaf else -1
+            else:
+                kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
     return 0
 
 

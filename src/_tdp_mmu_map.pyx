@@ -19,7 +19,7 @@ from tdpfast._tdp_mmu cimport (
     RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, kvm_bug_on,
     kvm_flush_remote_tlbs_range, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn,
     spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
-    tdp_mmu_set_spte_atomic, track_possible_nx_huge_page,
+    tdp_mmu_set_spte_atomic, track_possible_nx_huge_page, vcpu_roots,
 )
 
 
@@ -194,7 +194,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     stay.
     """
     cdef bint mirror = kvm.has_mirror and fault.is_private
-    cdef Sp *root = kvm.vcpu_root[mirror]
+    cdef Sp *root = vcpu_roots(c, kvm)[mirror]
     cdef TdpIter iter
     cdef int ret = RET_PF_RETRY
     if root == NULL or root.invalid:

@@ -15,6 +15,13 @@ from tdpfast._tdp_mmu cimport (
 )
 
 
+cdef inline Sp *after(Kvm *kvm, Sp *prev) noexcept nogil:
+    """The root after prev, or the first: rcu_dereference() of the list's pointers."""
+    if prev != NULL:
+        return <Sp *>tdp_load_acquire(<uint64_t *>&prev.next)
+    return <Sp *>tdp_load_acquire(<uint64_t *>&kvm.tdp_mmu_roots)
+
+
 cdef bint kvm_tdp_mmu_get_root(Cpu *c, Sp *root) noexcept nogil:
     """refcount_inc_not_zero(). Yields."""
     cdef uint64_t count
@@ -39,10 +46,11 @@ cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
     while link[0] != NULL and link[0] != root:
         link = &link[0].next
     if link[0] == root:
-        link[0] = root.next
+        tdp_store_release(<uint64_t *>link, <uint64_t>root.next)
     spin_unlock(c, &kvm.tdp_mmu_pages_lock)
-    if call_rcu(c, &root.rcu_head, <uint64_t>root.spt):
-        root.state = SP_QUEUED
+    # Before it is queued: another CPU may run the callback at once.
+    root.state = SP_QUEUED
+    call_rcu(c, &root.rcu_head, <uint64_t>root.spt)
 
 
 cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
@@ -61,11 +69,11 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
     cdef Sp *root
     lockdep_assert_held(c, b"tdp_mmu_next_root", b"mmu_lock")
     rcu_read_lock(c)
-    root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    root = after(kvm, prev)
     while root != NULL:
         if tdp_mmu_root_match(c, root, types) and kvm_tdp_mmu_get_root(c, root):
             break
-        root = root.next
+        root = after(kvm, root)
     rcu_read_unlock(c)
     if prev != NULL:
         kvm_tdp_mmu_put_root(c, kvm, prev)
@@ -74,30 +82,30 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 
 cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil:
     """for_each_tdp_mmu_root(): no references, so mmu_lock must be held for write."""
-    cdef Sp *root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    cdef Sp *root = after(kvm, prev)
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
     while root != NULL and not tdp_mmu_root_match(c, root, types):
-        root = root.next
+        root = after(kvm, root)
     return root
 
 
 cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
     """for_each_tdp_mmu_root_rcu(): inside an RCU read section, without mmu_lock."""
-    cdef Sp *root = prev.next if prev != NULL else kvm.tdp_mmu_roots
+    cdef Sp *root = after(kvm, prev)
     while root != NULL and not tdp_mmu_root_match(c, root, types):
-        root = root.next
+        root = after(kvm, root)
     return root
 
 
 cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     """The usable root of this role, with a reference taken, or NULL. Caller holds a lock that keeps the list."""
-    cdef Sp *root = kvm.tdp_mmu_roots
+    cdef Sp *root = after(kvm, NULL)
     while root != NULL:
         if not root.invalid and root.is_mirror == mirror:
             if kvm_tdp_mmu_get_root(c, root):
                 return root
             kvm_warn(c, b"kvm_tdp_mmu_alloc_root", b"get_root_failed")
-        root = root.next
+        root = after(kvm, root)
     return NULL
 
 
@@ -133,7 +141,7 @@ cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
 
 cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nogil:
     """Marks roots invalid and schedules them for zapping. mmu_lock for write while the VM has users."""
-    cdef Sp *root = kvm.tdp_mmu_roots
+    cdef Sp *root = after(kvm, NULL)
     if types & KVM_INVALID_ROOTS:
         kvm_warn(c, b"kvm_tdp_mmu_invalidate_roots", b"invalid_type")
     if kvm.users:
@@ -142,7 +150,7 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
         if tdp_mmu_root_match(c, root, types) and not root.invalid:
             root.scheduled_to_zap = 1
             root.invalid = 1
-        root = root.next
+        root = after(kvm, root)
 
 
 cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) noexcept nogil:

@@ -99,14 +99,14 @@ cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was."""
     cdef SeamRegs r
-    cdef int id = c.id
+    cdef int lp = c.lp
     cdef uint64_t err
     if not tdx_vcpu_inside(t, vcpu):
         return False
     memset(&r, 0, sizeof(r))
-    c.id = vcpu + 1
+    c.lp = vcpu + 1
     err = td_async_exit(c, t.seam, &r)
-    c.id = id
+    c.lp = lp
     trace3(c, EV_KICK, vcpu, err, r.rax)
     return True
 

@@ -76,7 +76,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
     cdef SeamRegs r
     cdef uint64_t err
-    cdef int id = c.id
+    cdef int lp = c.lp
     if tdx_vcpu_inside(t, vcpu):
         res.ret = -3
         return -3
@@ -96,9 +96,9 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             t.loaded[vcpu] = True
             memset(&r, 0, sizeof(r))
             r.rcx = t.tdvpr_pa[vcpu]
-            c.id = vcpu + 1
+            c.lp = vcpu + 1
             err = tdx_seamcall(c, t, TDH_VP_ENTER, &r)
-            c.id = id
+            c.lp = lp
             res.rax = err
             res.ret = 1 if err == SEAM_ENTERED_TD else 0
     sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
@@ -116,15 +116,15 @@ cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
 
 cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     cdef SeamRegs r
-    cdef int id = c.id
+    cdef int lp = c.lp
     cdef uint64_t err
     if not tdx_vcpu_inside(t, vcpu):
         res.ret = -3
         return
     memset(&r, 0, sizeof(r))
-    c.id = vcpu + 1
+    c.lp = vcpu + 1
     err = td_async_exit(c, t.seam, &r)
-    c.id = id
+    c.lp = lp
     trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
     res.ret = 1
 
@@ -139,12 +139,12 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
     VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef int id = c.id
+    cdef int lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
     sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
     tdp_store32(&t.guest_busy[op.vcpu], 1)
-    c.id = op.vcpu + 1
+    c.lp = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
         if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
@@ -152,7 +152,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
-    c.id = id
+    c.lp = lp
     sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
     tdp_store32(&t.guest_busy[op.vcpu], 0)
     res.rax = r.rax

@@ -23,7 +23,7 @@ cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
     """VP.CREATE, ADDCX, INIT; the vCPU ends up not associated with a logical processor."""
     cdef SeamRegs r
     cdef uint64_t err
-    cdef int id = c.id
+    cdef int lp = c.lp
     cdef int i
     err = seamcall3(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa, 0, &r)
     if err:
@@ -32,11 +32,11 @@ cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
         err = seamcall3(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v], 0, &r)
         if err:
             return err
-    c.id = v + 1
+    c.lp = v + 1
     err = seamcall3(c, t, TDH_VP_INIT, t.tdvpr_pa[v], 0, 0, &r)
     if err == 0:
         err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[v], 0, 0, &r)
-    c.id = id
+    c.lp = lp
     return err
 
 
@@ -101,13 +101,13 @@ cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
 cdef void tdx_flush_vp(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """Ends the vCPU's association with its logical processor, on that processor."""
     cdef SeamRegs r
-    cdef int id = c.id
+    cdef int lp = c.lp
     if not t.loaded[vcpu]:
         return
     tdx_kick(c, t, vcpu)
-    c.id = vcpu + 1
+    c.lp = vcpu + 1
     seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
-    c.id = id
+    c.lp = lp
     t.loaded[vcpu] = False
 
 

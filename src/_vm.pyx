@@ -7,8 +7,8 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops cimport (
-    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject, Op, OpResult,
-    hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
+    OP_MAP, OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject,
+    Op, OpResult, hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
 )
 from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_cfg_init,
@@ -41,6 +41,9 @@ DESIGN_FIELDS = (
 MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
                        "rules"})
 MAX_GFN = (1 << 52) - 1
+
+cdef enum:
+    HOST_LP = 32
 
 
 def as_u64(value, what):
@@ -227,6 +230,9 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
             if not (0 if op.kind >= OP_TDX_FIRST else 1) <= op.level <= 5:
                 raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
                                  "use 1 (4K), 2 (2M) or 3 (1G)")
+            if op.kind == OP_MAP and op.level > 3:
+                raise UsageError(f"field level of op 'map' is {op.level}", "no page is larger than 1G",
+                                 "use 1 (4K), 2 (2M) or 3 (1G)")
     op.gfn = number(f, "gfn", 0)
     op.pfn = number(f, "pfn", 0)
     op.start = number(f, "start", 0)
@@ -380,6 +386,7 @@ cdef class VmCore:
         if c == NULL:
             raise MemoryError("no memory for a CPU")
         sync_init_cpu(c, self.ncpus)
+        c.lp = HOST_LP + self.ncpus if self.ncpus else 0     # vCPU v of a TD runs on 1 + v
         c.vm = self.vm
         c.rcu = &self.vm.kvm.rcu
         self.cpus[self.ncpus] = c
@@ -443,6 +450,11 @@ cdef class VmCore:
         return out
 
     @property
+    def ended(self):
+        """BUG() or a livelock ended it."""
+        return bool(self.over)
+
+    @property
     def checks(self):
         """Check bits raised so far on CPU 0."""
         return self.cpus[0].checks
@@ -486,7 +498,8 @@ cdef class VmCore:
             index = ((value & SPTE_BASE_ADDR_MASK) - 0x10000000000ull) >> 12
             dead = table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state == SP_FREED
             out.append((number, sp.level, gfn, value, table) + (("freed",) if dead else ()))
-            if table and not dead and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state != SP_FREE:
+            if table and not dead and index < self.vm.arena.next_fresh and (
+                    self.vm.arena.sps[index].state != SP_FREE and self.vm.arena.sps[index].level == sp.level - 1):
                 self.dump_table(&self.vm.arena.sps[index], number, out)
 
     def stats(self):

@@ -1,1 +1,9 @@
 """tdpfast: KVM's x86 TDP MMU for TDX guests, emulated."""
+
+from tdpfast.design import PRESETS, Design, get_design
+from tdpfast.errors import TdpfastError, UsageError, VmEnded
+from tdpfast.spte import SpteConfig
+from tdpfast.vm import MapResult, Memslot, RetPf, Vcpu, Vm
+
+__all__ = ["PRESETS", "Design", "MapResult", "Memslot", "RetPf", "SpteConfig", "TdpfastError", "UsageError",
+           "Vcpu", "Vm", "VmEnded", "get_design"]

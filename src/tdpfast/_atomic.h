@@ -9,8 +9,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-static inline uint64_t tdp_read_once(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-static inline void tdp_write_once(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+#ifdef __SANITIZE_THREAD__
+/* What follows from a pointer is ordered by the dependency, which the sanitizer does not see. */
+#define TDP_READ_ONCE __ATOMIC_ACQUIRE
+#define TDP_WRITE_ONCE __ATOMIC_RELEASE
+#else
+#define TDP_READ_ONCE __ATOMIC_RELAXED
+#define TDP_WRITE_ONCE __ATOMIC_RELAXED
+#endif
+static inline uint64_t tdp_read_once(const uint64_t *p) { return __atomic_load_n(p, TDP_READ_ONCE); }
+static inline void tdp_write_once(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, TDP_WRITE_ONCE); }
 static inline uint64_t tdp_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void tdp_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void tdp_store_seq(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Arena
 from tdpfast._sync cimport Cpu
-from tdpfast._tdp_mmu cimport Kvm
+from tdpfast._tdp_mmu cimport Fault, Kvm
 
 cdef enum OpKind:        # the order of OP_NAMES in _vm.pyx
     OP_MAP = 0
@@ -151,6 +151,9 @@ cdef struct Vm:
     Op *current          # the operation a single-threaded run is in
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
+cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil
+cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void hooks_record_v73(Kvm *kvm) noexcept nogil

@@ -24,6 +24,8 @@ cdef struct World:       # what reset() and check() work on
     Kvm kvm_copy
     Tdx tdx_copy
     ThreadOps *threads
+    Cpu **cpus
+    int lp[16]
     int nthreads
     Trace *trace
     Finding finding

@@ -6,7 +6,7 @@
     status = seamcall(c, s, TDH_MEM_PAGE_AUG, &regs)
 
 A leaf may be called directly as well; seamcall() adds injection and the trace record. regs.rax is set to the status.
-The logical processor is c.id & 63.
+The logical processor is c.lp & 63.
 """
 
 from libc.stdint cimport int32_t, uint64_t

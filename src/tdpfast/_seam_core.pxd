@@ -400,7 +400,7 @@ cdef inline uint64_t regs_version(const SeamRegs *r) noexcept nogil:
     return r.rax >> 16
 
 cdef inline SeamLp *lp_of(Seam *s, Cpu *c) noexcept nogil:
-    return &s.lp[<uint32_t>c.id & 63]
+    return &s.lp[<uint32_t>c.lp & 63]
 
 cdef inline bint interrupt_pending(Seam *s, Cpu *c) noexcept nogil:
     """One poll for a pending interrupt."""

@@ -150,6 +150,7 @@ cdef struct Rcu:
 
 cdef struct Cpu:
     int32_t id
+    int32_t lp           # the logical processor it runs on, for the module
     uint32_t slow        # SLOW_* bits; zero on native threads
     void (*yield_to)(Cpu *c) noexcept nogil   # to the scheduler's stack and back
     void *fiber
@@ -194,6 +195,8 @@ cdef struct Cpu:
     uint64_t step
     tdp_landing *landing
     void *vm             # whose CPU this is (Kvm or a test's own)
+    bint has_roots       # a vCPU of its own: root[] counts, not the VM's vcpu_root[]
+    void *root[2]        # Sp *, [is_mirror]
     void *user           # the layer that drives this CPU
 
 

@@ -116,7 +116,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     int32_t root_level
     uint64_t gfn_direct_bits
     uint64_t shadow_mmio_value
-    Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds
+    Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds, and every CPU without roots of its own
     Slot slot
     bint has_mirror
     bint nx_huge_pages
@@ -202,5 +202,9 @@ cdef void kvm_flush_remote_tlbs_range(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t n
 
 cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept nogil:
     return 0 if root.is_mirror else kvm.gfn_direct_bits
+
+# The roots this CPU runs on, [is_mirror].
+cdef inline Sp **vcpu_roots(Cpu *c, Kvm *kvm) noexcept nogil:
+    return <Sp **>c.root if c.has_roots else kvm.vcpu_root
 
 cdef void kvm_init(Kvm *kvm, Arena *arena) noexcept nogil

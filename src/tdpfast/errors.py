@@ -18,3 +18,20 @@ class UsageError(TdpfastError, ValueError):
     def __str__(self) -> str:
         text = f"{self.what} ({self.why})" if self.why else self.what
         return f"{text}; try {self.fix}" if self.fix else text
+
+
+class VmEnded(TdpfastError, RuntimeError):
+    """The VM cannot go on: a kernel BUG() fired, an operation ran into a livelock, or it was destroyed.
+
+    Attributes: ``why``, "BUG", "LIVELOCK" or "destroyed"; ``function`` and ``id`` of the BUG(), else None.
+    """
+
+    def __init__(self, why: str, function: str | None = None, id: str | None = None):
+        super().__init__(why, function, id)
+        self.why, self.function, self.id = why, function, id
+
+    def __str__(self) -> str:
+        if self.why == "destroyed":
+            return "the VM was destroyed; make a new one"
+        where = f" in {self.function} ({self.id})" if self.function else ""
+        return f"the VM ended with {self.why}{where}; make a new one"

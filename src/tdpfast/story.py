@@ -135,9 +135,6 @@ def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
             text = f"returns {signed(a[1])}"
         elif name == "step":
             text = step_text(a, KIND_NAMES, program.describe)
-        elif name == "seam" and cpu not in columns:
-            text = event_text(name, a, s0, s1, calls)
-            column = lines[-1].column if lines else 0
         else:
             text = event_text(name, a, s0, s1, calls)
         if text is not None:

@@ -1,4 +1,5 @@
-"""Catalogues: sets of scenarios that come with tdpfast. `review` holds the four review questions."""
+"""Catalogues: sets of scenarios that come with tdpfast. `review` holds the four
+review questions, `paths` other ways into the same code, with and without trouble."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from importlib.resources import files
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
-CATALOGUES = ("review",)
+CATALOGUES = ("review", "paths")
 
 
 def catalogue(name: str) -> list[Scenario]:

@@ -1,7 +1,7 @@
 """The tdpfast command.
 
 Each subcommand is a module of this package with a click command named ``command``, imported when it is
-used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 130 interrupted, 141 the
+used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 124 time budget reached, 130 interrupted, 141 the
 reader of the output went away.
 """
 from __future__ import annotations
@@ -15,11 +15,14 @@ import click
 
 from tdpfast.errors import UsageError
 
-EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL = 0, 1, 2, 3
+EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME = 0, 1, 2, 3, 124
 
 COMMANDS = {
+    "check": "Explore scenarios under designs to verdicts.",
+    "replay": "Run the schedule of a token again.",
     "conform": "Replay recorded answers of the real code and compare.",
     "decode": "Show the fields of a page table entry.",
+    "walk": "Run operations on a VM and show the way to a gfn.",
 }
 """Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
 

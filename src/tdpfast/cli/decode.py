@@ -6,15 +6,10 @@ import json
 import click
 
 from tdpfast.errors import UsageError
+from tdpfast.show import FLAGS, LEVELS, MEMTYPES, fields_of, kind_of
 from tdpfast.spte import LAYOUTS, MMUS, SpteConfig
 
-LEVELS = {1: "4K", 2: "2M", 3: "1G", 4: "512G", 5: "256T"}
-MEMTYPES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB"}
 AD_TYPES = ("enabled", "disabled", "write-protect only", "invalid")
-
-# Fields that vtop-like output shows as one word when they are set.
-FLAGS = ("read", "write", "exec", "user_exec", "user", "accessed", "dirty", "ipat", "large",
-         "host_writable", "mmu_writable", "suppress_ve")
 
 
 @click.group("decode")
@@ -42,10 +37,9 @@ def decode_spte(value, level, layout, mmu, maxphyaddr, mmio_value, as_json):
 
 def describe(config: SpteConfig, spte: int, level: int, mmio_value: int | None = None) -> dict:
     """Every field of one SPTE, in the order in which they are shown."""
-    record = config.unpack(spte, level, mmio_value=mmio_value)
-    fields = {name: record[name].item() for name in record.dtype.names}
+    fields = fields_of(config, spte, level, mmio_value)
     shown = {"spte": hex(spte), "layout": config.layout, "mmu": config.mmu, "level": level,
-             "size": LEVELS[level], "kind": _kind(config, spte, fields)}
+             "size": LEVELS[level], "kind": kind_of(config, spte, fields)}
     if fields["present"]:
         shown["physical"] = hex(fields["pfn"] << 12)
         shown["pfn"] = hex(fields["pfn"])
@@ -62,16 +56,6 @@ def describe(config: SpteConfig, spte: int, level: int, mmio_value: int | None =
                   "access": fields["mmio_access"]}
     shown["other"] = hex(fields["other"])
     return shown
-
-
-def _kind(config: SpteConfig, spte: int, fields: dict) -> str:
-    if fields["frozen"]:
-        return "frozen"
-    if fields["present"]:
-        return "leaf" if fields["leaf"] else "table"
-    if fields["mmio"]:
-        return "mmio"
-    return "none" if spte == config.SHADOW_NONPRESENT_VALUE else "non-present"
 
 
 def _text(fields: dict) -> str:

@@ -1,0 +1,16 @@
+"""One emulated CPU of a VM, and what belongs to it alone."""
+
+from tdpfast._ops cimport Vm
+from tdpfast._sync cimport Cpu, Trace
+from tdpfast._tdp_mmu cimport Kvm
+from tdpfast._vm cimport VmCore
+
+cdef void release_locks(Cpu *c, Kvm *kvm) noexcept nogil
+cdef bint run_to_landing(Cpu *c, Vm *vm, void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
+
+cdef class VcpuCore:
+    cdef readonly VmCore vm
+    cdef Cpu *c
+    cdef Trace trace
+    cdef int check(self) except -1
+    cdef int finish(self) except -1

@@ -1,0 +1,123 @@
+"""tdpfast check: explore scenarios under designs and report verdicts."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from tdpfast.catalogue import CATALOGUES, catalogue
+from tdpfast.check import UNKNOWN, VIOLATED, Limits, check_many
+from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
+from tdpfast.design import PRESETS
+from tdpfast.errors import UsageError
+from tdpfast.scenario import Scenario, load
+
+REVIEW_DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
+STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct")
+
+
+def gather(names: tuple[str, ...]) -> list[Scenario]:
+    """Scenarios of catalogues and files, in the order given; a name may occur once."""
+    found: list[Scenario] = []
+    for name in names:
+        found += catalogue(name) if name in CATALOGUES else [load(name)]
+    seen: set[str] = set()
+    for s in found:
+        if s.name in seen:
+            raise UsageError(f"scenario {s.name!r} is named twice", "two files use the same name", "rename one")
+        seen.add(s.name)
+    return found
+
+
+def select(found: list[Scenario], wanted: tuple[str, ...]) -> list[Scenario]:
+    """The scenarios whose name begins with one of `wanted`; all without any."""
+    for name in wanted:
+        if not any(s.name.startswith(name) for s in found):
+            raise UsageError(f"unknown scenario {name!r}", "no scenario's name begins so",
+                             "one of " + ", ".join(s.name for s in found))
+    return [s for s in found if not wanted or any(s.name.startswith(n) for n in wanted)]
+
+
+def design_list(names: tuple[str, ...]) -> list[str]:
+    for name in names:
+        if name not in PRESETS:
+            raise UsageError(f"unknown design {name!r}", "not a preset", "one of " + ", ".join(PRESETS))
+    return list(dict.fromkeys(names)) or list(REVIEW_DESIGNS)
+
+
+def python_of(names: tuple[str, ...], designs: list[str], gatings: list[bool]) -> str:
+    """The Python that does the same."""
+    return "\n".join([
+        "from tdpfast.catalogue import catalogue", "from tdpfast.check import check_many",
+        "from tdpfast.report import report", "from tdpfast.scenario import load", "",
+        "scenarios = " + " + ".join(f"catalogue({n!r})" if n in CATALOGUES else f"[load({n!r})]" for n in names),
+        f"tasks = [(s, d, g) for s in scenarios for d in {designs!r} for g in {gatings!r}]",
+        "print(report(list(check_many(tasks)), scenarios))"])
+
+
+@click.command("check")
+@click.argument("what", nargs=-1, required=True, metavar="CATALOGUE|FILE...")
+@click.option("--design", "designs", multiple=True, metavar="D", help="Only this design (repeatable).")
+@click.option("--scenario", "wanted", multiple=True, metavar="S",
+              help="Only scenarios whose name begins with S (repeatable).")
+@click.option("--ungated", is_flag=True, help="Only with the rules of today's callers lifted.")
+@click.option("--gated", is_flag=True, help="Only with the rules of today's callers in place.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per result.")
+@click.option("--brief", is_flag=True, help="The matrix alone.")
+@click.option("--expect", is_flag=True, help="Exit with 0 if every result is what its scenario expects, else 1.")
+@click.option("--exit-zero", is_flag=True, help="Exit with 0 even if a violation was found.")
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
+@click.option("--bound", type=click.IntRange(0, 1000), default=2, show_default=True, help="Preemptions, for bound.")
+@click.option("--depth", type=click.IntRange(1, 64), default=3, show_default=True, help="Priority changes, for pct.")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="For random and pct.")
+@click.option("--max-transitions", type=click.IntRange(1), default=3_000_000, show_default=True, metavar="N",
+              help="Stop a search after N steps.")
+@click.option("--max-executions", type=click.IntRange(0), default=0, metavar="N", help="Stop after N executions.")
+@click.option("--seconds", type=click.FloatRange(0), default=0.0, metavar="T", help="Time budget of each search.")
+@click.option("--jobs", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes; 0 = one per CPU.")
+@click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
+def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth, seed,
+            max_transitions, max_executions, seconds, jobs, as_python):
+    """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
+
+    WHAT is the catalogue `review` or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
+    if a time budget ran out and nothing was found.
+    """
+    from tdpfast.report import report, unexpected
+
+    scenarios = select(gather(what), wanted)
+    names = design_list(designs)
+    gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
+    if as_python:
+        click.echo(python_of(what, names, gatings))
+        return EXIT_OK
+    if strategy in ("random", "pct"):
+        click.echo(f"seed {seed}", err=True)
+        max_executions = max_executions or 10_000
+    limits = Limits(strategy=strategy, max_transitions=max_transitions, max_executions=max_executions,
+                    seconds=seconds, bound=bound, depth=depth, seed=seed)
+    tasks = [(s, d, g) for s in scenarios for d in names for g in gatings]
+    verdicts = []
+    for verdict in check_many(tasks, limits=limits, jobs=jobs):
+        verdicts.append(verdict)
+        if as_json:
+            click.echo(json.dumps(verdict.to_json()))
+    if not as_json:
+        click.echo(report(verdicts, scenarios, brief=brief))
+    if expect:
+        by_name = {s.name: s for s in scenarios}
+        wrong = [text for v in verdicts if (text := unexpected(v, by_name[v.scenario]))]
+        for text in wrong:
+            click.echo(f"unexpected: {text}", err=True)
+        return EXIT_FOUND if wrong else EXIT_OK
+    return exit_code(verdicts, exit_zero)
+
+
+def exit_code(verdicts, exit_zero: bool) -> int:
+    if any(v.verdict == VIOLATED for v in verdicts):
+        return EXIT_OK if exit_zero else EXIT_FOUND
+    if any(v.verdict == UNKNOWN and v.timed_out for v in verdicts):
+        return EXIT_TIME
+    return EXIT_OK

@@ -1,0 +1,122 @@
+"""How results of a check are shown: the matrix, counterexamples, reasons. Plain text; same input, same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tdpfast.check import HOLDS, UNKNOWN, VIOLATED, Verdict
+from tdpfast.checks import WEIGHT
+from tdpfast.scenario import Scenario
+from tdpfast.story import columns_text
+
+
+def by_weight(checks: Iterable[str]) -> list[str]:
+    """Checks, the one that tells most first."""
+    names = set(checks)
+    return [name for name in WEIGHT if name in names]
+
+
+def refusals(verdicts: list[Verdict]) -> list[str]:
+    """The first kernel assertion of each verdict, without repeats."""
+    out = []
+    for v in verdicts:
+        for assertion in v.assertions:
+            kind, _, where = assertion.partition(" ")
+            if kind in ("KVM_BUG_ON", "WARN", "BUG") and where not in out:
+                out.append(where)
+                break
+    return out
+
+
+def cell(verdicts: list[Verdict]) -> str:
+    """One cell of the matrix: what the scenarios of one issue come to under one design."""
+    checks = by_weight(c for v in verdicts for c in v.checks)
+    if not checks:
+        return HOLDS if all(v.verdict == HOLDS for v in verdicts) else UNKNOWN
+    if set(checks) <= {"kernel"}:
+        return "refused"
+    return " ".join(c for c in checks if c != "kernel") + (" *" if "kernel" in checks else "")
+
+
+def matrix(verdicts: list[Verdict], scenarios: list[Scenario]) -> str:
+    """Rows: issue and gating; columns: designs."""
+    designs = list(dict.fromkeys(v.design for v in verdicts))
+    titles = {s.issue or s.name: s.title or s.name for s in scenarios}
+    groups: dict[tuple[str, bool], dict[str, list[Verdict]]] = {}
+    for v in verdicts:
+        groups.setdefault((v.issue or v.scenario, v.gated), {}).setdefault(v.design, []).append(v)
+    issues = list(dict.fromkeys(key for key, _ in groups))
+    rows = [["issue", "callers", *designs]]
+    for issue in issues:
+        for gated in (False, True):
+            if (issue, gated) in groups:
+                label = f"issue {issue}" if issue.isdigit() else issue
+                rows.append([label, "gated" if gated else "ungated",
+                             *(cell(groups[issue, gated].get(d, [])) if d in groups[issue, gated] else "-"
+                               for d in designs)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    legend = [f"issue {issue}: {titles[issue]}" for issue in issues if issue.isdigit()]
+    legend += ["gated: by the rules of today's callers; ungated: those rules lifted",
+               "refused: a kernel assertion fired and nothing else is wrong; *: kernel assertions fired as well"]
+    return "\n".join([*lines, "", *legend])
+
+
+def scope(v: Verdict) -> str:
+    """What a result is worth: how it was searched and how far."""
+    extent = "complete" if v.complete else "not complete"
+    if v.timed_out:
+        extent += ", time budget reached"
+    return (f"{v.strategy}, {extent}, sequentially consistent: {v.executions} executions, "
+            f"{v.transitions} transitions")
+
+
+def heading(v: Verdict) -> str:
+    return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
+
+
+def counterexample(v: Verdict) -> str:
+    """One failing cell: what fails, the interleaving, how to replay it."""
+    lines = [f"== {heading(v)}: {' '.join(by_weight(v.checks))}", f"   {scope(v)}"]
+    if v.reason:
+        lines.append(f"   why: {v.reason}")
+    if v.assertions:
+        shown = v.assertions[:6]
+        more = len(v.assertions) - len(shown)
+        lines.append("   fired: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
+    lines += [f"   shown: the shortest schedule found that violates `{v.shown}`", "",
+              columns_text(v.story, v.threads), "", f"   tdpfast replay {v.token}"]
+    return "\n".join(lines)
+
+
+def holding(v: Verdict) -> str:
+    """One holding cell, with the reason the scenario gives."""
+    text = f"== {heading(v)}: {v.verdict}\n   {scope(v)}"
+    return text + (f"\n   why: {v.reason}" if v.reason and v.verdict == HOLDS else "")
+
+
+def unexpected(v: Verdict, scenario: Scenario) -> str | None:
+    """How a verdict differs from what the scenario expects; None if it does not. Gated, everything must hold; a
+    check that a scenario names must be violated, others may be."""
+    expected = "holds" if v.gated else scenario.expect.get(v.design)
+    if expected is None:
+        return None
+    if expected == HOLDS:
+        return None if v.verdict == HOLDS else f"{heading(v)}: expected holds, got {v.verdict} {' '.join(v.checks)}"
+    missing = [c for c in expected.split() if c not in v.checks]
+    if v.verdict != VIOLATED or missing:
+        return f"{heading(v)}: expected {expected}, got {v.verdict} {' '.join(v.checks)}"
+    return None
+
+
+def report(verdicts: list[Verdict], scenarios: list[Scenario], *, brief: bool = False) -> str:
+    """The whole report: matrix, failing cells with their interleavings, reasons of the others, matrix again."""
+    table = matrix(verdicts, scenarios)
+    parts = [table]
+    if not brief:
+        parts += [counterexample(v) for v in verdicts if v.verdict == VIOLATED]
+        parts += [holding(v) for v in verdicts if v.verdict != VIOLATED]
+        if len(parts) > 1:
+            parts.append(table)
+    return "\n\n".join(parts)

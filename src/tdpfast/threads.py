@@ -1,0 +1,169 @@
+"""Operations on several threads at the same time: real threads, real atomics, no GIL.
+
+    >>> vm = Vm(trace="off")
+    >>> faults = [{"op": "map", "gfn": gfn, "pfn": gfn, "private": 1, "retries": -1} for gfn in range(64)]
+    >>> zaps = [{"op": "zap_leafs", "start": 0, "end": 64}]
+    >>> result = run_threads(vm, [faults, faults, zaps], count=10_000)
+    >>> result.ended is None, audit(vm)
+    (True, [])
+
+Every thread drives a vCPU of its own, with its own roots, trace and RCU read sections. The schedule is the
+machine's: what is found here is found by chance; `tdpfast check` searches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tdpfast import walk
+from tdpfast._check import check_int
+from tdpfast._threads import ThreadEngine
+from tdpfast.errors import UsageError
+from tdpfast.vm import OPS, Vm
+
+__all__ = ["ThreadResult", "ThreadsResult", "audit", "run_threads"]
+
+ABORTS = (None, "BUG", "LIVELOCK")
+MAX_THREADS = 20
+
+
+@dataclass(frozen=True)
+class ThreadResult:
+    """What one thread did."""
+
+    ops: int
+    seconds: float
+    by_op: dict[str, int]
+    """Operation -> how often."""
+    ended: str | None
+    """"BUG" or "LIVELOCK" if this thread's CPU ended so."""
+
+
+@dataclass(frozen=True)
+class ThreadsResult:
+    """What a run did."""
+
+    threads: list[ThreadResult]
+
+    @property
+    def ops(self) -> int:
+        """Operations of all threads."""
+        return sum(thread.ops for thread in self.threads)
+
+    @property
+    def ended(self) -> str | None:
+        """How the VM ended, if it did."""
+        return next((thread.ended for thread in self.threads if thread.ended), None)
+
+
+def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: int = 0, seconds: float = 0,
+                seed: int | None = None) -> ThreadsResult:
+    """Runs one list of operations per thread, all threads at the same time.
+
+    Args:
+        vm: gets vCPUs until there is one per thread.
+        ops: per thread its operations, as `Vm.run()` takes them; without hook and race.
+        count: operations per thread; 0 = each list once, or any number when ``seconds`` is given.
+        seconds: when to stop at the latest; 0 = no limit.
+        seed: operations are drawn at random from the list, thread i with seed + i; default: in order, again and
+            again.
+
+    Raises:
+        UsageError: an argument is out of range or an operation is none.
+        VmEnded: the VM was over before.
+    """
+    check_int("number of threads", len(ops), 1, MAX_THREADS)
+    check_int("count", count, 0, 1 << 62)
+    if not 0 <= seconds < 1e9:
+        raise UsageError(f"bad seconds {seconds!r}", "out of range", "0..1e9")
+    vm._check_alive()
+    while len(vm.vcpus) < len(ops):
+        vm.create_vcpu()
+    engine = ThreadEngine([vcpu._core for vcpu in vm.vcpus[:len(ops)]])
+    for i, fields in enumerate(ops):
+        todo = [_checked(op) for op in fields]
+        number = 0 if seed is None else (check_int("seed", seed, 0, 1 << 62) + i) * 2 + 1
+        engine.set_ops(i, todo, count or (0 if seconds else len(todo)), seconds, number)
+    return _run(vm, engine)
+
+
+def _checked(op: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(op, Mapping) or op.get("op") not in OPS:
+        raise UsageError(f"unknown op {op!r}", "not an operation of the TDP MMU", "one of tdpfast.vm.OPS")
+    return dict(op)
+
+
+def _run(vm: Vm, engine: ThreadEngine) -> ThreadsResult:
+    threads = [threading.Thread(target=engine.run_thread, args=(i,)) for i in range(1, engine.n)]
+    engine.start()
+    locks = [vcpu._lock for vcpu in vm.vcpus[:engine.n]]
+    for lock in locks:
+        lock.acquire()
+    try:
+        for thread in threads:
+            thread.start()
+        engine.run_thread(0)
+    finally:
+        engine_done(engine, threads)
+        for lock in locks:
+            lock.release()
+    result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort])
+                            for n, elapsed, kinds, abort in engine.finish()])
+    if result.ended is not None:
+        vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
+    return result
+
+
+def engine_done(engine: ThreadEngine, threads: list[threading.Thread]) -> None:
+    """Waits for the threads that were started."""
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
+
+
+def audit(vm: Vm) -> list[str]:
+    """What is wrong with a VM that nobody changes at the moment; an empty list if nothing is.
+
+    No SPTE is frozen, every table entry points to a linked table of the right level and gfn whose parent it is,
+    no table hangs twice, and the statistics are what counting gives.
+    """
+    found: list[str] = []
+    leaves = [0, 0, 0]
+    tables: set[int] = set()
+    roots = {root.index for root in vm.roots}
+    for root in vm.roots:
+        _audit_table(vm, root, found, leaves, tables)
+    stats = vm.stats
+    counted = {"pages_4k": leaves[0], "pages_2m": leaves[1], "pages_1g": leaves[2], "sp_linked": len(tables),
+               "sp_live": len(tables) + len(roots)}
+    found += [f"{name} is {stats[name]}, counting gives {n}" for name, n in counted.items() if stats[name] != n]
+    return found
+
+
+def _audit_table(vm: Vm, page: walk.Table, found: list[str], leaves: list[int], tables: set[int]) -> None:
+    if page.state != "linked":
+        found.append(f"table {page.index} (level {page.level}, gfn {page.gfn:x}) is reachable but {page.state}")
+    values = vm.table(page)
+    frozen = np.flatnonzero(vm.spte.is_frozen_spte(values))
+    found += [f"frozen SPTE at level {page.level}, gfn {page.gfn + (i << 9 * (page.level - 1)):x}"
+              for i in frozen.tolist()]
+    present = vm.spte.is_shadow_present_pte(values)
+    last = vm.spte.is_last_spte(values, page.level)
+    if page.level <= 3:
+        leaves[page.level - 1] += int(np.count_nonzero(present & last))
+    for index in np.flatnonzero(present & ~last).tolist():
+        child = walk.child_index(vm, page.level, int(values[index]))
+        sp = vm.sp(child) if child is not None else None
+        gfn = page.gfn + (index << 9 * (page.level - 1))
+        if sp is None or sp.gfn & ~vm.gfn_direct_bits != gfn & ~vm.gfn_direct_bits or sp.is_mirror != page.is_mirror:
+            found.append(f"entry {index} of table {page.index} points to no table of gfn {gfn:x}")
+        elif sp.index in tables or sp.parent != (page.index, index):
+            found.append(f"table {sp.index} hangs at entry {index} of table {page.index}, its parent is {sp.parent}")
+        else:
+            tables.add(sp.index)
+            _audit_table(vm, sp, found, leaves, tables)

@@ -1,0 +1,119 @@
+"""The trace of a VM: a numpy dtype, readable records, and the kernel's own text.
+
+A record is one thing that happened on one CPU, in order. `EVENT_FIELDS` says what the numbers of each kind
+are; `trace_lines()` writes the kernel's tracepoints byte for byte as tracefs shows them and everything else as
+``tdpfast_*`` lines beside them, so that ``grep -v tdpfast_`` leaves a kernel trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
+
+EVENT_DTYPE = np.dtype([("kind", "i4"), ("cpu", "i4"), ("step", "u8"), ("a", "u8", (8,)), ("function", "S48"),
+                        ("id", "S48")])
+"""One record: index into events.EVENT_KINDS, CPU, step of the explorer (0 elsewhere), up to eight numbers
+named by `EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it."""
+
+_SET = ("gfn", "level", "old_spte", "new_spte", "ret")
+EVENT_FIELDS: dict[str, tuple[str, ...]] = {
+    "chg": ("as_id", "gfn", "level", "old_spte", "new_spte"),
+    "set_ext": _SET,
+    "link_ext": ("gfn", "level", "ret", "has_page"),
+    "remove_ext": ("gfn", "level", "old_spte"),
+    "free_ext": ("gfn", "level", "page", "ret", "has_page"),
+    "flush_all": (),
+    "flush_range": ("gfn", "npages"),
+    "flush_slot": ("gfn", "npages"),
+    "yield": ("write",),
+    "split": ("gfn", "level", "spte", "errno"),
+    "dirty": ("gfn",),
+    "race": ("gfn", "level", "before", "after"),
+    "assert": ("assert",),
+    "LIVELOCK": (),
+    "rcu_free": ("level", "gfn", "direct"),
+    "uaf": ("access", "level", "gfn"),
+    "rcu_again": ("level", "gfn", "state"),
+    "rm_ext": ("gfn", "level", "old_spte"),
+    "get_page": ("level", "gfn", "mirror"),
+    "prepare_zap": ("level", "gfn", "mirror"),
+    "spte_frozen": ("gfn", "level", "old_spte"),
+}
+"""Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*."""
+
+_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after"})
+_SIGNED = frozenset({"ret", "errno"})
+
+
+class Record(NamedTuple):
+    """One thing that happened."""
+
+    kind: str
+    """A key of `EVENT_FIELDS`."""
+    cpu: int
+    step: int
+    fields: dict[str, Any]
+
+    def __str__(self) -> str:
+        words = [f"{name} {value:x}" if name in _HEX else f"{name} {value}" for name, value in self.fields.items()]
+        return " ".join([self.kind, *words])
+
+
+def make_record(row: Any) -> Record:
+    """One element of an EVENT_DTYPE array as a Record."""
+    kind = EVENT_KINDS[row["kind"]]
+    numbers = row["a"].tolist()
+    if kind == "assert":
+        fields: dict[str, Any] = {"assert": ASSERT_KINDS[numbers[0]], "function": row["function"].decode(),
+                                  "id": row["id"].decode()}
+    else:
+        names = EVENT_FIELDS.get(kind)
+        if names is None:
+            names = tuple(f"a{i}" for i in range(8))
+        fields = {name: signed(value) if name in _SIGNED else value for name, value in zip(names, numbers)}
+    return Record(kind, int(row["cpu"]), int(row["step"]), fields)
+
+
+def records(events: np.ndarray) -> Iterator[Record]:
+    """The elements of an EVENT_DTYPE array, readable."""
+    for row in events:
+        yield make_record(row)
+
+
+def trace_event(record: Record) -> str:
+    """``event: fields`` as the kernel's tracepoint prints it, or as a ``tdpfast_*`` event."""
+    f = record.fields
+    if record.kind == "chg":
+        return (f"kvm_tdp_mmu_spte_changed: as id {f['as_id']} gfn {f['gfn']:x} level {f['level']} "
+                f"old_spte {f['old_spte']:x} new_spte {f['new_spte']:x}")
+    if record.kind == "split":
+        return (f"kvm_mmu_split_huge_page: gfn {f['gfn']:x} spte {f['spte']:x} level {f['level']} "
+                f"errno {f['errno']}")
+    name, _, text = str(record).partition(" ")
+    return f"tdpfast_{name.lower()}: {text}".rstrip()
+
+
+TRACE_HEADER = """\
+# tracer: nop
+#
+#                                _-----=> irqs-off/BH-disabled
+#                               / _----=> need-resched
+#                              | / _---=> hardirq/softirq
+#                              || / _--=> preempt-depth
+#                              ||| / _-=> migrate-disable
+#                              |||| /     delay
+#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION
+#              | |         |   |||||     |         |"""
+"""What tracefs' ``trace`` file begins with."""
+
+
+def trace_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Records as lines of tracefs' ``trace`` file. The time is the number of the record, in microseconds."""
+    for i, record in enumerate(records):
+        task = f"CPU {record.cpu}/KVM"
+        yield (f"{task:>16}-{4242 + record.cpu:<7} [{record.cpu:03}] ..... {i // 1000000:5}.{i % 1000000:06}: "
+               f"{trace_event(record)}")

@@ -1,0 +1,311 @@
+"""vCPUs: what one CPU of a VM does, and what its operations answer (see vm.py)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tdpfast._batch import VcpuCore
+from tdpfast._check import check_int, one_of
+from tdpfast._vm import MODIFIERS
+from tdpfast.errors import UsageError, VmEnded
+from tdpfast.events import ASSERT_KINDS
+from tdpfast.trace import EVENT_DTYPE, Record, records
+
+if TYPE_CHECKING:
+    from tdpfast.vm import Vm
+
+MAX_PFN = 1 << 40
+EINVAL = -22
+
+_RANGE = ("start", "end")
+OPS: dict[str, tuple[str, ...]] = {
+    "map": ("gfn", "pfn", "level", "write", "exec", "user", "prefetch", "map_writable", "private", "noslot",
+            "retries"),
+    "zap_leafs": (*_RANGE, "flush"), "unmap": (*_RANGE, "filter", "flush", "may_block"), "zap_all": (),
+    "invalidate_roots": ("types",), "zap_invalidated_roots": ("shared",), "reload": (), "put_root": ("private",),
+    "alloc_root": ("private",), "put_roots": (), "sync_rcu": (), "uninit": (),
+    "wrprot_slot": (*_RANGE, "min_level"), "clear_dirty_slot": _RANGE,
+    "clear_dirty_pt_masked": ("gfn", "mask", "wrprot"), "write_protect_gfn": ("gfn", "min_level"),
+    "split": (*_RANGE, "target_level", "shared"), "recover": (*_RANGE, "max_level"),
+    "age": (*_RANGE, "filter"), "test_age": (*_RANGE, "filter"),
+    "get_walk": ("gfn",), "mwalk": ("gfn",), "fast_pf_last": ("gfn",), "zap_nx": (),
+    "poke": ("private", "gfn", "set", "clear"), "poke_raw": ("private", "gfn", "level", "value"),
+    "set_dirty_log": ("on",), "track": ("gfn", "on"), "set_gen": ("gen",),
+    "zap_spte": ("gfn", "level", "shared", "tries", "rcu"), "zap_nx_sp": ("gfn", "level", "rcu"),
+}
+"""Operations of `Vm.run()` and their fields; every one also takes the modifiers hook, resched, race and no_gp.
+
+hook: values that the external hooks return, in order (0, -16, -5); resched: need_resched() is true from that
+call on; race: [n, "hw", set, clear] or [n, "install", value], what another CPU does before the n-th atomic;
+no_gp: RCU callbacks that are due do not run at the end."""
+
+
+def _check_modifiers(fields: dict[str, Any]) -> None:
+    """UsageError for a hook script or a race that cannot be lowered."""
+    hook, race = fields.get("hook", []), fields.get("race")
+    if not isinstance(hook, (list, tuple)):
+        raise UsageError(f"hook is {hook!r}", "not a list", "a list of values that the hooks return")
+    for value in hook:
+        check_int("hook return", value, -4095, 0)
+    if race is not None:
+        if not isinstance(race, (list, tuple)) or len(race) not in (3, 4) or race[1] not in ("hw", "install"):
+            raise UsageError(f"race is {race!r}", "not a race", '[n, "hw", set, clear] or [n, "install", value]')
+        check_int("race number", race[0], 0, (1 << 31) - 2)
+
+
+class RetPf(IntEnum):
+    """RET_PF_*: how a fault ended."""
+
+    RET_PF_CONTINUE = 0
+    RET_PF_RETRY = 1
+    RET_PF_EMULATE = 2
+    RET_PF_WRITE_PROTECTED = 3
+    RET_PF_INVALID = 4
+    RET_PF_FIXED = 5
+    RET_PF_SPURIOUS = 6
+
+
+_RET_PF = tuple(RetPf)
+
+
+class MapResult(NamedTuple):
+    """What a fault did."""
+
+    ret: RetPf
+    level: int
+    """fault->goal_level at the end."""
+    pfn: int
+    """fault->pfn at the end: of the first page of the mapping."""
+    tries: int
+    """Rounds, more than 1 only with retries."""
+
+
+class GetWalk(NamedTuple):
+    """kvm_tdp_mmu_get_walk()."""
+
+    leaf: int
+    """Lowest level read; -1 without a root or for an impossible gfn."""
+    root_level: int
+    sptes: dict[int, int]
+    """Level -> SPTE."""
+
+
+class FastPfLast(NamedTuple):
+    """kvm_tdp_mmu_fast_pf_get_last_sptep()."""
+
+    index: int
+    """Entry within its table; -1 = no root."""
+    level: int
+    spte: int
+
+
+class ZapNx(NamedTuple):
+    """One step of NX huge page recovery."""
+
+    zapped: bool
+    """False: the table was not there any more."""
+    gfn: int
+    level: int
+    """The table's level."""
+
+
+class Asserts(NamedTuple):
+    """Assertions of one kind on one CPU."""
+
+    count: int
+    function: str | None
+    """Kernel function of the first."""
+    id: str | None
+
+
+class Vcpu:
+    """One vCPU of a VM: its roots, its trace, and what a vCPU does. Made by Vm, never directly.
+
+    Thread-safety: different vCPUs of a VM may be used from different threads at the same time, and native code
+    then runs concurrently, without the GIL. Calls on one vCPU wait for each other.
+    """
+
+    def __init__(self, vm: Vm, core: VcpuCore):
+        self.vm = vm
+        self._core = core
+        self._lock = threading.Lock()
+        self._core.set_tracing(vm.trace != "off")
+
+    def __repr__(self) -> str:
+        return f"<Vcpu {self.id} of {self.vm!r}>"
+
+    @property
+    def id(self) -> int:
+        """Number of the CPU, from 0."""
+        return self._core.id
+
+    @property
+    def asserts(self) -> dict[str, Asserts]:
+        """Kernel assertions that fired on this vCPU: WARN, KVM_BUG_ON, BUG, LOCKDEP."""
+        return {kind: Asserts(*values) for kind, values in zip(ASSERT_KINDS, self._core.asserts())}
+
+    def run(self, op: Mapping[str, Any]) -> dict[str, Any]:
+        """One operation as the conformance files and the scenarios write it: ``{"op": "map", "gfn": 1536, ...}``.
+
+        Fields and their defaults are those of `OPS`; returns ``ret`` and what else the operation answers.
+        """
+        fields = dict(op) if isinstance(op, Mapping) else {}
+        name = fields.get("op")
+        if not isinstance(name, str) or name not in OPS:
+            raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU", one_of(OPS))
+        for key in fields:
+            if key != "op" and key not in OPS[name] and key not in MODIFIERS:
+                raise UsageError(f"op {name!r} has no field {key!r}", "unknown field",
+                                 one_of((*OPS[name], *sorted(MODIFIERS - {"op"}))))
+        _check_modifiers(fields)
+        return self._run(fields)
+
+    def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self.vm._check_alive()
+            if self.vm.trace == "last":
+                self._core.clear()
+            out = self._core.run(fields)
+        if out["ret"] in ("BUG", "LIVELOCK"):
+            raise self._end()
+        if out["ret"] == EINVAL:
+            raise UsageError(f"{fields['op']} on a TD", "guest_memfd memslots know no dirty log, so that KVM never "
+                             "gets here", "Vm(..., ungated=True)")
+        return out
+
+    def _end(self) -> VmEnded:
+        """The exception that tells how an operation of this vCPU ended the VM; all later ones raise it too."""
+        bug = self.asserts["BUG"]
+        self.vm._ended = VmEnded("BUG" if bug.count else "LIVELOCK", bug.function, bug.id)
+        return self.vm._ended
+
+    # faults
+
+    def map(self, gfn: int, pfn: int, level: int = 1, *, write: bool = True, exec: bool = False, user: bool = False,
+            prefetch: bool = False, map_writable: bool = True, private: bool | None = None, noslot: bool = False,
+            retries: int = 0, hook: Sequence[int] = ()) -> MapResult:
+        """A page fault: kvm_tdp_mmu_map() (7.3, 6.18), mmu_lock for read.
+
+        Args:
+            gfn: guest frame number, without the shared bit.
+            pfn: host frame number, of the gfn itself.
+            level: fault->max_level; slot, dirty logging and the design may lower it.
+            write exec user: the access. prefetch: nobody asked; map_writable: the host page is writable.
+            private: to the mirror; default: a TD's faults are. noslot: no memslot, so an MMIO SPTE.
+            retries: how often RET_PF_RETRY goes round again, as tdx_handle_ept_violation() does; -1 = until
+                something else comes.
+            hook: what the external hooks return, in order, then 0.
+        """
+        vm = self.vm
+        if not (type(gfn) is int and type(pfn) is int and type(level) is int and retries == 0 and not hook
+                and 0 <= gfn <= vm.max_gfn and 0 <= pfn < MAX_PFN and 1 <= level <= 3):
+            fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
+            retries = check_int("retries", retries, -1, 1 << 30)
+            if len(hook):
+                out = self._run(fields | {"retries": retries} | vm._hook(hook))
+                return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
+        private = vm.tdx if private is None else vm._private(private)
+        with self._lock:
+            vm._check_alive()
+            if vm.trace == "last":
+                self._core.clear()
+            got = self._core.fault(gfn, pfn, level, bool(write), bool(exec), bool(user), bool(prefetch),
+                                   bool(map_writable), private, bool(noslot), retries)
+        if got is None:
+            raise self._end()
+        return MapResult(_RET_PF[got[0]], *got[1:])
+
+    def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
+                  user: bool = False, prefetch: bool = False, map_writable: bool = True,
+                  private: bool | None = None, noslot: bool = False) -> dict[RetPf, int]:
+        """n faults on consecutive pages of ``level``, in one native call without the GIL; how often each RET_PF_*.
+
+        Leaves the SPTEs, events and statistics of n calls of map(). mmu_lock is held for read for up to 512
+        faults at a time, and the walk goes on where the last fault ended; what one walk cannot serve (a frozen
+        SPTE, a lost cmpxchg, a slot boundary) goes through a fault of its own.
+        """
+        fields = self.vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
+        pages = 1 << 9 * (min(level, 3) - 1)
+        check_int("n", n, 0, (self.vm.max_gfn + 1 - gfn) // pages)
+        if gfn % pages or pfn % pages:
+            raise UsageError(f"gfn {gfn:#x}, pfn {pfn:#x}", f"not aligned to level {level}", f"multiples of {pages}")
+        check_int("pfn of the last page", pfn + n * pages, 0, 1 << 40)
+        with self._lock:
+            self.vm._check_alive()
+            if self.vm.trace == "last":
+                self._core.clear()
+            counts = self._core.map_range(fields, n)
+            over = self._core.vm.ended
+        if over:
+            raise self._end()
+        return {RetPf(ret): count for ret, count in counts.items()}
+
+    # roots
+
+    def reload(self) -> int:
+        """kvm_mmu_reload() of roots that were invalidated: puts them and takes valid ones, mirror first;
+        mmu_lock for read. 2 if the mirror root changed plus 1 if the direct root did."""
+        return self._run({"op": "reload"})["ret"]
+
+    def put_roots(self) -> None:
+        """Drops this vCPU's references to its roots: kvm_tdp_mmu_put_root(), mmu_lock for read."""
+        self._run({"op": "put_roots"})
+
+    # lookups
+
+    def get_walk(self, gfn: int, *, private: bool | None = None) -> GetWalk:
+        """kvm_tdp_mmu_get_walk(): the SPTEs on the way to gfn. Lockless, inside RCU.
+
+        KVM itself only walks the direct root; private=True does the same on the mirror.
+        """
+        private = self.vm._private(private)
+        out = self._run({"op": "mwalk" if private else "get_walk", "gfn": self.vm._gfn(gfn)})
+        return GetWalk(out["ret"], out["root_level"], out["sptes"])
+
+    def fast_page_fault_last_sptep(self, gfn: int) -> FastPfLast:
+        """kvm_tdp_mmu_fast_pf_get_last_sptep(): the last SPTE of a walk to gfn in the direct root. Inside RCU."""
+        out = self._run({"op": "fast_pf_last", "gfn": self.vm._gfn(gfn)})
+        return FastPfLast(out["ret"], out["level"], out["spte"])
+
+    def walk_many(self, gfns: Any, *, private: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the walks of many gfns end: (SPTEs as uint64, levels as uint8), of the shape of ``gfns``.
+
+        One native call without the GIL, lockless, inside RCU for up to 4096 gfns at a time; level 0 = no root.
+        Neighbouring gfns share the way down; scattered gfns over many tables are looked up side by side.
+        """
+        private = self.vm._private(private)
+        array = np.asarray(gfns)
+        if array.dtype.kind not in "iu" or (array.size and not 0 <= int(array.min()) <= int(array.max())
+                                            <= self.vm.max_gfn):
+            raise UsageError("bad gfns", f"dtype {array.dtype}, or out of range", f"integers 0..{self.vm.max_gfn:#x}")
+        flat = np.require(array.reshape(-1), np.uint64, ["C", "A"])
+        sptes, levels = np.empty(flat.shape, np.uint64), np.empty(flat.shape, np.uint8)
+        with self._lock:
+            self.vm._check_alive()
+            self._core.walk_many(private, flat, sptes, levels)
+        return sptes.reshape(array.shape), levels.reshape(array.shape)
+
+    # trace
+
+    @property
+    def events(self) -> np.ndarray:
+        """What happened on this vCPU, of EVENT_DTYPE (a copy): in the last operation, or since clear_events()
+        when the VM's ``trace`` is "all"."""
+        with self._lock:
+            out = np.empty(self._core.nevents, EVENT_DTYPE)
+            self._core.copy_events(out.view(np.uint8))
+        return out
+
+    def records(self) -> Iterator[Record]:
+        """The events, readable."""
+        return records(self.events)
+
+    def clear_events(self) -> None:
+        """Drops the events."""
+        with self._lock:
+            self._core.clear()

@@ -1,0 +1,418 @@
+"""VMs: KVM's x86 TDP MMU as an object.
+
+    >>> from tdpfast import Vm
+    >>> vm = Vm("v7.3")                       # a TD: a mirror root and a direct root
+    >>> vm.map(0x600, 0x100600).ret.name
+    'RET_PF_FIXED'
+    >>> hex(vm.walk(0x600).pfn)
+    '0x100600'
+    >>> vm.zap_leafs(0x600, 0x601)
+    True
+
+Gfns and pfns are frame numbers (address >> 12), levels are PG_LEVEL_* (1 is 4K, 2 is 2M, 3 is 1G), ranges are
+[start, end). Each method says which kernel function it runs and in which mode it holds mmu_lock; what differs
+between kernels is the VM's `Design`. Methods of `Vm` run on vCPU 0.
+
+Every method raises UsageError for an argument out of range and VmEnded once the VM is over: a kernel BUG()
+fired, an operation spun for ever, or the VM was destroyed. Warnings and KVM_BUG_ON()s do not raise: they are
+in the trace and in `Vcpu.asserts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tdpfast import walk as _walk
+from tdpfast._batch import ArenaView, VcpuCore, root_indexes
+from tdpfast._check import check_int, check_level, check_u64, one_of
+from tdpfast._vm import VmCore
+from tdpfast.design import Design, get_design
+from tdpfast.errors import UsageError, VmEnded
+from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
+from tdpfast.trace import Record
+from tdpfast.vcpu import MAX_PFN, OPS, Asserts, FastPfLast, GetWalk, MapResult, RetPf, Vcpu, ZapNx
+from tdpfast.walk import Entry, Table, Walk
+
+__all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
+
+MAX_GFN = (1 << 52) - 1
+_MODES = ("last", "all", "off")
+
+
+@dataclass(frozen=True)
+class Memslot:
+    """A memslot: guest frames [base_gfn, base_gfn + npages)."""
+
+    base_gfn: int = 0
+    npages: int = 1 << 36
+
+    def __post_init__(self) -> None:
+        check_int("base_gfn", self.base_gfn, 0, MAX_GFN)
+        check_int("npages", self.npages, 0, MAX_GFN + 1 - self.base_gfn)
+
+    @property
+    def end(self) -> int:
+        """First gfn after the slot."""
+        return self.base_gfn + self.npages
+
+
+class Vm:
+    """A VM with one memslot, its roots, and vCPU 0.
+
+    Args:
+        design: how mirror changes reach the external table: name of a preset or a `Design`.
+        tdx: a TD: it has a mirror root, and shared gfns carry a bit.
+        ungated: operations that today's callers keep away from the mirror reach it.
+        root_level: 4 or 5. mmu: "ept_ad", "ept_noad" or "npt". maxphyaddr: 36..52 bits.
+        l1tf, cache_bits, exec_only: see SpteConfig.
+        shared_bit: the shared bit of a TD as a GFN bit; default 35 with 4 levels, 39 with 5.
+        memslot: guest frames that have memory; default all.
+        nx_huge_pages: the NX huge page mitigation is on. ipat: memory types of the guest are ignored.
+        pml: page modification logging is on. mmio_generation: memslots generation.
+        memory_pages: page-table pages the host can give.
+        trace: "last": the events of the last operation are kept, "all", or "off".
+        want_mirror, want_direct: roots that vCPU 0 holds from the start.
+
+    The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
+    """
+
+    def __init__(self, design: str | Design = "v7.3", *, tdx: bool = True, ungated: bool = False,
+                 root_level: int = 4, mmu: str = "ept_ad", maxphyaddr: int = 52, l1tf: bool = False,
+                 cache_bits: int = 0, exec_only: bool = True, shared_bit: int | None = None,
+                 memslot: Memslot | None = None, nx_huge_pages: bool = False, ipat: bool | None = None,
+                 pml: bool = False, mmio_generation: int = 0, memory_pages: int = 16384, trace: str = "last",
+                 want_mirror: bool = True, want_direct: bool = True):
+        self.design = get_design(design)
+        if ungated:
+            self.design = self.design.replace(ungated=True)
+        if trace not in _MODES:
+            raise UsageError(f"bad trace {trace!r}", "not a mode", one_of(_MODES))
+        if not isinstance(mmu, str) or mmu not in MMUS:
+            raise UsageError(f"no mmu {mmu!r}", "not a known kind", one_of(MMUS))
+        layout = next(name for name, number in LAYOUTS.items() if number == self.design.layout)
+        self.tdx = bool(tdx)
+        self.root_level = check_int("root_level", root_level, 4, 5)
+        self.trace = trace
+        self.spte = SpteConfig(layout=layout, mmu=mmu, maxphyaddr=check_int("maxphyaddr", maxphyaddr, 36, 52),
+                               l1tf=bool(l1tf), cache_bits=cache_bits, exec_only=bool(exec_only))
+        bits = 9 * root_level
+        if shared_bit is None:
+            shared_bit = bits - 1 if root_level == 4 else 39
+        self.gfn_direct_bits = 1 << check_int("shared_bit", shared_bit, 12, bits - 1) if self.tdx else 0
+        self.max_gfn = (self.gfn_direct_bits or 1 << bits) - 1
+        if memslot is None:
+            memslot = Memslot(0, self.max_gfn + 1)
+        if not isinstance(memslot, Memslot):
+            raise UsageError(f"bad memslot {memslot!r}", "not a Memslot", "Memslot(base_gfn, npages)")
+        self.memslot = memslot
+        self.mmio_value = 0 if self.tdx else self.spte.masks["shadow_mmio_value"]
+        self._ended: VmEnded | None = None
+        self.core = VmCore(
+            self.design, root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
+            cache_bits=cache_bits, exec_only=bool(exec_only), tdx=self.tdx, direct_gfn_bits=self.gfn_direct_bits,
+            ipat=not self.tdx if ipat is None else bool(ipat), nx=bool(nx_huge_pages),
+            slot_base=memslot.base_gfn, slot_npages=memslot.npages,
+            mmio_gen=check_u64("mmio_generation", mmio_generation), pml=bool(pml),
+            memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22), want_mirror=bool(want_mirror),
+            want_direct=bool(want_direct))
+        self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
+
+    def __repr__(self) -> str:
+        kind = "TD" if self.tdx else "VM"
+        return f"<{kind} of design {self.design.name}, {self.npages} pages of tables>"
+
+    def __enter__(self) -> Vm:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._ended is None:
+            self.destroy()
+
+    def create_vcpu(self) -> Vcpu:
+        """One more vCPU, with references of its own to the roots; UsageError when there are too many."""
+        self._check_alive()
+        self.vcpus.append(Vcpu(self, VcpuCore(self.core, True)))
+        return self.vcpus[-1]
+
+    def destroy(self) -> dict[str, int]:
+        """The end of the VM: every vCPU puts its roots, kvm_mmu_uninit_tdp_mmu() with mmu_lock for write, then
+        all RCU callbacks. Returns the statistics; without a failed hook everything in them that counts pages is 0.
+        """
+        for vcpu in self.vcpus:
+            vcpu.put_roots()
+        self._run({"op": "uninit"})
+        self._ended = VmEnded("destroyed")
+        return self.stats
+
+    def run(self, op: Mapping[str, Any]) -> dict[str, Any]:
+        """One operation given as a mapping, on vCPU 0: see `Vcpu.run()` and `OPS`."""
+        return self.vcpus[0].run(op)
+
+    # what vCPU 0 does
+
+    def map(self, gfn: int, pfn: int, level: int = 1, **access: Any) -> MapResult:
+        """A fault of vCPU 0: see `Vcpu.map()`."""
+        return self.vcpus[0].map(gfn, pfn, level, **access)
+
+    def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, **access: Any) -> dict[RetPf, int]:
+        """n faults of vCPU 0 on consecutive pages: see `Vcpu.map_range()`."""
+        return self.vcpus[0].map_range(gfn, pfn, n, level, **access)
+
+    def reload(self) -> int:
+        """vCPU 0 takes valid roots: see `Vcpu.reload()`."""
+        return self.vcpus[0].reload()
+
+    def get_walk(self, gfn: int, *, private: bool | None = None) -> GetWalk:
+        """The SPTEs on the way to gfn: see `Vcpu.get_walk()`."""
+        return self.vcpus[0].get_walk(gfn, private=private)
+
+    def fast_page_fault_last_sptep(self, gfn: int) -> FastPfLast:
+        """The last SPTE on the way to a shared gfn: see `Vcpu.fast_page_fault_last_sptep()`."""
+        return self.vcpus[0].fast_page_fault_last_sptep(gfn)
+
+    def walk_many(self, gfns: Any, *, private: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the walks of many gfns end: see `Vcpu.walk_many()`."""
+        return self.vcpus[0].walk_many(gfns, private=private)
+
+    # zapping
+
+    def zap_leafs(self, start: int, end: int, *, flush: bool = False, hook: Sequence[int] = ()) -> bool:
+        """kvm_tdp_mmu_zap_leafs() (7.3, 6.18): the leaves of [start, end) in every valid root, mirrors included;
+        mmu_lock for write. Whether a TLB flush is due; ``flush``: one was due before."""
+        return bool(self._range("zap_leafs", start, end, hook, flush=bool(flush)))
+
+    zap_range = zap_leafs
+    """The batch form of a zap is the kernel's own: one native call for the whole range."""
+
+    def unmap(self, start: int, end: int, *, shared: bool = True, private: bool | None = None, flush: bool = False,
+              may_block: bool = True, hook: Sequence[int] = ()) -> bool:
+        """kvm_tdp_mmu_unmap_gfn_range(): the MMU notifier's zap, invalid roots too; mmu_lock for write.
+
+        shared, private: the range's attribute filter, looked at for a TD only; private defaults to a TD's.
+        Whether a TLB flush is due.
+        """
+        return bool(self._range("unmap", start, end, hook, filter=self._filter(shared, private),
+                                flush=bool(flush), may_block=bool(may_block)))
+
+    def zap_all(self) -> None:
+        """kvm_tdp_mmu_zap_all(): everything in every direct root; mirrors stay. mmu_lock for write."""
+        self._run({"op": "zap_all"})
+
+    def zap_possible_nx_huge_page(self) -> ZapNx | None:
+        """kvm_tdp_mmu_zap_possible_nx_huge_page() of the oldest candidate; None without one. mmu_lock for read."""
+        out = self._run({"op": "zap_nx"})
+        return None if out["ret"] < 0 else ZapNx(bool(out["ret"]), out["gfn"], out["sp_level"])
+
+    def sync_rcu(self) -> None:
+        """Runs the RCU callbacks that are due (operations with no_gp leave them)."""
+        self._run({"op": "sync_rcu"})
+
+    # roots
+
+    def invalidate_roots(self, *, direct: bool = True, mirror: bool = True) -> None:
+        """kvm_tdp_mmu_invalidate_roots(): the first half of the fast zap; mmu_lock for write. A gated design
+        spares mirrors, as kvm_mmu_zap_all_fast() does."""
+        types = (2 if direct else 0) | (4 if mirror else 0)
+        if not types:
+            raise UsageError("no kind of root", "neither direct nor mirror", "one of them")
+        self._run({"op": "invalidate_roots", "types": types})
+
+    def zap_invalidated_roots(self, *, shared: bool = True, hook: Sequence[int] = ()) -> None:
+        """kvm_tdp_mmu_zap_invalidated_roots(): the second half; mmu_lock for read if ``shared``, else for write."""
+        self._run({"op": "zap_invalidated_roots", "shared": bool(shared)} | self._hook(hook))
+
+    # dirty logging, write protection, ageing
+
+    def wrprot_slot(self, start: int, end: int, *, min_level: int = 1, hook: Sequence[int] = ()) -> bool:
+        """kvm_tdp_mmu_wrprot_slot(): takes W from the leaves of [start, end) at min_level or above; mmu_lock for
+        read. Whether one changed."""
+        return bool(self._range("wrprot_slot", start, end, hook, min_level=check_level(min_level)))
+
+    def clear_dirty_slot(self, start: int, end: int, *, hook: Sequence[int] = ()) -> None:
+        """kvm_tdp_mmu_clear_dirty_slot(): clears D (without A/D bits: W) of the leaves; mmu_lock for read."""
+        self._range("clear_dirty_slot", start, end, hook)
+
+    def clear_dirty_pt_masked(self, gfn: int, mask: int, *, wrprot: bool = False) -> None:
+        """kvm_tdp_mmu_clear_dirty_pt_masked(): D or W of the 4K pages gfn + i for the bits i of mask, straight in
+        the SPTEs; mmu_lock for write."""
+        self._run({"op": "clear_dirty_pt_masked", "gfn": self._gfn(gfn), "mask": check_u64("mask", mask),
+                   "wrprot": bool(wrprot)})
+
+    def write_protect_gfn(self, gfn: int, *, min_level: int = 1, hook: Sequence[int] = ()) -> bool:
+        """kvm_tdp_mmu_write_protect_gfn(): takes W and MMU-writable from the leaf of gfn; mmu_lock for write.
+        Whether it had them."""
+        return bool(self._run({"op": "write_protect_gfn", "gfn": self._gfn(gfn),
+                               "min_level": check_level(min_level)} | self._hook(hook))["ret"])
+
+    def age(self, start: int, end: int, *, shared: bool = True, private: bool = False) -> bool:
+        """kvm_tdp_mmu_age_gfn_range(): was a page of [start, end) accessed? Marks them old. No lock, inside RCU."""
+        return bool(self._range("age", start, end, filter=self._filter(shared, private)))
+
+    def test_age(self, start: int, end: int, *, shared: bool = True, private: bool = False) -> bool:
+        """kvm_tdp_mmu_test_age_gfn(): was a page of [start, end) accessed? Changes nothing. No lock, inside RCU."""
+        return bool(self._range("test_age", start, end, filter=self._filter(shared, private)))
+
+    def set_dirty_log(self, on: bool) -> None:
+        """Dirty logging of the memslot: new mappings are 4K and, without PML, write-protected."""
+        self._run({"op": "set_dirty_log", "on": bool(on)})
+
+    def track(self, gfn: int, on: bool = True) -> None:
+        """Write tracking of a gfn (at most 64): new mappings of it are read-only; mmu_lock for write. The kernel
+        also runs write_protect_gfn() under that lock; without it a later fault warns that W went away."""
+        self._run({"op": "track", "gfn": self._gfn(gfn), "on": bool(on)})
+
+    def set_memslots_generation(self, generation: int) -> None:
+        """kvm_memslots()->generation: new MMIO SPTEs carry it."""
+        self._run({"op": "set_gen", "gen": check_u64("generation", generation)})
+
+    # huge pages
+
+    def split(self, start: int, end: int, *, target_level: int = 1, shared: bool = False,
+              hook: Sequence[int] = ()) -> None:
+        """kvm_tdp_mmu_try_split_huge_pages(): the huge leaves of [start, end) down to target_level; mmu_lock for
+        read if ``shared``, else for write."""
+        self._range("split", start, end, hook, target_level=check_int("target_level", target_level, 1, 2),
+                    shared=bool(shared))
+
+    def recover(self, start: int, end: int, *, max_level: int = 2, hook: Sequence[int] = ()) -> None:
+        """kvm_tdp_mmu_recover_huge_pages() of a slot [start, end): tables become huge leaves up to max_level;
+        mmu_lock for read."""
+        self._range("recover", start, end, hook, max_level=check_int("max_level", max_level, 1, 3))
+
+    # hardware
+
+    def poke(self, gfn: int, *, set: int = 0, clear: int = 0, private: bool = False) -> int | None:
+        """What hardware does to the present leaf of gfn: sets and clears bits, atomically. The new SPTE, or None
+        without a leaf, when the bits would end the mapping, or when another CPU was faster."""
+        out = self._run({"op": "poke", "private": self._private(private), "gfn": self._gfn(gfn),
+                         "set": check_u64("set", set), "clear": check_u64("clear", clear)})
+        return out["spte"] if out["ret"] >= 0 else None
+
+    # looking
+
+    def walk(self, gfn: int, *, private: bool | None = None) -> Walk:
+        """The way from vCPU 0's root to gfn, level by level, with every field; str() of it is for people.
+
+        UsageError if vCPU 0 has no such root."""
+        private = self._private(private)
+        self._gfn(gfn)
+        for root in reversed(self.roots):
+            if root.is_mirror == private and not root.invalid:
+                return _walk.walk(self, root, gfn, private)
+        raise UsageError(f"no valid {'mirror' if private else 'direct'} root", "it was invalidated, or never made",
+                         "vm.reload(), or the other kind of gfn")
+
+    def entries(self, root: Table) -> Iterator[Entry]:
+        """Every entry below a root that is not empty, pre-order."""
+        if not isinstance(root, Table):
+            raise UsageError(f"bad root {root!r}", "not a Table", "one of vm.roots")
+        check_int("root", root.index, 0, self.npages - 1)
+        return _walk.entries(self, root)
+
+    def dump(self) -> str:
+        """Every root and all below it, as text; leaves in a row are one line."""
+        return "\n".join(_walk.dump_lines(self))
+
+    @property
+    def roots(self) -> list[Table]:
+        """The roots that exist, valid or not, in order of creation."""
+        found = (_walk.table(self, index) for index in root_indexes(self.core))
+        return [root for root in found if root is not None]
+
+    def sp(self, index: int) -> Table | None:
+        """The descriptor (struct kvm_mmu_page) of a page of the arena; None for a free page."""
+        return _walk.table(self, check_int("index", index, 0, max(self.npages - 1, 0)))
+
+    @property
+    def npages(self) -> int:
+        """Pages of the arena that were ever used."""
+        return len(self.arena)
+
+    @property
+    def arena(self) -> np.ndarray:
+        """All page-table pages as they are now, (n, 512) uint64, read-only, nothing copied.
+
+        The array keeps the VM's memory alive; pages used for the first time later are not in it.
+        """
+        return np.frombuffer(ArenaView(self.core), np.uint64).reshape(-1, 512)
+
+    def writable_arena(self) -> np.ndarray:
+        """The same, but writable: what hardware, or a bug, might do. Nothing is checked."""
+        return np.frombuffer(ArenaView(self.core, True), np.uint64).reshape(-1, 512)
+
+    def table(self, sp: int | Table) -> np.ndarray:
+        """The 512 SPTEs of one page-table page (its index or its descriptor): a read-only view, not a copy."""
+        index = sp.index if isinstance(sp, Table) else sp
+        arena = self.arena
+        return arena[check_int("table", index, 0, len(arena) - 1)]
+
+    def decode_table(self, sp: int | Table) -> np.ndarray:
+        """All fields of the 512 SPTEs of a table, of SPTE_DTYPE, in one native call."""
+        index = sp.index if isinstance(sp, Table) else check_int("table", sp, 0, self.npages - 1)
+        page = self.sp(index)
+        if page is None:
+            return np.zeros(512, SPTE_DTYPE)
+        return self.spte.unpack(self.table(index), page.level, mmio_value=self.mmio_value)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Statistics: pages_4k, pages_2m, pages_1g, nx_lpage_splits (the kernel's debugfs names), sp_linked
+        (tables without roots), sp_live (with roots), vm_bugged, nx_possible, mmio_created, external_live."""
+        return self.core.stats()
+
+    @property
+    def events(self) -> np.ndarray:
+        """Trace of vCPU 0: see `Vcpu.events`."""
+        return self.vcpus[0].events
+
+    def records(self) -> Iterator[Record]:
+        """Trace of vCPU 0, readable."""
+        return self.vcpus[0].records()
+
+    def clear_events(self) -> None:
+        """Drops the events of every vCPU."""
+        for vcpu in self.vcpus:
+            vcpu.clear_events()
+
+    # checking
+
+    def _check_alive(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+
+    def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return self.vcpus[0]._run(fields)
+
+    def _range(self, name: str, start: int, end: int, hook: Sequence[int] = (), **fields: Any) -> int:
+        start = check_int("start", start, 0, self.max_gfn)
+        end = check_int("end", end, start, MAX_GFN + 1)
+        return self._run({"op": name, "start": start, "end": end} | fields | self._hook(hook))["ret"]
+
+    def _gfn(self, gfn: int) -> int:
+        return check_int("gfn", gfn, 0, self.max_gfn)
+
+    def _private(self, private: bool | None) -> bool:
+        if private and not self.tdx:
+            raise UsageError("private memory", "the VM is not a TD", "private=False, or Vm(tdx=True)")
+        return self.tdx if private is None else bool(private)
+
+    def _filter(self, shared: bool, private: bool | None) -> int:
+        if private is None:
+            private = self.tdx
+        if not shared and not private:
+            raise UsageError("an empty filter", "neither shared nor private", "one of them")
+        return (1 if shared else 0) | (2 if private else 0)
+
+    def _hook(self, values: Sequence[int]) -> dict[str, Any]:
+        return {"hook": [check_int("hook return", value, -4095, 0) for value in values]} if len(values) else {}
+
+    def _fault(self, gfn: int, pfn: int, level: int, write: bool, exec_: bool, user: bool, prefetch: bool,
+               map_writable: bool, private: bool | None, noslot: bool) -> dict[str, Any]:
+        return {"op": "map", "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, (1 << 40) - 1),
+                "level": check_int("level", level, 1, 3), "write": bool(write), "exec": bool(exec_),
+                "user": bool(user), "prefetch": bool(prefetch), "map_writable": bool(map_writable),
+                "private": self._private(private), "noslot": bool(noslot)}

@@ -1,0 +1,94 @@
+"""VM files: a VM and operations on it, as JSON or TOML.
+
+    [vm]                                  # arguments of tdpfast.Vm
+    design = "v7.3"
+
+    [[ops]]                               # operations of Vm.run(), in order
+    op = "map"
+    gfn = 0x600
+    pfn = 0x100600
+    private = 1
+
+JSON is the same with ``{"vm": {...}, "ops": [...]}``; ``setup`` is another name of ``ops``. Numbers may also be
+strings like "0x600".
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tdpfast._check import one_of
+from tdpfast.errors import UsageError
+from tdpfast.vm import Memslot, Vm
+
+VM_ARGUMENTS = tuple(inspect.signature(Vm).parameters)
+
+
+@dataclass(frozen=True)
+class VmFile:
+    """What a VM file says."""
+
+    vm: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Vm."""
+    ops: list[dict[str, Any]] = field(default_factory=list)
+
+    def make_vm(self, **arguments: Any) -> Vm:
+        """The VM; ``arguments`` go before the file's."""
+        values = self.vm | arguments
+        if "memslot" in values:
+            values["memslot"] = _memslot(values["memslot"])
+        for name, value in values.items():
+            if isinstance(value, (list, dict, float)):
+                raise UsageError(f"vm.{name} is {value!r}", "not a value of that argument", "see tdpfast.Vm")
+        return Vm(**values)
+
+    def script(self, *lines: str) -> str:
+        """The Python program that does the same, then ``lines``."""
+        arguments = [f"{name}=Memslot(**{value!r})" if name == "memslot" else f"{name}={value!r}"
+                     for name, value in self.vm.items()]
+        names = "Memslot, Vm" if "memslot" in self.vm else "Vm"
+        ops = [f"vm.run({op!r})" for op in self.ops]
+        return "\n".join([f"from tdpfast import {names}", "", f"vm = Vm({', '.join(arguments)})", *ops, *lines])
+
+
+def _memslot(value: Any) -> Memslot:
+    if not isinstance(value, dict) or not set(value) <= {"base_gfn", "npages"}:
+        raise UsageError(f"vm.memslot is {value!r}", "not a memslot", "a table of base_gfn and npages")
+    return Memslot(**value)
+
+
+def read_vm_file(path: str) -> VmFile:
+    """A VM file; "-" is standard input. UsageError names what is wrong with it."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", error.strerror or str(error), "an existing, readable file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read {path}", f"not UTF-8: {error.reason}", "a JSON or TOML file") from None
+    return parse_vm_file(text, "standard input" if path == "-" else path)
+
+
+def parse_vm_file(text: str, name: str) -> VmFile:
+    """The text of a VM file: JSON if it begins with a brace, else TOML."""
+    try:
+        document = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{name}: malformed", str(error), "JSON or TOML with vm and ops") from None
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{name}: malformed", str(error), "a file of ordinary size and depth") from None
+    unknown = set(document) - {"vm", "ops", "setup", "name"}
+    if unknown:
+        raise UsageError(f"{name}: unknown key {min(unknown)!r}", "not part of a VM file", one_of(("vm", "ops")))
+    vm, ops = document.get("vm", {}), document.get("ops", document.get("setup", []))
+    if not isinstance(vm, dict) or not isinstance(ops, list) or not all(isinstance(op, dict) for op in ops):
+        raise UsageError(f"{name}: malformed", "vm is a table, ops is a list of tables", "see tdpfast.vmfile")
+    for key in vm:
+        if key not in VM_ARGUMENTS:
+            raise UsageError(f"{name}: unknown argument vm.{key}", "Vm has no such argument", one_of(VM_ARGUMENTS))
+    return VmFile(vm, ops)
