@@ -130,7 +130,7 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
 
 
 cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
-    """Use after free: one record per table, kind and operation, with a running count."""
+    """Use after free: one record per table, kind and operation, with a running count; each use of a header is told."""
     cdef Event *e
     cdef int i
     c.checks |= CHECK_LIFE
@@ -140,7 +140,7 @@ cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
         sp.uaf_op = a.op_seq
         for i in range(4):
             sp.uaf_event[i] = 0
-    if sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
+    if kind != UAF_SP and sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
         c.trace.ev[sp.uaf_event[kind] - 1].a[3] += 1
         return
     e = trace_new(c, EV_UAF)

@@ -512,7 +512,8 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         # Whoever reads the tables from here on finds what a grace period leaves of them.
         c.rcu_depth = 0
         c.rcu_seq = 0
-        rcu_run(c, &vm.kvm.rcu, 0)
+        if not op.no_gp:
+            rcu_run(c, &vm.kvm.rcu, 0)
     c.landing = NULL
 
 

@@ -196,11 +196,18 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
         if inj.intr_after >= 0:
             lp.intr_after = inj.intr_after
             lp.polls = 0
-        word = inject_word(s, inj, leaf, r)
-        if word != NULL:
-            undo_word(s, word)
-            if not inject_hold(inj, word):
-                word = NULL
+        if inj.lock != INJ_NONE:
+            word = inject_word(s, inj, leaf, r)
+            if word != NULL:
+                undo_word(s, word)
+                if not inject_hold(inj, word):
+                    word = NULL
+            if word == NULL and inj.intr_after < 0:
+                # Nobody holds what is not there or what others hold: it did not act.
+                inj.used -= 1
+                if inj.count >= 0:
+                    inj.count += 1
+                inj = NULL
         r.rax = leaves[leaf](c, s, r)
         if word != NULL:
             inject_drop(inj, word)

@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 from tdpfast._atomic cimport tdp_read_once, tdp_write_once
 from tdpfast._seam cimport *
-from tdpfast._seam_core cimport SEAM_MAX_LP, PamtEntry, Td, Vp, pamt_entry, pamt_touch, undo_word
+from tdpfast._seam_core cimport SEAM_HKIDS, SEAM_MAX_LP, PamtEntry, Td, Vp, pamt_entry, pamt_touch, undo_word
 from tdpfast._seam_defs cimport sept_enc
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access,
@@ -232,6 +232,13 @@ cdef class SeamModule:
             if name not in vp_field:
                 raise UsageError(f"field {name!r}", "unknown", ", ".join(vp_field))
             vp_word(vp, vp_field[name])[0] = value
+
+    def kot(self, int hkid):
+        """State of a key in the module's key ownership table: 0 free, 1 assigned, 2 flushed, 3 written back, 4 not
+        for TDs."""
+        if not 0 <= hkid < SEAM_HKIDS:
+            raise UsageError(f"HKID {hkid}", f"there are {SEAM_HKIDS}", f"0..{SEAM_HKIDS - 1}")
+        return self.s.kot[hkid]
 
     def in_guest(self):
         """{logical processor: TDVPR} of the VCPUs inside a TD."""

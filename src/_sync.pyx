@@ -96,7 +96,9 @@ cdef void sync_abort(Cpu *c, int code) noexcept nogil:
     c.abort = code
     if code == ABORT_LIVELOCK:
         c.checks |= CHECK_PROGRESS
-        trace1(c, EV_LIVELOCK, c.retry_why)
+        if c.retry_why != RETRY_ANNOUNCED:
+            trace1(c, EV_LIVELOCK, c.retry_why)
+        c.retry_why = 0
     c.dead = True
     if c.slow & SLOW_YIELD:
         c.y_kind = SYNC_ABORT

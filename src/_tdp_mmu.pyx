@@ -18,8 +18,9 @@ from tdpfast._spte cimport (
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
-    EV_PREPARE_ZAP, EV_RCU_AGAIN, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,
+    EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG,
+    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
     sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
@@ -210,7 +211,7 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             # Whoever froze it before this table was queued for freeing will not come back to unfreeze it.
             if sptep_to_sp(kvm.arena, sptep).state == SP_QUEUED:
                 c.checks |= CHECK_PROGRESS
-            c.retry_why = 1
+            c.retry_why = RETRY_FROZEN_CHILD
             sync_retry(c, <uint64_t>sptep)
             c.retry_why = 0
     old_spte = sync_load(c, sptep)
@@ -455,6 +456,7 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     cdef uint64_t old_spte
     cdef int ret
     if kvm.cut != NULL and kvm.cut[0]:
+        c.retry_why = RETRY_ANNOUNCED
         sync_abort(c, ABORT_LIVELOCK)
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):

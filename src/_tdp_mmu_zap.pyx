@@ -4,7 +4,7 @@
 from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte,
 )
-from tdpfast._arena cimport sp_hpa
+from tdpfast._arena cimport SP_FREED, UAF_SP, sp_hpa, sp_note_uaf
 from tdpfast._sync cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, sync_load, write_lock, write_unlock,
@@ -144,6 +144,8 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     cdef TdpIter iter
     cdef const char *fn = b"kvm_tdp_mmu_zap_possible_nx_huge_page"
     lockdep_assert_held_read(c, fn, b"mmu_lock_read")
+    if sp.state == SP_FREED:
+        sp_note_uaf(kvm.arena, c, sp, UAF_SP)
     if sp.ptep == NULL:
         kvm_warn(c, fn, b"no_parent")
         return False

@@ -22,7 +22,7 @@ from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
-    EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
+    EV_LINK_EXT, EV_LIVELOCK, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
     SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
     sync_wait_eq, trace1, trace3, trace_new,
 )
@@ -68,6 +68,8 @@ cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, ui
     r.rcx = rcx
     r.rdx = rdx
     r.r8 = r8
+    if leaf == TDH_MEM_PAGE_DEMOTE:
+        r.r9 = r.r10 = r.r11 = <uint64_t>-1      # no pages for L2 tables
     return tdx_seamcall(c, t, leaf, r)
 
 
@@ -215,7 +217,8 @@ cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
 cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     """__tdx_reclaim_page(): takes a page back from the module after the key is gone; 0 or -EIO."""
     cdef SeamRegs r
-    cdef uint64_t err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, page, 0, 0, &r)
+    cdef uint64_t pa = page if page else TDX_PA_OF_NULL
+    cdef uint64_t err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, pa, 0, 0, &r)
     if err:
         kvm_warn(c, b"__tdx_reclaim_page", b"seamcall_failed")
         trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_RECLAIM, err, 0)
@@ -313,7 +316,7 @@ cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
 
 
 cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
-    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host."""
+    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host in one go."""
     cdef SeamRegs r
     cdef uint64_t err, i, hpa
     for i in range(pages_per_hpage(level)):
@@ -322,7 +325,7 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
         if err:
             tdx_bug(c, t, b"tdx_sept_remove_leaf_spte", b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
             return -EIO
-        trace1(c, EV_RESET_PADDR, hpa)
+    trace1(c, EV_RESET_PADDR, pfn << 12)
     return 0
 
 
@@ -500,6 +503,8 @@ cdef void note_failure(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t
     t.same_failures += 1
     if t.same_failures >= t.livelock_after:
         if t.cut_at_next:
+            if not t.cut:
+                trace1(c, EV_LIVELOCK, 0)
             t.cut = True
         else:
             sync_abort(c, ABORT_LIVELOCK)

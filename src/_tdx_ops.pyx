@@ -6,8 +6,8 @@ from libc.string cimport memset
 
 from tdpfast._atomic cimport tdp_load32, tdp_store32
 from tdpfast._ops cimport OP_TDX_FIRST
-from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear
-from tdpfast._seam_core cimport PT_NDA, PamtEntry, SeamLp
+from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear, seam_vp
+from tdpfast._seam_core cimport PT_NDA, PamtEntry
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
@@ -29,6 +29,7 @@ from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, 
 
 cdef enum:
     EXT_QUAL_PENDING = 6
+    TDCALL_LENGTH = 4
 
 
 # ---- injection ------------------------------------------------------------------------------------------------
@@ -145,21 +146,22 @@ cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
 
 
 cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noexcept nogil:
-    """One guest instruction. An EPT violation that KVM cannot handle kills the VM. Yields; kicks wait for it."""
+    """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
+    VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef SeamLp *lp = &t.seam.lp[(op.vcpu + 1) & 63]
-    cdef int old_lp = c.lp
+    cdef int lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
     guest_begin(c, t, op.vcpu)
     c.lp = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
-        lp.same_rip = op.same_rip != 0
+        if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
+            seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).rip += TDCALL_LENGTH
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
-    c.lp = old_lp
+    c.lp = lp
     guest_end(c, t, op.vcpu)
     res.rax = r.rax
     res.out[0] = r.rcx
@@ -203,6 +205,7 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Op part = op[0]
     cdef OpResult sub
     part.value = op.gfn << 12
+    part.same_rip = 1
     guest_op(c, t, &part, False, res)
     end_sub(c, 0, res)
     if res.kind != GUEST_RET_TDEXIT or res.flags:
@@ -230,12 +233,12 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """tdx_gmem_post_populate(): one page with its content before finalisation. Holds slots_lock. 0 or an errno."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef Fault fault
-    cdef int ret
+    cdef int ret = RET_PF_RETRY
     if t.state == TD_STATE_RUNNABLE:
         return -22
     c.slots_lock += 1
     t.page_add_src = op.src
-    while True:
+    while not tdx_fault_cancelled(c, vm):
         memset(&fault, 0, sizeof(fault))
         fault.gfn = op.gfn
         fault.pfn = op.pfn
@@ -248,7 +251,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
         read_lock(c, &vm.kvm.mmu_lock)
         ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
         read_unlock(c, &vm.kvm.mmu_lock)
-        if ret != RET_PF_RETRY or vm.kvm.vm_dead:
+        if ret != RET_PF_RETRY:
             break
         sync_retry(c, <uint64_t>op ^ vm.kvm.hook_failures)
     t.page_add_src = 0

@@ -143,7 +143,6 @@ cdef struct SeamLp:
     int64_t intr_after   # an interrupt is pending after so many polls; -1: never
     uint64_t polls
     uint32_t vp          # 1 + the slot of the VCPU running here
-    bint same_rip
 
 cdef struct SeamRegs:
     uint64_t rax         # in: leaf, version in bits 23:16; out: status

@@ -131,6 +131,10 @@ cdef struct RcuHead:
     uint64_t page        # address of the page this callback frees
     uint64_t step        # explorer: the step that queued it
 
+cdef enum RetryWhy:      # what a loop waits for, for the record of its livelock
+    RETRY_FROZEN_CHILD = 1
+    RETRY_ANNOUNCED = 2  # the record is there already
+
 cdef struct Cpu
 
 cdef struct Rcu:
@@ -178,7 +182,7 @@ cdef struct Cpu:
     uint64_t retry_key
     uint32_t retry_count
     uint32_t retry_limit
-    int32_t retry_why    # what the loop waits for, for the record of its livelock: 1 = a frozen child
+    int32_t retry_why    # RetryWhy
     uint64_t retry_seen  # explorer: foreign writes seen when the loop last went round
     # results
     Trace *trace         # NULL: nothing is recorded

@@ -15,6 +15,12 @@ cdef enum:
     TDX_SEPT_PAGES = 32768       # external pages KVM can have out at once
     TDX_GLOBAL_HKID = 32
 
+cdef extern from *:
+    """
+    #define TDX_PA_OF_NULL 0x778000000000ull
+    """
+    const uint64_t TDX_PA_OF_NULL    # page_to_phys(virt_to_page(NULL)): what reclaiming a table without S-EPT page names
+
 cdef enum TdState:
     TD_STATE_UNINITIALIZED = 0
     TD_STATE_INITIALIZED = 1
