@@ -351,10 +351,10 @@ cdef class VcpuCore:
         cdef OpResult res
         self.check()
         memset(&res, 0, sizeof(res))
-        fill_op(&op, fields)
+        fill_op(&op, fields, self.vm.vm.tdx != NULL)
         with nogil:
             vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
-        out = result_dict(&op, self.c, &res)
+        out = result_dict(&op, self.c, &res, self.vm.vm.tdx != NULL)
         if op.kind == OP_MAP and not self.c.abort:
             out["tries"] = res.tries
         self.finish()
@@ -367,7 +367,7 @@ cdef class VcpuCore:
         cdef uint64_t i
         self.check()
         memset(&loop, 0, sizeof(loop))
-        fill_op(&loop.op, fields)
+        fill_op(&loop.op, fields, self.vm.vm.tdx != NULL)
         loop.c = self.c
         loop.vm = self.vm.vm
         loop.n = n
@@ -412,7 +412,7 @@ cdef class VcpuCore:
         cdef uint64_t counts[8]
         cdef uint64_t i
         self.check()
-        fill_op(&op, fields)
+        fill_op(&op, fields, self.vm.vm.tdx != NULL)
         memset(counts, 0, sizeof(counts))
         with nogil:
             map_pages(self.c, self.vm.vm, &op, n, counts, &res)

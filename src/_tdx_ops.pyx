@@ -18,7 +18,7 @@ from tdpfast._sync cimport (
     sync_point, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
-    EIO, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm,
+    EIO, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm, vcpu_roots,
 )
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
@@ -72,6 +72,17 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
 
+cdef inline void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """The vCPU is in the middle of something that an IPI does not interrupt: a kick waits for its end."""
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 1)
+
+
+cdef inline void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 0)
+
+
 cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
     cdef SeamRegs r
@@ -81,8 +92,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
         res.ret = -3
         return -3
     # From here a kick waits for us: the test below and the entry are one step to a kicker.
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 1)
+    guest_begin(c, t, vcpu)
     res.ret = 0
     sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
     if t.vm.kvm.vm_dead:
@@ -101,8 +111,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             c.lp = lp
             res.rax = err
             res.ret = 1 if err == SEAM_ENTERED_TD else 0
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 0)
+    guest_end(c, t, vcpu)
     return <int>res.ret
 
 
@@ -118,15 +127,16 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
-    if not tdx_vcpu_inside(t, vcpu):
-        res.ret = -3
-        return
-    memset(&r, 0, sizeof(r))
-    c.lp = vcpu + 1
-    err = td_async_exit(c, t.seam, &r)
-    c.lp = lp
-    trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
-    res.ret = 1
+    guest_begin(c, t, vcpu)
+    res.ret = -3
+    if tdx_vcpu_inside(t, vcpu):
+        memset(&r, 0, sizeof(r))
+        c.lp = vcpu + 1
+        err = td_async_exit(c, t.seam, &r)
+        c.lp = lp
+        trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
+        res.ret = 1
+    guest_end(c, t, vcpu)
 
 
 cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
@@ -139,11 +149,10 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
     VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef int lp = c.lp
+    cdef int old_lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
-    tdp_store32(&t.guest_busy[op.vcpu], 1)
+    guest_begin(c, t, op.vcpu)
     c.lp = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
@@ -152,9 +161,8 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
-    c.lp = lp
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[op.vcpu])
-    tdp_store32(&t.guest_busy[op.vcpu], 0)
+    c.lp = old_lp
+    guest_end(c, t, op.vcpu)
     res.rax = r.rax
     res.out[0] = r.rcx
     res.out[1] = r.rdx
@@ -272,9 +280,9 @@ cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil
     """Whether the mirror still has a leaf of that page for gfn."""
     cdef uint64_t sptes[6]
     cdef int level
-    if vm.kvm.vcpu_root[1] == NULL:
+    if vcpu_roots(c, &vm.kvm)[1] == NULL:
         return False
-    level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vm.kvm.vcpu_root[1], gfn, sptes)
+    level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vcpu_roots(c, &vm.kvm)[1], gfn, sptes)
     return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
             and spte_to_pfn(sptes[level]) == pfn)
 

@@ -155,7 +155,7 @@ cdef class ThreadEngine:
             raise MemoryError("no memory for the operations")
         w.nops = len(ops)
         for k in range(len(ops)):
-            fill_op(&w.ops[k], ops[k])
+            fill_op(&w.ops[k], ops[k], w.vm.tdx != NULL)
             if w.ops[k].nscript or w.ops[k].race_kind:
                 raise UsageError(f"op {ops[k]['op']!r} scripts its hooks or a race", "threads race by themselves",
                                  "an operation without hook and race")

@@ -15,6 +15,7 @@ cdef class VmCore:
     cdef bint tracing
     cdef bint over              # BUG() or a livelock ended it
     cdef readonly object design
+    cdef object keep            # whatever must live as long as the VM
     cdef object py_hooks        # {name: callable} in front of the native hooks
     cdef object hook_error      # what a Python hook raised first
     cdef raise_hook_error(self)
