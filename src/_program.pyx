@@ -63,6 +63,8 @@ cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
     """Check bits at the end of an execution; while something is in flight only the lifetime of tables counts."""
     cdef World *w = <World *>user
     cdef uint32_t found = vm_check(w.vm, &w.finding)
+    if w.uses_only:
+        found &= ~<uint32_t>CHECK_LIFE
     return found if quiescent else found & CHECK_LIFE
 
 
@@ -157,6 +159,10 @@ cdef class ScenarioProgram(ProgramRef):
         memcpy(&w.kvm_copy, &w.vm.kvm, sizeof(Kvm))
         memcpy(&w.tdx_copy, w.t, sizeof(Tdx))
         return 0
+
+    def life_by_use(self, bint on):
+        """Whether `life` needs a use of a freed table; else an entry that leads to one is enough."""
+        self.world.uses_only = on
 
     def record(self, bint on):
         """Keeps the module's calls for events; the explorer is faster without."""

@@ -141,7 +141,11 @@ def show(out: Verdict, scenario: Scenario, design: Design, program: ScenarioProg
     expected = scenario.expect.get(design.name, "").split()
     out.shown = heaviest([c for c in out.checks if c in expected] or out.checks)
     bit = bit_of(out.shown)
-    schedule = minimise(explorer, result["failures"][bit], bit, attempts=200)
+    schedule = result["failures"][bit]
+    if out.shown == "life":
+        schedule = use_of_freed(program, limits, bit) or schedule
+    schedule = minimise(explorer, schedule, bit, attempts=200)
+    program.life_by_use(False)
     program.record(True)
     replay = explorer.replay(schedule)
     out.token = str(Token(schedule, program_print(scenario, design), digest_of(replay["steps"]), limits.strategy,
@@ -149,6 +153,16 @@ def show(out: Verdict, scenario: Scenario, design: Design, program: ScenarioProg
     out.story = tell(program, scenario, replay)
     out.assertions = assertions_of(program.events())
     out.finding = program.finding() if replay["end"] == "done" else None
+
+
+def use_of_freed(program: ScenarioProgram, limits: Limits, bit: int) -> bytes | None:
+    """A schedule on which a freed table is really used, which tells more than an entry that leads to one."""
+    program.life_by_use(True)
+    search = Explorer(program, "dpor", max_transitions=limits.max_transitions, wanted=bit)
+    found = search.run()["failures"].get(bit)
+    if found is None:
+        program.life_by_use(False)
+    return found
 
 
 def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design]) -> tuple:
