@@ -12,17 +12,19 @@ KERNEL_ONLY = ["kernel"]
 # Scenario -> design -> the checks that are violated when the rules are lifted, all of them.
 ANSWERS = {
     "issue1-collapse-by-fault": {
-        "v6.18": "kernel", "patch07": "agree", "patch15": "agree", "v7.3": "agree", "single-hook": "life progress"},
+        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree lock stat", "v7.3": "agree lock stat",
+        "single-hook": "life lock stat"},
     "issue1-collapse-busy-once": {
-        "v6.18": "kernel", "patch07": "agree", "patch15": "agree", "v7.3": "agree", "single-hook": "life progress"},
+        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree lock", "v7.3": "agree lock",
+        "single-hook": "life lock progress stat"},
     "issue2-atomic-zap-of-leaf": {
         "v6.18": "progress", "patch07": "agree", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
     "issue2-page-reuse": {
         "v6.18": "kernel", "patch07": "agree page", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
     "issue3-reclaim-busy": {
-        "v6.18": "kernel", "patch07": "kernel", "patch15": "kernel", "v7.3": "kernel", "single-hook": "life"},
+        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
     "issue3-zap-of-table": {
-        "v6.18": "kernel", "patch07": "kernel", "patch15": "kernel", "v7.3": "kernel", "single-hook": "life"},
+        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
     "issue4-clear-dirty": {
         "v6.18": "progress", "patch07": "progress", "patch15": "agree lock", "v7.3": "agree lock",
         "single-hook": "progress"},
