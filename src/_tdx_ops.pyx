@@ -149,7 +149,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
     VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef int lp = c.lp
+    cdef int old_lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
     guest_begin(c, t, op.vcpu)
@@ -161,7 +161,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
-    c.lp = lp
+    c.lp = old_lp
     guest_end(c, t, op.vcpu)
     res.rax = r.rax
     res.out[0] = r.rcx
