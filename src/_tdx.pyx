@@ -21,10 +21,10 @@ from tdpfast._seam_defs cimport (
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
-    EV_LINK_EXT, EV_LIVELOCK, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
-    SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
-    sync_wait_eq, trace1, trace3, trace_new,
+    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE,
+    EV_FREE_EXT, EV_FREE_PAGE, EV_KICK, EV_LINK_EXT, EV_LIVELOCK, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR,
+    EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event, SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held,
+    lockdep_assert_held_write, sync_abort, sync_assert, sync_point, sync_wait_eq, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport (
