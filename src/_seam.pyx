@@ -185,7 +185,7 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
     cdef uint64_t *word = NULL
     cdef int i
     for i in range(s.ninject):
-        if inject_matches(&s.inject[i], leaf):
+        if inject_matches(c, &s.inject[i], leaf):
             inj = &s.inject[i]
             break
     if inj == NULL:
@@ -217,8 +217,8 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
     return r.rax
 
 
-cdef bint inject_matches(SeamInject *inj, int leaf) noexcept nogil:
-    if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0:
+cdef bint inject_matches(const Cpu *c, SeamInject *inj, int leaf) noexcept nogil:
+    if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0 or (inj.cpu and inj.cpu != c.id + 1):
         return False
     if inj.skip > 0:
         inj.skip -= 1

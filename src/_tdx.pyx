@@ -9,7 +9,7 @@ the read lock all the same runs, as in the kernel.
 from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load32, tdp_store32
+from tdpfast._atomic cimport tdp_fetch_add, tdp_unlikely, tdp_load32, tdp_store32
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
     TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_vp, seamcall,
@@ -60,7 +60,28 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """One SEAMCALL; the module puts it into the trace. Yields."""
+    if tdp_unlikely(t.seam.ninject != 0):
+        return seamcall_injected(c, t, leaf, r)
     return seamcall(c, t.seam, leaf, r)
+
+
+cdef uint64_t seamcall_injected(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
+    """As above, noting when an injection was used up: a retry that comes after it is not the same round again."""
+    cdef uint64_t before = injections_left(t.seam)
+    cdef uint64_t err = seamcall(c, t.seam, leaf, r)
+    if injections_left(t.seam) != before:
+        t.vm.kvm.script_pos += 1
+    return err
+
+
+cdef uint64_t injections_left(const Seam *s) noexcept nogil:
+    cdef uint64_t n = 0
+    cdef int i
+    for i in range(s.ninject):
+        if s.inject[i].count > 0:
+            n += <uint64_t>s.inject[i].count
+        n += <uint64_t>s.inject[i].skip
+    return n
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
@@ -466,7 +487,7 @@ cdef int change_kind(uint64_t old_spte, uint64_t new_spte, int level) noexcept n
     return COLLAPSE if now_leaf else TABLE_TABLE
 
 
-cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
+cdef bint scripted_hook(Cpu *c, Kvm *kvm, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
     """Whether a rule of the CPU's current operation answers this call."""
     cdef Op *op = <Op *>c.user
     cdef HookRule *rule
@@ -485,6 +506,9 @@ cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int
         if rule.seen <= rule.skip:
             continue
         rule.used += 1
+        if rule.count >= 0:
+            # A retry that comes after a used-up rule is not the same round again.
+            kvm.script_pos += 1
         ret[0] = rule.ret
         return True
     return False
@@ -515,7 +539,7 @@ cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spt
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    cdef bint injected = scripted_hook(c, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
+    cdef bint injected = scripted_hook(c, kvm, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
     if not injected:
         ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
     if c.trace != NULL:
@@ -534,7 +558,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_SET, MAP_TABLE, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_SET, MAP_TABLE, level, gfn, &ret):
         ret = tdx_sept_add(c, t, gfn, level, external_spt, b"tdx_sept_link_private_spt")
     if c.trace != NULL:
         e = trace_new(c, EV_LINK_EXT)
@@ -549,7 +573,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
 cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     cdef Tdx *t = tdx_of(kvm)
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
         tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
     trace3(c, EV_REMOVE_EXT, gfn, level, spte)
 
@@ -559,7 +583,7 @@ cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *s
     cdef uint64_t page = sp.external_spt
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_FREE, 0, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_FREE, 0, level, gfn, &ret):
         ret = tdx_sept_free_private_spt(c, t, sp)
         if kvm.design.reclaim != RECLAIM_OP_RCU:
             if ret == 0:

@@ -51,6 +51,7 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.skip = op.inject[i].skip
         inj.count = op.inject[i].count
         inj.intr_after = -1
+        inj.cpu = c.id + 1
         op.inject[i].slot = seam_inject(t.seam, &inj)
         if op.inject[i].until_kick and op.inject[i].slot >= 0:
             t.until_kick |= <uint32_t>1 << op.inject[i].slot

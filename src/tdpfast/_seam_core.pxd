@@ -173,6 +173,7 @@ cdef struct SeamInject:
     int32_t used
     uint64_t status      # nonzero: this status instead of the call
     int64_t intr_after   # >= 0: an interrupt is pending after so many polls
+    int32_t cpu          # 1 + the number of the CPU whose calls it is about; 0: any
 
 cdef struct SeamRecord:  # one SEAMCALL, for traces
     int32_t leaf

@@ -136,7 +136,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t nx_lpage_splits
     uint64_t nx_possible
     uint64_t mmio_created
-    # scripted hook returns
+    # scripted hook returns; script_pos also counts what else a script used up (hook rules, injected faults)
     const int32_t *script
     uint32_t script_len
     uint32_t script_pos
