@@ -22,7 +22,8 @@ shared = gfns.map(lambda gfn: {"op": "map", "gfn": gfn, "pfn": 0x180000 + gfn, "
 unmaps = st.sampled_from([{"op": "unmap", "start": start, "end": end} for start, end in (
     (FIRST, FIRST + 1), (FIRST, FIRST + 2), (FIRST, FIRST + 0x400))])
 zaps = st.sampled_from([{"op": "zap_leafs", "start": FIRST, "end": FIRST + 2}])
-ages = st.sampled_from([{"op": name, "start": FIRST, "end": FIRST + 3} for name in ("age", "test_age")])
+# The MMU notifier ages shared memory only; ageing a mirror is a WARN.
+ages = st.sampled_from([{"op": name, "start": FIRST, "end": FIRST + 3, "filter": 1} for name in ("age", "test_age")])
 
 
 def vcpu_ops(vcpu):
@@ -34,8 +35,8 @@ def vcpu_ops(vcpu):
         gfns.map(lambda gfn: {"op": "touch", "vcpu": vcpu, "gfn": gfn, "pfn": pfn(gfn), "retries": -1}))
 
 
-host_ops = st.one_of(unmaps, zaps, ages, maps, shared, st.just({"op": "zap_all"}),
-                     st.just({"op": "invalidate_roots", "types": 6}))
+# Without invalidate_roots: threads of a scenario share the VM's roots and do not take new ones before a fault.
+host_ops = st.one_of(unmaps, zaps, ages, maps, shared, st.just({"op": "zap_all"}))
 
 
 @st.composite
