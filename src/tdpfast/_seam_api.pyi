@@ -8,6 +8,8 @@ NOT_INSIDE: int
 
 _Range = tuple[int, int]
 
+def bad_tdmr(start: int, end: int) -> Exception: ...
+
 class SeamModule:
     def __init__(self, tdmrs: Iterable[_Range], reserved: Iterable[_Range] = (), uninitialised: Iterable[_Range] = (),
                  max_td: int = 16, max_vp: int = 256) -> None: ...

@@ -40,6 +40,10 @@ class Limits:
     depth: int = 3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < 1e9:
+            raise UsageError(f"bad seconds {self.seconds}", "out of range", "0..1e9")
+
 
 @dataclass
 class Verdict:

@@ -22,7 +22,7 @@ ANSWERS = {
     "issue2-page-reuse": {
         "v6.18": "kernel", "patch07": "agree page", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
     "issue3-reclaim-busy": {
-        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
+        "v6.18": "kernel", "patch07": "lock", "patch15": "kernel", "v7.3": "kernel", "single-hook": "life lock"},
     "issue3-zap-of-table": {
         "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
     "issue4-clear-dirty": {
