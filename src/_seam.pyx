@@ -8,9 +8,12 @@ from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_rea
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_large cimport tdh_mem_page_demote, tdh_mem_page_promote
+from tdpfast._seam_md cimport tdh_mng_rd, tdh_mng_wr, tdh_sys_rd, tdh_vp_rd, tdh_vp_wr
+from tdpfast._seam_mr cimport tdh_mr_extend, tdh_mr_finalize
 from tdpfast._seam_page cimport (
     tdh_mem_page_add, tdh_mem_page_aug, tdh_mem_page_relocate, tdh_mem_page_remove,
 )
+from tdpfast._seam_pamt cimport tdh_phymem_pamt_add, tdh_phymem_pamt_remove
 from tdpfast._seam_phymem cimport (
     tdh_phymem_cache_wb, tdh_phymem_page_rdmd, tdh_phymem_page_reclaim, tdh_phymem_page_wbinvd,
 )
@@ -18,10 +21,12 @@ from tdpfast._seam_sept cimport (
     tdh_mem_range_block, tdh_mem_range_unblock, tdh_mem_sept_add, tdh_mem_sept_rd, tdh_mem_sept_remove,
     tdh_mem_track,
 )
+from tdpfast._seam_sys cimport (
+    sys_allows, tdh_sys_config, tdh_sys_init, tdh_sys_key_config, tdh_sys_lp_init, tdh_sys_tdmr_init,
+)
 from tdpfast._seam_td cimport (
-    KOT_RESERVED, tdh_mng_addcx, tdh_mng_create, tdh_mng_init, tdh_mng_key_config, tdh_mng_key_freeid,
-    tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_mr_extend, tdh_mr_finalize, tdh_vp_addcx, tdh_vp_create,
-    tdh_vp_init,
+    KOT_FREE, KOT_RESERVED, tdh_mng_addcx, tdh_mng_create, tdh_mng_init, tdh_mng_key_config, tdh_mng_key_freeid,
+    tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_vp_addcx, tdh_vp_create, tdh_vp_init,
 )
 from tdpfast._seam_vp cimport tdh_vp_enter, tdh_vp_flush
 from tdpfast._sync cimport EV_SEAM, Event, trace_new
@@ -59,6 +64,18 @@ leaves[TDH_MEM_TRACK] = tdh_mem_track
 leaves[TDH_MEM_RANGE_UNBLOCK] = tdh_mem_range_unblock
 leaves[TDH_PHYMEM_CACHE_WB] = tdh_phymem_cache_wb
 leaves[TDH_PHYMEM_PAGE_WBINVD] = tdh_phymem_page_wbinvd
+leaves[TDH_MNG_RD] = tdh_mng_rd
+leaves[TDH_MNG_WR] = tdh_mng_wr
+leaves[TDH_VP_RD] = tdh_vp_rd
+leaves[TDH_VP_WR] = tdh_vp_wr
+leaves[TDH_SYS_INIT] = tdh_sys_init
+leaves[TDH_SYS_LP_INIT] = tdh_sys_lp_init
+leaves[TDH_SYS_CONFIG] = tdh_sys_config
+leaves[TDH_SYS_KEY_CONFIG] = tdh_sys_key_config
+leaves[TDH_SYS_TDMR_INIT] = tdh_sys_tdmr_init
+leaves[TDH_SYS_RD] = tdh_sys_rd
+leaves[TDH_PHYMEM_PAMT_ADD] = tdh_phymem_pamt_add
+leaves[TDH_PHYMEM_PAMT_REMOVE] = tdh_phymem_pamt_remove
 
 cdef enum:
     UNDO_RECORDS = 1 << 22       # lazily committed
@@ -84,8 +101,20 @@ cdef Seam *seam_new(int max_td, int max_vp) noexcept nogil:
     s.hkid_private = 32
     s.hkid_bits = <uint64_t>0x3f << 46
     s.pa_reserved = ~((<uint64_t>1 << 46) - 1)
+    s.nlp = SEAM_MAX_LP
+    s.lp_ready = ~<uint64_t>0
+    s.sys_state = SYS_READY
+    s.global_hkid = s.hkid_private
     seam_reset(s)
     return s
+
+
+cdef void seam_not_ready(Seam *s, int nlp) noexcept nogil:
+    """A module that was just loaded: nothing of TDH.SYS.* was done, and nlp logical processors have to."""
+    s.nlp = nlp
+    s.lp_ready = 0
+    s.sys_state = SYS_INIT_PENDING
+    s.kot[s.global_hkid] = KOT_FREE
 
 
 cdef void seam_free(Seam *s) noexcept nogil:
@@ -99,6 +128,8 @@ cdef void seam_free(Seam *s) noexcept nogil:
         seam_unmap(s.tdmr[i].p2m, (size >> 21) * sizeof(PamtEntry))
         seam_unmap(s.tdmr[i].p1g, (size >> 30) * sizeof(PamtEntry))
         seam_unmap(s.tdmr[i].memory, size)
+    seam_unmap(s.host, s.host_bytes)
+    free(s.info)
     seam_unmap(s.undo, UNDO_RECORDS * sizeof(SeamUndo))
     seam_unmap(s.pages, <uint64_t>UNDO_PAGES << 12)
     free(s.td_copy)
@@ -109,38 +140,6 @@ cdef void seam_free(Seam *s) noexcept nogil:
     free(s)
 
 
-cdef int seam_add_tdmr(Seam *s, uint64_t start, uint64_t end, bint initialised) noexcept nogil:
-    """[start, end) of HPA, 1G aligned, becomes a TDMR; 0, or -1."""
-    cdef Tdmr *t
-    cdef uint64_t size = end - start
-    if s.ntdmr == SEAM_MAX_TDMR or start >= end or (start | end) & ((1 << 30) - 1) or end & s.pa_reserved:
-        return -1
-    t = &s.tdmr[s.ntdmr]
-    memset(t, 0, sizeof(Tdmr))
-    t.start = start
-    t.end = end
-    s.ntdmr += 1
-    if not initialised:
-        return 0
-    t.p4k = <PamtEntry *>seam_map((size >> 12) * sizeof(PamtEntry))
-    t.p2m = <PamtEntry *>seam_map((size >> 21) * sizeof(PamtEntry))
-    t.p1g = <PamtEntry *>seam_map((size >> 30) * sizeof(PamtEntry))
-    t.memory = <uint8_t *>seam_map(size)
-    if t.p4k == NULL or t.p2m == NULL or t.p1g == NULL or t.memory == NULL:
-        return -1
-    return 0
-
-
-cdef void seam_reserve(Seam *s, uint64_t start, uint64_t end) noexcept nogil:
-    """[start, end) of HPA is a reserved area of its TDMR."""
-    cdef PamtEntry *e
-    while start < end:
-        e = pamt_entry(s, start, 0)
-        if e != NULL:
-            e.pt = PT_RSVD
-        start += 4096
-
-
 cdef void seam_reset(Seam *s) noexcept nogil:
     """Back to a module that never had a TD. Reserved areas have to be set again."""
     cdef uint64_t size
@@ -149,8 +148,10 @@ cdef void seam_reset(Seam *s) noexcept nogil:
     memset(s.td, 0, s.ntd * sizeof(Td))
     memset(s.vp, 0, s.nvp * sizeof(Vp))
     memset(s.kot, 0, SEAM_HKIDS)
-    memset(s.kot, KOT_RESERVED, s.hkid_private + 1)      # shared ones, and the module's own
-    s.kot_lock = s.wbcache_lock = 0
+    memset(s.kot, KOT_RESERVED, s.hkid_private)          # the shared ones
+    s.kot[s.global_hkid] = KOT_RESERVED                  # and the module's own
+    s.kot_lock = s.wbcache_lock = s.sys_lock = 0
+    seam_zero(s.host, s.host_bytes)
     s.ninject = 0
     s.nrecord = 0
     for i in range(SEAM_MAX_LP):
@@ -170,6 +171,9 @@ cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
     """Runs one SEAMCALL leaf; regs.rax bits 23:16 choose its version. May yield. Returns and sets RAX."""
     if leaf < 0 or leaf >= SEAM_LEAVES or leaves[leaf] == NULL:
         r.rax = TDX_OPERAND_INVALID
+        return r.rax
+    if tdp_unlikely(s.sys_state != SYS_READY) and not sys_allows(s, leaf):
+        r.rax = TDX_SYS_NOT_READY
         return r.rax
     if tdp_unlikely(s.ninject != 0 or s.record != NULL):
         return seamcall_slow(c, s, leaf, r)
@@ -242,12 +246,13 @@ cdef uint64_t *inject_word(Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noex
     if inj.lock == INJ_PAMT_R8:
         e = pamt_entry(s, r.r8 & SEPT_HPA, level if leaf == TDH_MEM_PAGE_AUG and level < 2 else 0)
     elif inj.lock == INJ_PAMT_RCX:
-        e = pamt_entry(s, r.rcx & SEPT_HPA & ~s.hkid_bits, 0)
+        e = pamt_entry(s, r.rcx & SEPT_HPA & ~s.hkid_bits, 1 if leaf >= TDH_PHYMEM_PAMT_ADD else 0)
     if inj.lock == INJ_PAMT_R8 or inj.lock == INJ_PAMT_RCX:
         return &e.lock if e != NULL else NULL
-    if leaf == TDH_MEM_TRACK or leaf == TDH_MR_FINALIZE or leaf == TDH_MNG_VPFLUSHDONE or leaf == TDH_MNG_KEY_FREEID:
+    if (leaf == TDH_MEM_TRACK or leaf == TDH_MR_FINALIZE or leaf == TDH_MNG_VPFLUSHDONE or leaf == TDH_MNG_KEY_FREEID
+            or leaf == TDH_MNG_RD or leaf == TDH_MNG_WR):
         tdr = r.rcx
-    elif leaf == TDH_VP_ENTER or leaf == TDH_VP_FLUSH:
+    elif leaf == TDH_VP_ENTER or leaf == TDH_VP_FLUSH or leaf == TDH_VP_RD or leaf == TDH_VP_WR:
         e = pamt_entry(s, r.rcx & SEPT_HPA, 0)
         tdr = e.owner if e != NULL else 0
     td = seam_td(s, tdr)

@@ -3,16 +3,20 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from tdpfast._atomic cimport tdp_read_once, tdp_write_once
 from tdpfast._seam cimport *
-from tdpfast._seam_core cimport SEAM_HKIDS, SEAM_MAX_LP, PamtEntry, Td, Vp, pamt_entry, pamt_touch, undo_word
+from tdpfast._seam_core cimport (
+    PAMT_BYTES, SEAM_HKIDS, SEAM_MAX_LP, SEAM_MAX_TDMR, SYS_READY, PamtEntry, Td, TdmrInfo, Vp, page_memory, pamt_entry,
+    pamt_touch, undo_page, undo_word,
+)
 from tdpfast._seam_defs cimport sept_enc
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access,
     tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
 )
+from tdpfast._seam_sys cimport seam_add_tdmr, seam_reserve
 from tdpfast._seam_vp cimport td_async_exit, vp_running
 from tdpfast._sync cimport sync_init_cpu
 
@@ -27,7 +31,7 @@ NOT_INSIDE = GUEST_NOT_INSIDE
 cdef dict td_field = {
     "hkid": 0, "lifecycle": 1, "fatal": 2, "op_state": 3, "op_lock": 4, "tree_lock": 5, "epoch_lock": 6,
     "td_epoch": 7, "refcount0": 8, "refcount1": 9, "chldcnt": 10, "attributes": 11, "td_ctls": 12, "max_vcpus": 13,
-    "num_vcpus": 14, "assoc_vcpus": 15, "num_tdcx": 16,
+    "num_vcpus": 14, "assoc_vcpus": 15, "num_tdcx": 16, "xfam": 17,
 }
 cdef dict vp_field = {
     "state": 0, "lp": 1, "vcpu_epoch": 2, "num_tdvpx": 3, "rip": 4, "hp_busy": 5, "hp_expired": 6,
@@ -40,7 +44,7 @@ def bad_tdmr(start, end):
 
 
 cdef uint64_t *td_word(Td *td, int field):
-    cdef uint64_t *word[17]
+    cdef uint64_t *word[18]
     word[0] = &td.hkid
     word[1] = &td.lifecycle
     word[2] = &td.fatal
@@ -58,6 +62,7 @@ cdef uint64_t *td_word(Td *td, int field):
     word[14] = &td.num_vcpus
     word[15] = &td.assoc_vcpus
     word[16] = &td.num_tdcx
+    word[17] = &td.xfam
     return word[field]
 
 
@@ -83,7 +88,8 @@ cdef class SeamModule:
     wants the module to itself.
     """
 
-    def __cinit__(self, tdmrs, reserved=(), uninitialised=(), int max_td=16, int max_vp=256):
+    def __cinit__(self, tdmrs, reserved=(), uninitialised=(), int max_td=16, int max_vp=256, bint dynamic_pamt=False,
+                  bint bare=False, int nlp=SEAM_MAX_LP):
         cdef int i
         if not 1 <= max_td <= 60000 or not 1 <= max_vp <= 60000:
             raise UsageError(f"max_td={max_td}, max_vp={max_vp}", "must be between 1 and 60000", "the defaults")
@@ -101,6 +107,12 @@ cdef class SeamModule:
                 raise bad_tdmr(start, end)
         for start, end in reserved:
             seam_reserve(self.s, start, end)
+        self.s.dynamic_pamt = dynamic_pamt
+        if bare:
+            if tdmrs or uninitialised or dynamic_pamt or not 1 <= nlp <= SEAM_MAX_LP:
+                raise UsageError("a bare module", "SYS.CONFIG says what it manages, to 1..64 logical processors",
+                                 "no TDMRs and options here")
+            seam_not_ready(self.s, nlp)
 
     def __dealloc__(self):
         seam_free(self.s)
@@ -116,6 +128,64 @@ cdef class SeamModule:
         seam_reset(self.s)
         for start, end in reserved:
             seam_reserve(self.s, start, end)
+
+    def write_tdmr_info(self, infos, uint64_t pa=0x10000000):
+        """What TDH.SYS.CONFIG finds at pa: [(start, size, pamt, reserved)], pamt [(base, size)] for 4K, 2M, 1G,
+        reserved [(offset, size)]."""
+        cdef int i, j
+        infos = list(infos)
+        if not 1 <= len(infos) <= SEAM_MAX_TDMR:
+            raise UsageError(f"{len(infos)} TDMR_INFO entries", f"there are 1..{SEAM_MAX_TDMR}", "fewer TDMRs")
+        free(self.s.info)
+        self.s.info = <TdmrInfo *>calloc(len(infos), sizeof(TdmrInfo))
+        if self.s.info == NULL:
+            raise MemoryError
+        self.s.ninfo = <int>len(infos)
+        self.s.info_pa = pa
+        for i, (start, size, pamt, reserved) in enumerate(infos):
+            if len(pamt) != 3 or len(reserved) > 16:
+                raise UsageError(f"TDMR_INFO {i}", "has three PAMT areas and at most 16 reserved ones", "as many")
+            self.s.info[i].start = start
+            self.s.info[i].size = size
+            for j, (base, length) in enumerate(pamt):
+                self.s.info[i].pamt_base[j] = base
+                self.s.info[i].pamt_size[j] = length
+            for j, (base, length) in enumerate(reserved):
+                self.s.info[i].rsvd_offset[j] = base
+                self.s.info[i].rsvd_size[j] = length
+
+    @property
+    def ready(self):
+        """TDH.SYS.KEY.CONFIG is done."""
+        return self.s.sys_state == SYS_READY
+
+    @property
+    def dynamic_pamt(self):
+        """4K pages need a page pair per 2M."""
+        return bool(self.s.dynamic_pamt)
+
+    def kot(self):
+        """The state of each HKID: 0 free, 1 assigned, 2 flushed, 3 written back, 4 reserved."""
+        return [self.s.kot[i] for i in range(SEAM_HKIDS)]
+
+    def locks_held(self):
+        """Names of the module's locks that somebody holds now; {} between calls."""
+        cdef dict out = {}
+        cdef int i
+        for name, word in (("SYS", self.s.sys_lock), ("KOT", self.s.kot_lock), ("WBCACHE", self.s.wbcache_lock)):
+            if word & 1:
+                out[name] = word
+        for i in range(self.s.ntd):
+            if self.s.td[i].used:
+                for name, word in (("OP_STATE", self.s.td[i].op_lock & ~<uint64_t>2),
+                                   ("SEPT_TREE", self.s.td[i].tree_lock), ("TD_EPOCH", self.s.td[i].epoch_lock)):
+                    if word:
+                        out[f"{name} of {self.s.td[i].tdr_pa:#x}"] = word
+        for i in range(3):
+            for hpa, _, _, _, word in self.pamt_used(i):
+                if word & ~<uint64_t>2:
+                    out[f"PAMT {hpa:#x} size {i}"] = word
+        return out
 
     # ---- calls
 
@@ -259,6 +329,17 @@ cdef class SeamModule:
         """What a guest page holds: 0 zeroes, else an id that RELOCATE and DEMOTE copy."""
         return self._pamt(hpa, size).content
 
+    def write_page(self, uint64_t hpa, bytes content not None):
+        """Gives a 4K page in use its content, behind the module's back."""
+        cdef PamtEntry *e = self._pamt(hpa, 0)
+        cdef uint64_t *page = page_memory(self.s, hpa)
+        if len(content) != 4096:
+            raise UsageError(f"{len(content)} bytes", "a page has 4096", "pad them")
+        undo_page(self.s, page)
+        memcpy(page, <const char *>content, 4096)
+        pamt_touch(self.s, e)
+        e.flags |= PAMT_BYTES
+
     def set_pamt(self, uint64_t hpa, int size=0, *, pt=None, owner=None, bepoch=None, lock=None, content=None):
         cdef PamtEntry *e = self._pamt(hpa, size)
         undo_word(self.s, &e.lock)
@@ -308,7 +389,7 @@ cdef class SeamModule:
             if self.s.tdmr[i].p4k == NULL:
                 continue
             hpa = self.s.tdmr[i].start
-            while hpa < self.s.tdmr[i].end:
+            while hpa < self.s.tdmr[i].ready:
                 e = pamt_entry(self.s, hpa, size)
                 if e.pt or e.owner or e.bepoch or e.lock:
                     out.append((hpa, e.pt, e.owner, e.bepoch, e.lock))

@@ -49,7 +49,7 @@ cdef uint64_t page_lock(Cpu *c, Seam *s, uint64_t hpa, int size, bint excl, uint
     h.p1g = NULL
     h.p2m = NULL
     h.excl = excl
-    if t == NULL or t.p4k == NULL:
+    if t == NULL or hpa >= t.ready:
         return TDX_OPERAND_ADDR_RANGE_ERROR | opid
     at = hpa - t.start
     e = &t.p1g[at >> 30]
@@ -61,8 +61,10 @@ cdef uint64_t page_lock(Cpu *c, Seam *s, uint64_t hpa, int size, bint excl, uint
     e = &t.p2m[at >> 21]
     if not hp_try_shared(c, s, &e.lock):
         return page_lock_fail(c, s, h, opid)
-    if e.pt != PT_NDA or size == 1:
-        return page_lock_large(c, s, e, 1, opid, h)
+    if tdp_unlikely(e.pt != PT_NDA or size == 1 or s.dynamic_pamt):
+        # With dynamic PAMT a 2M entry either has a page pair with 4K entries below it, or is where the walk ends.
+        if size == 1 or e.pt != PT_PAMT:
+            return page_lock_large(c, s, e, 1, opid, h)
     h.p2m = e
     e = &t.p4k[at >> 12]
     if not (hp_try_excl(c, s, &e.lock) if excl else hp_try_shared(c, s, &e.lock)):
@@ -113,13 +115,16 @@ cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t op
     status = page_lock(c, s, hpa, size, True, opid, h)
     if status != TDX_SUCCESS:
         return status
-    if h.leaf.pt != PT_NDA or h.size != size:
+    if h.leaf.pt != PT_NDA or h.size != size or h.leaf.flags & PAMT_PAGE:
+        status = TDX_PAGE_METADATA_INCORRECT | opid
+        if s.dynamic_pamt and h.leaf.pt == PT_NDA and h.size == 1 and size == 0:
+            status = TDX_MISSING_PAMT_PAGE_PAIR | opid
         page_unlock(c, s, h)
-        return TDX_PAGE_METADATA_INCORRECT | opid
+        return status
     if size == 1:
         small = pamt_entry(s, hpa, 0)
         for i in range(512):
-            if small[i].pt != PT_NDA:
+            if small[i].pt != PT_NDA or small[i].flags & PAMT_PAGE:
                 page_unlock(c, s, h)
                 return TDX_PAGE_METADATA_INCORRECT | opid
     return TDX_SUCCESS

@@ -29,7 +29,7 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t rcx = r.rcx
     cdef uint64_t rdx = r.rdx
     cdef uint64_t status
-    if regs_version(r) != 0:
+    if regs_version(r) != 0 or s.dynamic_pamt:       # the page pair it would need is not modelled
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, rdx & ~<uint64_t>1, OPS_FOR_CHANGE, 1, 2, False)
     if status != TDX_SUCCESS:
@@ -175,7 +175,7 @@ cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t status
     if version:
         r.r9 = r.r10 = r.r11 = <uint64_t>-1
-    if version > 1:
+    if version > 1 or s.dynamic_pamt:
         r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
     status = mem_enter(c, s, r, &k, rdx, OPS_FOR_CHANGE, 1, 2, False)

@@ -4,10 +4,13 @@
 Every function here may yield, and holds no lock when it returns.
 """
 
+from libc.string cimport memcpy
+
 from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_or, tdp_read_once
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport l2_alias_free, l2_alias_move
+from tdpfast._seam_mr cimport mr_page_add
 
 
 cdef uint64_t tdh_mem_page_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
@@ -59,6 +62,7 @@ cdef uint64_t page_add_copy(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogi
     else:
         pamt_set(s, page.leaf, PT_REG, k.td.tdr_pa)
         page.leaf.content = <uint32_t>(r.r9 >> 12) | 1
+        mr_page_add(k.td, k.gpa)
         tdp_fetch_add(&k.td.chldcnt, 1)
         entry_write_unlock(c, s, k.ep, r.r8 | SEPT_LEAF_BITS | SEPT_RWX)
     page_unlock(c, s, &page)
@@ -157,11 +161,20 @@ cdef uint64_t tdh_mem_page_relocate(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
     return status
 
 
+cdef void move_bytes(Seam *s, uint64_t to, uint64_t hpa, PamtEntry *e) noexcept nogil:
+    cdef uint64_t *page = page_memory(s, to)
+    undo_page(s, page)
+    memcpy(page, page_memory(s, hpa), 4096)
+    e.flags |= PAMT_BYTES
+
+
 cdef void relocate_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *old, PageHold *page) noexcept nogil:
     cdef uint64_t entry = (k.entry & ~(SEPT_HPA | SEPT_TDB)) | r.r8
     pamt_set(s, page.leaf, PT_REG, k.td.tdr_pa)
     if not entry & SEPT_TDP:
         page.leaf.content = old.content
+        if old.flags & PAMT_BYTES:
+            move_bytes(s, r.r8, k.entry & SEPT_HPA, page.leaf)
         if sept_flags(k.entry) & ST_BLOCKED:
             entry |= SEPT_RWX
     pamt_free(s, old)

@@ -2,7 +2,7 @@
 """The life of a TD, from TDH.MNG.CREATE to TDH.MNG.KEY.FREEID.
 
 Every function here may yield, and holds no lock when it returns. TD_PARAMS is not memory here: TDH.MNG.INIT takes
-R8 attributes, R9 max VCPUs | levels << 16 | GPAW << 24 | L2 VMs << 32, R10 TD_CTLS.
+R8 attributes, R9 max VCPUs | levels << 16 | GPAW << 24 | L2 VMs << 32, R10 TD_CTLS, R11 XFAM.
 """
 
 from libc.string cimport memset
@@ -10,6 +10,7 @@ from libc.string cimport memset
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load_seq, tdp_try_cmpxchg
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
+from tdpfast._seam_mr cimport mr_begin
 from tdpfast._seam_vp cimport VpCall, vp_associate, vp_lock, vp_unlock
 
 cdef enum:
@@ -28,7 +29,7 @@ cdef Td *td_slot(Seam *s, int *slot) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_create(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX page for the TDR, RDX HKID."""
+    """RCX page for the TDR, RDX HKID. Leaf 9, version 0."""
     cdef PageHold page
     cdef uint64_t status
     if regs_version(r) != 0:
@@ -54,8 +55,7 @@ cdef uint64_t create_td(Seam *s, SeamRegs *r, PamtEntry *e) noexcept nogil:
     cdef Td *td = td_slot(s, &slot)
     if td == NULL:
         return TDX_OPERAND_BUSY | OP_TDR     # out of slots: the model's limit, not the module's
-    memset(td, 0, sizeof(Td))
-    td.used = 1
+    memset(&td.tdr_pa, 0, sizeof(Td) - sizeof(td.used))      # the slot stays taken
     td.tdr_pa = r.rcx
     td.hkid = r.rdx
     td.lifecycle = TD_HKID_ASSIGNED
@@ -72,15 +72,15 @@ cdef uint64_t td_lock_excl(Cpu *c, Seam *s, SeamRegs *r, uint64_t tdr_pa, uint64
 
 
 cdef uint64_t tdh_mng_key_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR."""
+    """RCX TDR. The TD's key is programmed. Leaf 8, version 0."""
     cdef Call k
     cdef uint64_t status = td_lock_excl(c, s, r, r.rcx, OP_RCX, &k)
     if status != TDX_SUCCESS:
         return status
-    if k.td == NULL or k.td.lifecycle != TD_HKID_ASSIGNED:
-        status = TDX_LIFECYCLE_STATE_INCORRECT
-    elif k.td.fatal:
+    if k.td != NULL and k.td.fatal:
         status = TDX_TD_FATAL
+    elif k.td == NULL or k.td.lifecycle != TD_HKID_ASSIGNED:
+        status = TDX_LIFECYCLE_STATE_INCORRECT
     else:
         k.td.lifecycle = TD_KEYS_CONFIGURED
     call_leave(c, s, &k)
@@ -88,7 +88,7 @@ cdef uint64_t tdh_mng_key_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_addcx(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX page, RDX TDR."""
+    """RCX page, RDX TDR. Leaf 1, version 0."""
     cdef Call k
     cdef PageHold page
     cdef uint64_t status = td_lock_excl(c, s, r, r.rdx, OP_RDX, &k)
@@ -112,7 +112,7 @@ cdef uint64_t tdh_mng_addcx(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR; TD_PARAMS in R8..R10 (see above)."""
+    """RCX TDR; TD_PARAMS in R8..R11 (see above). Leaf 21, version 0."""
     cdef Call k
     cdef uint64_t status = td_lock_excl(c, s, r, r.rcx, OP_RCX, &k)
     if status != TDX_SUCCESS:
@@ -140,6 +140,9 @@ cdef uint64_t init_td(Seam *s, SeamRegs *r, Td *td) noexcept nogil:
     td.max_vcpus = r.r9 & 0xffff
     td.attributes = r.r8
     td.td_ctls = r.r10
+    td.xfam = r.r11
+    td.config_flags = <uint64_t>td.gpaw
+    mr_begin(td)
     td.td_epoch = 1
     td.root[0] = page_memory(s, td.tdcx_pa[SEAM_ROOT_PAGE])
     sept_page_init(s, td.root[0], SEPT_FREE)
@@ -151,7 +154,7 @@ cdef uint64_t init_td(Seam *s, SeamRegs *r, Td *td) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_vpflushdone(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. No VCPU may be associated any more; the TD can never run again."""
+    """RCX TDR. No VCPU may be associated any more; the TD can never run again. Leaf 19, version 0."""
     cdef Call k
     cdef uint64_t status = td_lock_excl(c, s, r, r.rcx, OP_RCX, &k)
     if status != TDX_SUCCESS:
@@ -171,7 +174,7 @@ cdef uint64_t tdh_mng_vpflushdone(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_key_freeid(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. The HKID is free again; pages can be reclaimed."""
+    """RCX TDR. The HKID is free again; pages can be reclaimed. Leaf 20, version 0."""
     cdef Call k
     cdef uint64_t status = td_lock_excl(c, s, r, r.rcx, OP_RCX, &k)
     if status != TDX_SUCCESS:
@@ -192,19 +195,14 @@ cdef uint64_t tdh_mng_key_freeid(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mng_key_reclaimid(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. Does nothing but check, as in module 1.5."""
-    cdef Call k
-    cdef uint64_t status = td_lock_excl(c, s, r, r.rcx, OP_RCX, &k)
-    if status != TDX_SUCCESS:
-        return status
-    call_leave(c, s, &k)
-    return TDX_SUCCESS
+    """There for old VMMs only: succeeds whatever RCX is, and does nothing. Leaf 27, version 0."""
+    return TDX_SUCCESS if regs_version(r) == 0 else TDX_OPERAND_INVALID
 
 
 # ---- VCPUs --------------------------------------------------------------------------------------------------
 
 cdef uint64_t tdh_vp_create(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX page for the TDVPR, RDX TDR."""
+    """RCX page for the TDVPR, RDX TDR. Leaf 10, version 0."""
     cdef Call k
     cdef PageHold page
     cdef uint64_t status
@@ -234,8 +232,7 @@ cdef uint64_t create_vp(Seam *s, SeamRegs *r, Call *k, PamtEntry *e) noexcept no
             break
     else:
         return TDX_OPERAND_BUSY | OP_TDVPR   # out of slots: the model's limit, not the module's
-    memset(&s.vp[i], 0, sizeof(Vp))
-    s.vp[i].used = 1
+    memset(&s.vp[i].tdvpr_pa, 0, sizeof(Vp) - sizeof(s.vp[i].used))      # the slot stays taken
     s.vp[i].tdvpr_pa = r.rcx
     s.vp[i].td = <uint16_t>(k.tdr.leaf.ref - 1)
     pamt_set(s, e, PT_TDVPR, k.td.tdr_pa)
@@ -264,7 +261,7 @@ cdef uint64_t vp_build(Cpu *c, Seam *s, SeamRegs *r, uint64_t tdvpr_pa, uint64_t
 
 
 cdef uint64_t tdh_vp_addcx(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX page, RDX TDVPR."""
+    """RCX page, RDX TDVPR. Leaf 4, version 0."""
     cdef VpCall v
     cdef PageHold page
     cdef uint64_t status = vp_build(c, s, r, r.rdx, OP_RDX, OPS_FOR_VP, &v)
@@ -284,7 +281,8 @@ cdef uint64_t tdh_vp_addcx(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_vp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDVPR. The VCPU is associated with this logical processor and can be entered."""
+    """RCX TDVPR. The VCPU is associated with this logical processor and can be entered. Leaf 22,
+    version 0."""
     cdef VpCall v
     cdef uint64_t n
     cdef uint64_t status = vp_build(c, s, r, r.rcx, OP_RCX, OPS_FOR_VP, &v)
@@ -303,56 +301,4 @@ cdef uint64_t tdh_vp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
             v.vp.rip = FIRST_RIP
             v.vp.state = VP_READY
     vp_unlock(c, s, &v)
-    return status
-
-
-# ---- measurement --------------------------------------------------------------------------------------------
-
-cdef uint64_t tdh_mr_extend(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA of 256 bytes, RDX TDR. The checks only: there is no measurement register."""
-    cdef Call k
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t rdx = r.rdx
-    cdef uint64_t status
-    cdef int at
-    r.rcx = r.rdx = 0
-    status = td_lock_excl(c, s, r, rdx, OP_RDX, &k)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(&k)
-    if status == TDX_SUCCESS and not (OPS_FOR_BUILD >> k.td.op_state) & 1:
-        status = TDX_OP_STATE_INCORRECT
-    if status == TDX_SUCCESS and rcx & 0xff:
-        status = TDX_OPERAND_INVALID | OP_RCX
-    if status == TDX_SUCCESS:
-        status = gpa_decode(&k, rcx & ~<uint64_t>0xfff, 0, 0)
-    if status == TDX_SUCCESS:
-        at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)
-        if sept_enc(k.entry) != ENC_MAPPED:
-            regs_entry(r, k.entry, at)
-            status = (TDX_EPT_WALK_FAILED if at else TDX_EPT_ENTRY_STATE_INCORRECT) | OP_RCX
-    call_leave(c, s, &k)
-    return status
-
-
-cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. The TD becomes runnable."""
-    cdef Call k
-    cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    status = td_lock(c, s, r.rcx, True, OP_RCX, &k)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(&k)
-    if status == TDX_SUCCESS:
-        if not hp_try_excl(c, s, &k.td.op_lock):
-            status = TDX_OPERAND_BUSY | OP_STATE
-        else:
-            if k.td.op_state != OPS_INITIALIZED:
-                status = TDX_OP_STATE_INCORRECT
-            else:
-                k.td.op_state = OPS_RUNNABLE
-            hp_put_excl(c, s, &k.td.op_lock)
-    call_leave(c, s, &k)
     return status

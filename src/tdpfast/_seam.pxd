@@ -1,7 +1,7 @@
 """The TDX module: instance, SEAMCALL dispatcher, injection, snapshots, inspection without locks.
 
     cdef Seam *s = seam_new(4, 64)
-    seam_add_tdmr(s, 0x100000000, 0x200000000)
+    seam_add_tdmr(s, 0x100000000, 0x200000000, True)
     memset(&regs, 0, sizeof(regs)); regs.rcx = gpa | level; regs.rdx = tdr; regs.r8 = hpa
     status = seamcall(c, s, TDH_MEM_PAGE_AUG, &regs)
 
@@ -28,6 +28,8 @@ cdef enum:               # leaf numbers
     TDH_MNG_KEY_CONFIG = 8
     TDH_MNG_CREATE = 9
     TDH_VP_CREATE = 10
+    TDH_MNG_RD = 11
+    TDH_MNG_WR = 13
     TDH_MEM_PAGE_DEMOTE = 15
     TDH_MR_EXTEND = 16
     TDH_MR_FINALIZE = 17
@@ -39,21 +41,30 @@ cdef enum:               # leaf numbers
     TDH_MEM_PAGE_PROMOTE = 23
     TDH_PHYMEM_PAGE_RDMD = 24
     TDH_MEM_SEPT_RD = 25
+    TDH_VP_RD = 26
     TDH_MNG_KEY_RECLAIMID = 27
     TDH_PHYMEM_PAGE_RECLAIM = 28
     TDH_MEM_PAGE_REMOVE = 29
     TDH_MEM_SEPT_REMOVE = 30
+    TDH_SYS_KEY_CONFIG = 31
+    TDH_SYS_INIT = 33
+    TDH_SYS_RD = 34
+    TDH_SYS_LP_INIT = 35
+    TDH_SYS_TDMR_INIT = 36
     TDH_MEM_TRACK = 38
     TDH_MEM_RANGE_UNBLOCK = 39
     TDH_PHYMEM_CACHE_WB = 40
     TDH_PHYMEM_PAGE_WBINVD = 41
-    SEAM_LEAVES = 42
+    TDH_VP_WR = 43
+    TDH_SYS_CONFIG = 45
+    TDH_PHYMEM_PAMT_ADD = 58
+    TDH_PHYMEM_PAMT_REMOVE = 59
+    SEAM_LEAVES = 60
 
 # Instance. NULL or -1: out of memory or a bad range.
 cdef Seam *seam_new(int max_td, int max_vp) noexcept nogil
 cdef void seam_free(Seam *s) noexcept nogil
-cdef int seam_add_tdmr(Seam *s, uint64_t start, uint64_t end, bint initialised) noexcept nogil
-cdef void seam_reserve(Seam *s, uint64_t start, uint64_t end) noexcept nogil
+cdef void seam_not_ready(Seam *s, int nlp) noexcept nogil
 cdef void seam_reset(Seam *s) noexcept nogil
 
 # Calls

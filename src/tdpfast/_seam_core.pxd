@@ -27,12 +27,23 @@ cdef enum PageType:
     PT_TDCX = 5
     PT_TDVPR = 6
     PT_EPT = 8
+    PT_PAMT = 15         # a 2M entry whose 4K entries live in a page pair (dynamic PAMT)
 
 cdef enum Lifecycle:
     TD_HKID_ASSIGNED = 0
     TD_KEYS_CONFIGURED = 1
     TD_BLOCKED = 2
     TD_TEARDOWN = 3
+
+cdef enum SysState:      # of the module
+    SYS_INIT_PENDING = 0
+    SYS_INIT_DONE = 1
+    SYS_CONFIG_DONE = 2
+    SYS_READY = 3
+
+cdef enum PamtFlag:      # of 4K entries
+    PAMT_BYTES = 1       # the page's content is in its backing memory
+    PAMT_PAGE = 2        # one of a page pair that holds 4K entries
 
 cdef enum OpState:
     OPS_UNINITIALIZED = 0
@@ -78,14 +89,14 @@ cdef enum:
     SEAM_ROOT_PAGE = 3       # of the TDCX pages, the one that is the root of the S-EPT
     SEAM_ZERO_STEP = 6       # faults at one RIP that are only counted
 
-cdef struct PamtEntry:   # 32 bytes
+cdef struct PamtEntry:   # 32 bytes. A 2M entry of type PT_PAMT has its page pair in owner and bepoch
     uint64_t lock
     uint64_t owner       # HPA of the TDR
     uint64_t bepoch
     uint32_t content     # what the page holds: 0 zeroes, else a content id
     uint16_t ref         # TDR: 1 + its slot of Seam.td; TDVPR: 1 + its slot of Seam.vp
     uint8_t pt
-    uint8_t pad
+    uint8_t flags        # PamtFlag
 
 cdef struct Tdmr:
     uint64_t start       # [start, end) of HPA; 1G aligned
@@ -93,7 +104,17 @@ cdef struct Tdmr:
     PamtEntry *p4k       # NULL: PAMT not initialised
     PamtEntry *p2m
     PamtEntry *p1g
-    uint8_t *memory      # backing of the range; only S-EPT pages are ever touched
+    uint8_t *memory      # backing of the range; S-EPT pages and pages added with their bytes are touched
+    uint64_t ready       # [start, ready) is initialised, in whole gigabytes
+    uint64_t lock        # TDH.SYS.TDMR.INIT works on it
+
+cdef struct TdmrInfo:    # TDMR_INFO; pamt by page size
+    uint64_t start
+    uint64_t size
+    uint64_t pamt_base[3]
+    uint64_t pamt_size[3]
+    uint64_t rsvd_offset[16]
+    uint64_t rsvd_size[16]
 
 cdef struct Td:
     uint64_t used
@@ -118,6 +139,13 @@ cdef struct Td:
     int32_t gpaw         # 0: 48-bit guest addresses, shared bit 47; 1: 52, shared bit 51
     int32_t num_l2
     uint64_t *root[4]    # 0: L1; 1..3: the L2 VMs
+    uint64_t xfam
+    uint64_t config_flags
+    uint64_t notify_enables
+    uint64_t tsc_multiplier
+    uint64_t sha[8]      # SHA-384 of the build so far
+    uint64_t sha_blocks  # of 128 bytes
+    uint64_t mrtd[6]     # its digest, once finalised
     uint64_t tdcx_pa[16]
 
 cdef struct Vp:
@@ -130,6 +158,7 @@ cdef struct Vp:
     uint64_t rip
     uint64_t ve_valid    # VE_INFO not yet read by the guest
     uint64_t ve_gpa
+    uint64_t pend_nmi
     uint64_t hp_busy     # a TDCALL met the host-priority bit
     uint64_t hp_expired  # ... for longer than HP_LOCK_TIMEOUT
     uint64_t epf_rip     # zero-step: where the last EPT violations happened
@@ -203,7 +232,20 @@ cdef struct Seam:
     uint64_t seamrr_end
     uint64_t kot_lock        # sharex
     uint64_t wbcache_lock
-    uint8_t kot[64]          # state of each HKID (HkidState)
+    uint8_t kot[64]          # state of each HKID (KotState)
+    # initialisation
+    uint64_t sys_lock        # sharex
+    uint64_t sys_state       # SysState
+    uint64_t sys_attributes
+    uint64_t lp_ready        # logical processors that did TDH.SYS.LP.INIT, one bit each
+    uint64_t global_hkid
+    int32_t nlp              # logical processors that have to
+    bint dynamic_pamt        # 4K entries need a page pair, see _seam_pamt
+    TdmrInfo *info           # what the VMM wrote for TDH.SYS.CONFIG, as if at info_pa
+    int32_t ninfo
+    uint64_t info_pa
+    void *host               # the kernel's counts for it; the module never looks
+    uint64_t host_bytes
     # broken designs
     uint32_t no_track_check
     uint32_t no_block_check
@@ -273,7 +315,7 @@ cdef inline Tdmr *tdmr_of(Seam *s, uint64_t hpa) noexcept nogil:
 cdef inline PamtEntry *pamt_entry(Seam *s, uint64_t hpa, int size) noexcept nogil:
     """The PAMT entry of a page of that size (0 4K, 1 2M, 2 1G); NULL outside an initialised TDMR."""
     cdef Tdmr *t = tdmr_of(s, hpa)
-    if t == NULL or t.p4k == NULL:
+    if t == NULL or hpa >= t.ready:
         return NULL
     if size == 0:
         return &t.p4k[(hpa - t.start) >> 12]
@@ -451,6 +493,7 @@ cdef inline void pamt_set(Seam *s, PamtEntry *e, int pt, uint64_t owner) noexcep
     """A page gets a use: type, owner, BEPOCH 0."""
     pamt_touch(s, e)
     e.pt = <uint8_t>pt
+    e.flags = 0
     e.owner = owner
     tdp_write_once(&e.bepoch, 0)
 

@@ -1,4 +1,4 @@
-"""TDH.MNG.*, TDH.VP.CREATE, ADDCX, INIT and TDH.MR.*: the life of a TD."""
+"""TDH.MNG.*, TDH.VP.CREATE, ADDCX and INIT: the life of a TD."""
 
 from libc.stdint cimport uint64_t
 
@@ -22,5 +22,3 @@ cdef uint64_t tdh_mng_key_reclaimid(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef uint64_t tdh_vp_create(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef uint64_t tdh_vp_addcx(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef uint64_t tdh_vp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
-cdef uint64_t tdh_mr_extend(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
-cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil

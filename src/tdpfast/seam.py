@@ -20,7 +20,7 @@ from tdpfast import status as st
 from tdpfast._seam_api import SeamModule
 from tdpfast.errors import UsageError
 
-__all__ = ["LEAVES", "LOCKS", "SeamResult", "Td", "TdxModule"]
+__all__ = ["FIELDS", "LEAVES", "LOCKS", "SeamResult", "Td", "TdxModule", "tdmr_pamt_size"]
 
 LEAVES = {
     "vp_enter": 0, "mng_addcx": 1, "mem_page_add": 2, "mem_sept_add": 3, "vp_addcx": 4, "mem_page_relocate": 5,
@@ -29,13 +29,42 @@ LEAVES = {
     "mng_key_freeid": 20, "mng_init": 21, "vp_init": 22, "mem_page_promote": 23, "phymem_page_rdmd": 24,
     "mem_sept_rd": 25, "mng_key_reclaimid": 27, "phymem_page_reclaim": 28, "mem_page_remove": 29,
     "mem_sept_remove": 30, "mem_track": 38, "mem_range_unblock": 39, "phymem_cache_wb": 40,
-    "phymem_page_wbinvd": 41,
+    "phymem_page_wbinvd": 41, "mng_rd": 11, "mng_wr": 13, "vp_rd": 26, "vp_wr": 43, "sys_key_config": 31,
+    "sys_init": 33, "sys_rd": 34, "sys_lp_init": 35, "sys_tdmr_init": 36, "sys_config": 45, "phymem_pamt_add": 58,
+    "phymem_pamt_remove": 59,
 }
 """Leaf name -> leaf number."""
 
 LOCKS = {"tdr": 1, "op_state": 2, "sept_tree": 3, "epoch": 4, "entry": 5, "pamt_r8": 6, "pamt_page": 7, "pamt_rcx": 8}
 """Lock names of inject()."""
 
+FIELDS = {
+    "sys.minor_version": 0x0800000100000003, "sys.major_version": 0x0800000100000004,
+    "sys.update_version": 0x0800000100000005, "sys.features0": 0x0A00000300000008,
+    "sys.max_tdmrs": 0x9100000100000008, "sys.max_reserved_per_tdmr": 0x9100000100000009,
+    "sys.pamt_4k_entry_size": 0x9100000100000010, "sys.pamt_2m_entry_size": 0x9100000100000011,
+    "sys.pamt_1g_entry_size": 0x9100000100000012, "sys.tdr_base_size": 0x9800000100000000,
+    "sys.tdcs_base_size": 0x9800000100000100, "sys.tdvps_base_size": 0x9800000100000200,
+    "sys.attributes_fixed0": 0x1900000300000000, "sys.attributes_fixed1": 0x1900000300000001,
+    "sys.xfam_fixed0": 0x1900000300000002, "sys.xfam_fixed1": 0x1900000300000003,
+    "sys.num_cpuid_config": 0x9900000100000004,
+    "td.fatal": 0x8010000000000001, "td.num_tdcx": 0x8010000200000002, "td.chldcnt": 0x8010000300000004,
+    "td.lifecycle_state": 0x8010000200000005, "td.tdcx_pa": 0x8010000300000010, "td.hkid": 0x8110000100000001,
+    "td.num_vcpus": 0x9010000200000001, "td.num_assoc_vcpus": 0x9010000200000002, "td.op_state": 0x9010000200000004,
+    "td.num_l2_vms": 0x9010000100000005, "td.attributes": 0x1110000300000000, "td.xfam": 0x1110000300000001,
+    "td.max_vcpus": 0x1110000200000002, "td.gpaw": 0x1110000000000003, "td.eptp": 0x1110000300000004,
+    "td.tsc_offset": 0x111000030000000A, "td.tsc_multiplier": 0x111000030000000B,
+    "td.notify_enables": 0x9110000300000010, "td.config_flags": 0x1110000300000016, "td.td_ctls": 0x1110000300000017,
+    "td.td_epoch": 0x9210000300000000, "td.refcount": 0x9210000100000001, "td.mrtd": 0x1310000300000000,
+    "vp.state_details": 0x9120000300000100, "vp.state": 0xA020000000000000, "vp.index": 0xA020000200000002,
+    "vp.assoc_lpid": 0xA020000200000004, "vp.epoch": 0xA020000300000006, "vp.pend_nmi": 0x202000000000000B,
+}
+"""Field name -> identifier, for sys_rd, mng_rd, mng_wr, vp_rd, vp_wr. Element i of a field is at + i."""
+
+GIB = 1 << 30
+INFO_PA = 0x1000_0000
+GLOBAL_HKID = 32
+CONFIG_DYNAMIC_PAMT = 1 << 16
 NULL_PA = 2**64 - 1
 _RESULTS = {st.GUEST_DONE: "", st.GUEST_TDEXIT: "TDEXIT", st.GUEST_VE: "VE_INJECTED",
             st.GUEST_REEXECUTE: "INTERRUPTED_REEXECUTE", st.GUEST_NOT_INSIDE: "NOT_IN_GUEST"}
@@ -69,19 +98,87 @@ class Td:
     vcpus: tuple[int, ...] = ()
 
 
+def tdmr_pamt_size(start: int, end: int, *, dynamic_pamt: bool = False) -> tuple[int, int, int]:
+    """Bytes of PAMT that a TDMR [start, end) needs, for 4K, 2M and 1G entries, each in whole pages.
+
+    >>> [size >> 20 for size in tdmr_pamt_size(0, 256 << 30)]
+    [1024, 2, 0]
+
+    With dynamic PAMT the 4K area is a bitmap, and the entries come in page pairs (phymem_pamt_add).
+    """
+    if start % GIB or end % GIB or start >= end:
+        raise UsageError(f"TDMR [{start:#x}, {end:#x})", "a TDMR is whole gigabytes", "1G aligned bounds")
+    needs = [(end - start >> 12 + 9 * level) * 16 for level in range(3)]
+    if dynamic_pamt:
+        needs[0] = (end - start >> 12) // 8
+    return tuple(-(-n // 4096) * 4096 for n in needs)
+
+
 class TdxModule:
     """A TDX module and the memory it manages.
 
     Args:
         tdmrs: [start, end) ranges of physical memory, 1G aligned; the default is 4 GiB at 4 GiB.
         reserved: ranges inside them that the module may not use.
+        auto: the module comes up ready: SYS.INIT, LP.INIT, CONFIG, KEY.CONFIG and TDMR.INIT have been called. With
+            False it was only loaded, and bring_up() or the leaves one by one do the rest.
+        dynamic_pamt: 4K entries live in page pairs; new_page() sees to them.
+        logical_processors: how many must do SYS.LP.INIT.
     """
 
-    def __init__(self, tdmrs=((0x1_0000_0000, 0x2_0000_0000),), reserved=()):
-        self.native = SeamModule(list(tdmrs), list(reserved))
+    def __init__(self, tdmrs=((0x1_0000_0000, 0x2_0000_0000),), reserved=(), *, auto: bool = True,
+                 dynamic_pamt: bool = False, logical_processors: int = 64):
+        self.native = SeamModule([], bare=True, nlp=logical_processors)
         self._tdmrs = [tuple(r) for r in tdmrs]
+        self._reserved = [tuple(r) for r in reserved]
+        self._lps = logical_processors
+        self.dynamic_pamt = dynamic_pamt
         self._next = self._tdmrs[0][0]
-        self._hkid = 32
+        self._top = self._tdmrs[0][1]
+        self._free: list[int] = []
+        self._paired: set[int] = set()
+        if auto:
+            self.bring_up()
+
+    # ---- coming up
+
+    def tdmr_info(self) -> list[tuple]:
+        """The TDMR_INFO entries for write_tdmr_info(): PAMT areas lie one after the other behind the last TDMR."""
+        at = max(end for _, end in self._tdmrs)
+        infos = []
+        for start, end in self._tdmrs:
+            pamt = []
+            for size in tdmr_pamt_size(start, end, dynamic_pamt=self.dynamic_pamt):
+                pamt.append((at, size))
+                at += size
+            inside = sorted((max(a, start), min(b, end)) for a, b in self._reserved if a < end and b > start)
+            infos.append((start, end - start, pamt, [(a - start, b - a) for a, b in inside]))
+        return infos
+
+    def sys_config(self, infos=None, hkid: int = GLOBAL_HKID, lp: int = 0) -> SeamResult:
+        """TDH.SYS.CONFIG (leaf 45) with a list of TDMR_INFO, tdmr_info() unless told, and the global HKID."""
+        infos = self.tdmr_info() if infos is None else list(infos)
+        self.native.write_tdmr_info(infos, INFO_PA)
+        options = CONFIG_DYNAMIC_PAMT if self.dynamic_pamt else 0
+        return self.call("sys_config", lp, rcx=INFO_PA, rdx=len(infos), r8=hkid | options)
+
+    def bring_up(self) -> None:
+        """The whole sequence from a module just loaded to one with all its memory; UsageError says where it failed."""
+        self._must("sys_init", what="bring_up")
+        for lp in range(self._lps):
+            self._must("sys_lp_init", lp, what="bring_up")
+        result = self.sys_config()
+        if not result.ok:
+            raise UsageError(f"bring_up: sys_config answered {result}", "the module refused",
+                             "TDMRs of whole gigabytes below 64T in ascending order, at most 8")
+        self._must("sys_key_config", what="bring_up")
+        for start, end in self._tdmrs:
+            for _ in range((end - start) // GIB):
+                self._must("sys_tdmr_init", what="bring_up", rcx=start)
+
+    def sys_field(self, name: str, lp: int = 0) -> int:
+        """A field of the module by name (FIELDS), by TDH.SYS.RD."""
+        return self._field("sys_rd", name, 0, lp, "sys.")
 
     def __getattr__(self, name: str):
         """Leaves without a method of their own take registers: ``module.mem_track(rcx=tdr)``."""
@@ -111,8 +208,43 @@ class TdxModule:
     def mem_sept_rd(self, td: Td, gpa: int, level: int) -> SeamResult:
         return self.call("mem_sept_rd", rcx=gpa | level, rdx=td.tdr)
 
-    def mem_page_add(self, td: Td, gpa: int, page: int, source: int) -> SeamResult:
-        return self.call("mem_page_add", rcx=gpa, rdx=td.tdr, r8=page, r9=source)
+    def mem_page_add(self, td: Td, gpa: int, page: int, source: int = INFO_PA,
+                     content: bytes | None = None) -> SeamResult:
+        """TDH.MEM.PAGE.ADD (leaf 2); content: the page's bytes, zero padded, for MR.EXTEND to measure."""
+        if content is not None and len(content) > 4096:
+            raise UsageError(f"{len(content)} bytes of content", "a page has 4096", "at most as many")
+        result = self.call("mem_page_add", rcx=gpa, rdx=td.tdr, r8=page, r9=source)
+        if result.ok and content is not None:
+            self.native.write_page(page, bytes(content).ljust(4096, b"\0"))
+        return result
+
+    def measure_page(self, td: Td, gpa: int) -> SeamResult:
+        """TDH.MR.EXTEND (leaf 16) of a whole page, 256 bytes at a time; the first answer that is not success."""
+        for offset in range(0, 4096, 256):
+            result = self.call("mr_extend", rcx=gpa + offset, rdx=td.tdr)
+            if not result.ok:
+                break
+        return result
+
+    def mrtd(self, td: Td) -> bytes:
+        """MRTD by TDH.MNG.RD: zeroes before MR.FINALIZE. _seam_mr.pyx says what it is a hash of."""
+        return b"".join(self.td_field(td, "td.mrtd", i).to_bytes(8, "little") for i in range(6))
+
+    def td_field(self, td: Td, name: str, element: int = 0) -> int:
+        """A field of a TD by name (FIELDS), by TDH.MNG.RD."""
+        return self._field("mng_rd", name, element, 0, "td.", rcx=td.tdr)
+
+    def vp_field(self, td: Td, name: str, vcpu: int = 0, lp: int | None = None) -> int:
+        """A field of a VCPU by name (FIELDS), by TDH.VP.RD."""
+        return self._field("vp_rd", name, 0, self._lp(vcpu, lp), "vp.", rcx=td.vcpus[vcpu])
+
+    def _field(self, leaf: str, name: str, element: int, lp: int, prefix: str, **registers: int) -> int:
+        if name not in FIELDS or not name.startswith(prefix):
+            raise UsageError(f"field {name!r}", "unknown", "one of " + ", ".join(n for n in FIELDS if n.startswith(prefix)))
+        result = self.call(leaf, lp, rdx=FIELDS[name] + element, **registers)
+        if not result.ok:
+            raise UsageError(f"{leaf} of {name} answered {result}", "the module refused", "a field it lets you read")
+        return result.registers["r8"]
 
     def mem_page_aug(self, td: Td, gpa: int, level: int, page: int) -> SeamResult:
         return self.call("mem_page_aug", rcx=gpa | level, rdx=td.tdr, r8=page)
@@ -173,22 +305,38 @@ class TdxModule:
     def new_page(self, size: int = 0) -> int:
         """A physical page that nobody had; size 0 4K, 1 2M, 2 1G."""
         step = 1 << 12 + 9 * size
+        if size == 0 and self._free:
+            return self._pair(self._free.pop())
         page = -(-self._next // step) * step
-        if page + step > self._tdmrs[0][1]:
+        if page + step > self._top:
             raise UsageError("new_page", "the first TDMR is used up", "a larger TDMR")
         self._next = page + step
+        return self._pair(page) if size == 0 else page
+
+    def _pair(self, page: int) -> int:
+        """With dynamic PAMT: the page's range gets its page pair, from the end of the TDMR."""
+        if self.dynamic_pamt and page >> 21 not in self._paired:
+            self._top -= 8192
+            self._must("phymem_pamt_add", rcx=page >> 21 << 21 | 1, rdx=self._top, r8=self._top + 4096)
+            self._paired.add(page >> 21)
         return page
 
+    def _hkid(self) -> int:
+        kot = self.native.kot()
+        if 0 not in kot:
+            raise UsageError("build_td", "no HKID is free", "teardown_td() of another TD")
+        return kot.index(0)
+
     def build_td(self, vcpus: int = 1, *, levels: int = 4, gpaw: int = 0, attributes: int = 0, td_ctls: int = 0,
-                 finalize: bool = True) -> Td:
+                 xfam: int = 3, finalize: bool = True) -> Td:
         """A TD with all its control pages, initialised and, unless told, finalised."""
-        self._hkid += 1
         tdr = self.new_page()
-        self._must("mng_create", rcx=tdr, rdx=self._hkid)
+        self._must("mng_create", rcx=tdr, rdx=self._hkid())
         self._must("mng_key_config", rcx=tdr)
         for _ in range(6):
             self._must("mng_addcx", rcx=self.new_page(), rdx=tdr)
-        self._must("mng_init", rcx=tdr, r8=attributes, r9=max(vcpus, 1) | levels << 16 | gpaw << 24, r10=td_ctls)
+        self._must("mng_init", rcx=tdr, r8=attributes, r9=max(vcpus, 1) | levels << 16 | gpaw << 24, r10=td_ctls,
+                   r11=xfam)
         tdvprs = tuple(self._build_vp(tdr, v) for v in range(vcpus))
         if finalize:
             self._must("mr_finalize", rcx=tdr)
@@ -202,10 +350,28 @@ class TdxModule:
         self._must("vp_init", self._lp(vcpu, None), rcx=tdvpr)
         return tdvpr
 
-    def _must(self, leaf: str, lp: int = 0, **registers: int) -> None:
+    def teardown_td(self, td: Td) -> None:
+        """From a TD that nobody runs to free memory: VPs flushed, key freed, every page reclaimed, the TDR last."""
+        for tdvpr in td.vcpus:
+            lp = self.native.vp(tdvpr)["lp"]
+            if lp:
+                self._must("vp_flush", lp - 1, what="teardown_td", rcx=tdvpr)
+        self._must("mng_vpflushdone", what="teardown_td", rcx=td.tdr)
+        self._must("phymem_cache_wb", what="teardown_td")
+        self._must("mng_key_freeid", what="teardown_td", rcx=td.tdr)
+        for size in range(3):
+            for hpa, pt, owner, _, _ in self.native.pamt_used(size):
+                if owner == td.tdr and pt in (3, 5, 6, 8):
+                    self._must("phymem_page_reclaim", what="teardown_td", rcx=hpa)
+                    if size == 0:
+                        self._free.append(hpa)
+        self._must("phymem_page_reclaim", what="teardown_td", rcx=td.tdr)
+        self._free.append(td.tdr)
+
+    def _must(self, leaf: str, lp: int = 0, *, what: str = "build_td", **registers: int) -> None:
         result = self.call(leaf, lp, **registers)
         if not result.ok:
-            raise UsageError(f"build_td: {leaf} answered {result}", "the module refused", "other parameters")
+            raise UsageError(f"{what}: {leaf} answered {result}", "the module refused", "other parameters")
 
     def dump_sept(self, td: Td, vm: int = 0) -> list[dict]:
         """Every S-EPT entry that is not free: gpa, level, raw, and its fields."""

@@ -60,9 +60,8 @@ class Rig:
         self._td(1, levels, gpaw, num_l2, 0)
         for v in range(nvcpu):
             self._vp(v, num_l2)
-        if op_state >= 2:
-            self.must("mr_finalize", rcx=TDR[0])
-            self.must("mr_finalize", rcx=TDR[1])
+        # Not by MR.FINALIZE: TD1 has no VCPU, and most states cannot be reached here at all.
+        self.module.set_td(TDR[1], op_state=2 if op_state >= 2 else 1)
         self.module.set_td(TDR[0], op_state=op_state)
         if prepare is not None:
             prepare(self)
