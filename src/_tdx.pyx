@@ -117,8 +117,24 @@ cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
     return vp != NULL and vp.state == VP_ACTIVE
 
 
+cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """From here to tdx_vcpu_end() the vCPU's processor does one thing: a guest instruction, an entry, or the exit
+    an IPI makes; no two of these overlap. Yields."""
+    while True:
+        sync_wait_eq(c, &t.guest_busy[vcpu], 0)
+        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[vcpu])
+        if not tdp_load32(&t.guest_busy[vcpu]):
+            tdp_store32(&t.guest_busy[vcpu], 1)
+            return
+
+
+cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 0)
+
+
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was."""
+    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was. Inside tdx_vcpu_begin()."""
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
@@ -141,10 +157,10 @@ cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
         if t.until_kick >> i & 1:
             t.seam.inject[i].count = 0
     for i in range(t.nvcpus):
-        if t.guest_busy[i]:
-            sync_wait_eq(c, &t.guest_busy[i], 0)
+        tdx_vcpu_begin(c, t, i)
         if tdx_kick(c, t, i):
             kicked |= <uint32_t>1 << i
+        tdx_vcpu_end(c, t, i)
     if c.user == NULL or not (<Op *>c.user).reenter or t.reenter_fn == NULL:
         return
     for i in range(t.nvcpus):
@@ -158,8 +174,11 @@ cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef int i
     trace1(c, EV_REQ, 1)
     for i in range(t.nvcpus):
-        if not t.guest_busy[i]:
+        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[i])
+        if not tdp_load32(&t.guest_busy[i]):
+            tdp_store32(&t.guest_busy[i], 1)
             tdx_kick(c, t, i)
+            tdx_vcpu_end(c, t, i)
 
 
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,

@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from tdpfast._atomic cimport tdp_load32, tdp_store32
+from tdpfast._atomic cimport tdp_load32
 from tdpfast._ops cimport OP_TDX_FIRST
 from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear, seam_vp
 from tdpfast._seam_core cimport PT_NDA, PamtEntry
@@ -14,7 +14,7 @@ from tdpfast._seam_guest cimport (
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock,
     sync_point, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
@@ -23,7 +23,8 @@ from tdpfast._tdp_mmu cimport (
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
+    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
+    tdx_vcpu_inside, tdx_vm_dead,
 )
 from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
 
@@ -73,28 +74,18 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
 
-cdef inline void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """The vCPU is in the middle of something that an IPI does not interrupt: a kick waits for its end."""
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 1)
-
-
-cdef inline void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 0)
-
-
 cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
     cdef SeamRegs r
     cdef uint64_t err
     cdef int lp = c.lp
+    # From here a kick waits for us: the tests below and the entry are one step to a kicker.
+    tdx_vcpu_begin(c, t, vcpu)
+    res.ret = 0
     if tdx_vcpu_inside(t, vcpu):
+        tdx_vcpu_end(c, t, vcpu)
         res.ret = -3
         return -3
-    # From here a kick waits for us: the test below and the entry are one step to a kicker.
-    guest_begin(c, t, vcpu)
-    res.ret = 0
     sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
     if t.vm.kvm.vm_dead:
         res.ret = -2
@@ -112,7 +103,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             c.lp = lp
             res.rax = err
             res.ret = 1 if err == SEAM_ENTERED_TD else 0
-    guest_end(c, t, vcpu)
+    tdx_vcpu_end(c, t, vcpu)
     return <int>res.ret
 
 
@@ -128,7 +119,7 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
-    guest_begin(c, t, vcpu)
+    tdx_vcpu_begin(c, t, vcpu)
     res.ret = -3
     if tdx_vcpu_inside(t, vcpu):
         memset(&r, 0, sizeof(r))
@@ -137,7 +128,7 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
         c.lp = lp
         trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
         res.ret = 1
-    guest_end(c, t, vcpu)
+    tdx_vcpu_end(c, t, vcpu)
 
 
 cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
@@ -153,7 +144,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     cdef int old_lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
-    guest_begin(c, t, op.vcpu)
+    tdx_vcpu_begin(c, t, op.vcpu)
     c.lp = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
@@ -163,7 +154,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
     c.lp = old_lp
-    guest_end(c, t, op.vcpu)
+    tdx_vcpu_end(c, t, op.vcpu)
     res.rax = r.rax
     res.out[0] = r.rcx
     res.out[1] = r.rdx

@@ -78,4 +78,6 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
 cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
 cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
 cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil
+cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil
+cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil

@@ -79,3 +79,21 @@ def test_random_scenarios_hold(design):
 @pytest.mark.parametrize("design", ["v7.3", "v6.18", "patch07", "single-hook", "single-hook-4k", "hugepage"])
 def test_many_random_scenarios_hold(design):
     hold(design, 1000, 200_000)
+
+
+MAPPED = {"op": "map", "gfn": FIRST, "pfn": pfn(FIRST)}
+LEAVES = [[{"op": "vp_enter", "vcpu": 0}, {"op": "td_exit", "vcpu": 0}], [{"op": "guest_access", "vcpu": 0, "gpa": FIRST << 12}],
+          [{"op": "td_exit", "vcpu": 0}], [{"op": "accept", "vcpu": 0, "gpa": FIRST << 12}]]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("guest", LEAVES, ids=lambda ops: ops[-1]["op"])
+def test_a_kick_and_the_guests_own_exit_do_not_overlap(guest, inside):
+    """And no access of either is hidden from the reduction: it sees what the search without it sees."""
+    setup = [MAPPED, {"op": "vp_enter", "vcpu": 0}] if inside else [MAPPED]
+    scenario = parse({"name": "kick", "setup": setup, "thread": [
+        {"ops": [{"op": "unmap", "start": FIRST, "end": FIRST + 1}]}, {"ops": guest}]}, "kick")
+    for design in ("v7.3", "v6.18", "single-hook"):
+        for strategy in ("dpor", "sleep"):
+            found = check(scenario, design, limits=Limits(strategy=strategy))
+            assert (found.verdict, found.complete, found.checks) == ("holds", True, []), strategy
