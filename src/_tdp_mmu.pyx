@@ -11,7 +11,7 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once32, tdp_xchg32
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
     is_frozen_spte, is_last_spte, is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update,
@@ -34,9 +34,8 @@ cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept 
     """KVM_BUG_ON() that fired: the VM is dead, the host goes on. Only the first one requests the vCPUs' end."""
     cdef bint first
     sync_point(c, SYNC_RMW, <uint64_t>&kvm.vm_dead)
-    first = not kvm.vm_bugged
-    kvm.vm_bugged = True
-    kvm.vm_dead = True
+    first = not tdp_xchg32(&kvm.vm_bugged, True)
+    tdp_write_once32(&kvm.vm_dead, True)
     sync_assert(c, ASSERT_KVM_BUG_ON, fn, id)
     if first and kvm.hooks.vm_dead != NULL:
         kvm.hooks.vm_dead(c, kvm)
@@ -547,13 +546,13 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
     if shared:
         read_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 0)
-        if kvm.gp_at_yield:
+        if c.gp_at_yield:
             rcu_run(c, &kvm.rcu, 0)
         read_lock(c, &kvm.mmu_lock)
     else:
         write_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 1)
-        if kvm.gp_at_yield:
+        if c.gp_at_yield:
             rcu_run(c, &kvm.rcu, 0)
         write_lock(c, &kvm.mmu_lock)
     rcu_read_lock(c)

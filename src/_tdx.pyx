@@ -9,12 +9,15 @@ the read lock all the same runs, as in the kernel.
 from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
-from tdpfast._atomic cimport tdp_fetch_add, tdp_unlikely, tdp_load32, tdp_store32
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_unlikely, tdp_load32, tdp_store32, tdp_try_cmpxchg8, tdp_write_once32, tdp_xchg32,
+)
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
-    TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_vp, seamcall,
+    TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_inject_off,
+    seam_vp, seamcall,
 )
-from tdpfast._seam_core cimport PT_NDA, PamtEntry, VP_ACTIVE, Vp
+from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
 from tdpfast._seam_defs cimport (
     TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_SUCCESS, TDX_TLB_TRACKING_NOT_DONE,
 )
@@ -99,13 +102,12 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
     if err >> 32 == TDX_TLB_TRACKING_NOT_DONE >> 32 or err >> 32 == TDX_GPA_RANGE_NOT_BLOCKED >> 32:
         c.checks |= CHECK_EPOCH
     sync_point(c, SYNC_RMW, <uint64_t>&t.vm.kvm.vm_dead)
-    if t.vm.kvm.vm_bugged:
+    if tdp_xchg32(&t.vm.kvm.vm_bugged, True):
         # Silent in the kernel's log, but the call failed all the same.
         c.checks |= CHECK_KERNEL
         return
     kvm_warn(c, fn, id)
-    t.vm.kvm.vm_bugged = True
-    t.vm.kvm.vm_dead = True
+    tdp_write_once32(&t.vm.kvm.vm_dead, True)
     tdx_vm_dead(c, &t.vm.kvm)
     trace3(c, EV_SEAMCALL_FAILED, leaf, err, 0)
 
@@ -153,9 +155,9 @@ cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
     cdef uint32_t kicked = 0
     cdef int i
     trace1(c, EV_REQ, 0)
-    for i in range(t.seam.ninject):
-        if t.until_kick >> i & 1:
-            t.seam.inject[i].count = 0
+    for i in range(SEAM_MAX_INJECT):
+        if tdp_load32(&t.until_kick) >> i & 1:
+            seam_inject_off(t.seam, i)
     for i in range(t.nvcpus):
         tdx_vcpu_begin(c, t, i)
         if tdx_kick(c, t, i):
@@ -214,7 +216,7 @@ cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil:
 # ---- pages ----------------------------------------------------------------------------------------------------
 
 cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
-    """A page for the S-EPT from KVM's cache; 0 when all are out. Not thread-safe without tdp_mmu_pages_lock."""
+    """A page for the S-EPT from KVM's cache; 0 when all are out. Lock-free."""
     cdef Tdx *t = tdx_of(kvm)
     cdef uint64_t n = 0
     cdef uint64_t i
@@ -230,8 +232,7 @@ cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
         return t.sept_base + (i << 12)
     while n < TDX_SEPT_PAGES:
         i = tdp_fetch_add(&t.sept_next, 1) % TDX_SEPT_PAGES
-        if t.sept_state[i] == SEPT_PAGE_FREE:
-            t.sept_state[i] = SEPT_PAGE_OWNED
+        if tdp_try_cmpxchg8(&t.sept_state[i], SEPT_PAGE_FREE, SEPT_PAGE_OWNED):
             tdp_fetch_add(&t.sept_owned, 1)
             return t.sept_base + (i << 12)
         n += 1
@@ -245,8 +246,8 @@ cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     trace1(c, EV_FREE_PAGE, page)
     if e != NULL and e.pt != PT_NDA:
         c.checks |= CHECK_LIFE
-    if page >= t.sept_base and i < TDX_SEPT_PAGES and t.sept_state[i] == SEPT_PAGE_OWNED:
-        t.sept_state[i] = SEPT_PAGE_FREE
+    if page >= t.sept_base and i < TDX_SEPT_PAGES and tdp_try_cmpxchg8(&t.sept_state[i], SEPT_PAGE_OWNED,
+                                                                       SEPT_PAGE_FREE):
         tdp_fetch_add(&t.sept_owned, <uint64_t>-1)
 
 

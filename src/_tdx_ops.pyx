@@ -4,9 +4,13 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from tdpfast._atomic cimport tdp_load32
+from tdpfast._atomic cimport (
+    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once32, tdp_store32, tdp_write_once32,
+)
 from tdpfast._ops cimport OP_TDX_FIRST
-from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear, seam_vp
+from tdpfast._seam cimport (
+    SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
+)
 from tdpfast._seam_core cimport PT_NDA, PamtEntry
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
 from tdpfast._seam_guest cimport (
@@ -40,10 +44,10 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef SeamInject inj
     cdef int i
-    t.nactive += 1
-    t.same_failures = 0
-    t.last_failure = 0
-    t.cut = False
+    if t.livelock_after:
+        t.same_failures = 0
+        t.last_failure = 0
+        t.cut = False
     for i in range(op.ninject):
         memset(&inj, 0, sizeof(inj))
         inj.leaf = op.inject[i].leaf
@@ -55,7 +59,7 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.cpu = c.id + 1
         op.inject[i].slot = seam_inject(t.seam, &inj)
         if op.inject[i].until_kick and op.inject[i].slot >= 0:
-            t.until_kick |= <uint32_t>1 << op.inject[i].slot
+            tdp_fetch_or32(&t.until_kick, <uint32_t>1 << op.inject[i].slot)
 
 
 cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
@@ -64,12 +68,8 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef int i
     for i in range(op.ninject):
         if op.inject[i].slot >= 0:
-            op.inject[i].used = t.seam.inject[op.inject[i].slot].used
-            t.seam.inject[op.inject[i].slot].count = 0
-    t.nactive -= 1
-    if t.nactive == 0 and t.seam.ninject:
-        t.until_kick = 0
-        seam_inject_clear(t.seam)
+            op.inject[i].used = seam_inject_put(t.seam, op.inject[i].slot)
+            tdp_fetch_and32(&t.until_kick, ~(<uint32_t>1 << op.inject[i].slot))
 
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
         res.ret = -3
         return -3
     sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
-    if t.vm.kvm.vm_dead:
+    if tdp_read_once32(&t.vm.kvm.vm_dead):
         res.ret = -2
     else:
         sync_point(c, SYNC_LOAD, <uint64_t>&t.wait_for_sept_zap)
@@ -169,7 +169,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         res.kind = GUEST_RET_TDEXIT
         res.flags = unexpected_pending(&r)
         if res.flags:
-            t.vm.kvm.vm_dead = True
+            tdp_write_once32(&t.vm.kvm.vm_dead, True)
             tdx_vm_dead(c, &t.vm.kvm)
     else:
         res.kind = GUEST_RET_STATUS if accept else GUEST_RET_NO_FAULT
@@ -254,7 +254,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
     """What ends the local retries of a private fault: the VM is dead."""
     sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
-    return vm.kvm.vm_dead
+    return tdp_read_once32(&vm.kvm.vm_dead)
 
 
 cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:

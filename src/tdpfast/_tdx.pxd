@@ -58,7 +58,6 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t sept_share_base
     uint64_t sept_share_used[32]
     uint32_t until_kick          # injections (bits) whose holder goes away at the next kick
-    int32_t nactive              # operations in progress: the last one clears the injections
     # LIVELOCK rule of the recordings: that many identical failing hook calls in one operation
     uint32_t livelock_after
     uint32_t same_failures

@@ -181,6 +181,24 @@ class Vcpu:
             raise self._end()
         return MapResult(_RET_PF[got[0]], *got[1:])
 
+    def fast_page_fault(self, gfn: int, *, write: bool = True, exec: bool = False, user: bool = False,
+                        present: bool = True, private: bool = False) -> RetPf:
+        """fast_page_fault() (7.3, 6.18): gives the direct root's leaf of gfn its permissions back with one cmpxchg,
+        tried up to five times. No lock, inside RCU.
+
+        Write permission for what only dirty logging protects, and what access tracking took. Answers
+        RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID: the caller takes the slow path, `map()`.
+
+        Args:
+            gfn: guest frame number, without the shared bit.
+            write exec user: the access. present: the error code says that something was mapped; without it
+                there is nothing to do unless KVM tracks accesses in the SPTEs (``mmu`` "ept_noad").
+            private: a fault on private memory: never fast.
+        """
+        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn), "write": bool(write),
+                                  "exec": bool(exec), "user": bool(user), "present": bool(present),
+                                  "private": self.vm._private(bool(private))})["ret"]]
+
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,
                   private: bool | None = None, noslot: bool = False) -> dict[RetPf, int]:

@@ -167,6 +167,10 @@ class Vm:
         """A fault of vCPU 0: see `Vcpu.map()`."""
         return self.vcpus[0].map(gfn, pfn, level, **access)
 
+    def fast_page_fault(self, gfn: int, **access: Any) -> RetPf:
+        """A fault of vCPU 0 without mmu_lock: see `Vcpu.fast_page_fault()`."""
+        return self.vcpus[0].fast_page_fault(gfn, **access)
+
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, **access: Any) -> dict[RetPf, int]:
         """n faults of vCPU 0 on consecutive pages: see `Vcpu.map_range()`."""
         return self.vcpus[0].map_range(gfn, pfn, n, level, **access)
