@@ -158,7 +158,7 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
     """
     for scenario in scenarios:
         for design in designs:
-            for ungated in (False, True):
+            for ungated in (False,) if design.dynamic_pamt else (False, True):
                 candidate = design.replace(ungated=ungated)
                 if program_print(scenario, candidate) != token.fingerprint:
                     continue
