@@ -20,6 +20,7 @@ from tdpfast._sync cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CH
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport Kvm
 from tdpfast._tdx cimport Tdx
+from tdpfast._tdx_pamt cimport pamt_balanced
 
 cdef struct Tally:
     Vm *vm
@@ -128,7 +129,8 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
     cdef Sp *root = kvm.tdp_mmu_roots
     cdef Tally k
-    cdef int64_t control
+    cdef int64_t control, refs, live
+    cdef uint64_t hpa
     k.vm = vm
     k.t = <Tdx *>vm.tdx
     # Without its key nothing walks the S-EPT any more, and its pages are taken back one by one.
@@ -148,4 +150,6 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
         control = <int64_t>k.td.num_tdcx + k.t.nvcpus * 6
         if <int64_t>k.td.chldcnt != control + k.sept_tables + k.sept_pages:
             note(&k, CHECK_PAMT, 0, 0, 0, k.td.chldcnt)
+    if k.t != NULL and k.t.seam.dynamic_pamt and not pamt_balanced(k.t.seam, &hpa, &refs, &live):
+        note(&k, CHECK_PAMT, hpa >> 12, 2, <uint64_t>refs, <uint64_t>live)
     return k.found

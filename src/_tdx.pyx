@@ -30,6 +30,7 @@ from tdpfast._sync cimport (
     lockdep_assert_held_write, sync_abort, sync_assert, sync_point, sync_wait_eq, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 from tdpfast._tdp_mmu cimport (
     DISPATCH_HUGEPAGE, DISPATCH_PATCH07, DISPATCH_SINGLE, DISPATCH_V618, EBUSY, EIO, RECLAIM_OP_RCU, kvm_bug_on,
     kvm_warn, spte_to_child_sp,
@@ -265,7 +266,15 @@ cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
         trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_RECLAIM, err, 0)
         return -EIO
     trace1(c, EV_RESET_PADDR, page)
+    tdx_pamt_put(c, t, page)
     return 0
+
+
+cdef int pamt_put_on_error(Cpu *c, Tdx *t, uint64_t page, int ret) noexcept nogil:
+    """Gives back what tdx_pamt_get() took for a page that the module did not take after all; ret."""
+    if ret and not t.vm.kvm.design.pamt_no_put:
+        tdx_pamt_put(c, t, page)
+    return ret
 
 
 # ---- leaves and tables ------------------------------------------------------------------------------------------
@@ -311,14 +320,20 @@ cdef inline bint huge_allowed(const Tdx *t) noexcept nogil:
 
 cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
+    cdef int ret
     if level != 1 and not (huge_allowed(t) and t.state == TD_STATE_RUNNABLE):
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_map_leaf_spte", b"level_not_4k")
         return -EIO
     if spte & 7 != 7:
         kvm_warn(c, b"tdx_sept_map_leaf_spte", b"not_rwx")
+    ret = tdx_pamt_get(c, t, spte_to_pfn(spte) << 12)
+    if ret:
+        return ret
     if t.state != TD_STATE_RUNNABLE:
-        return tdx_mem_page_add(c, t, gfn, spte_to_pfn(spte))
-    return tdx_mem_page_aug(c, t, gfn, level, spte_to_pfn(spte))
+        ret = tdx_mem_page_add(c, t, gfn, spte_to_pfn(spte))
+    else:
+        ret = tdx_mem_page_aug(c, t, gfn, level, spte_to_pfn(spte))
+    return pamt_put_on_error(c, t, spte_to_pfn(spte) << 12, ret)
 
 
 cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
@@ -339,12 +354,15 @@ cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint6
 
 cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil:
     cdef SeamRegs r
-    cdef uint64_t err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page, &r)
+    cdef uint64_t err
+    if tdx_pamt_get(c, t, page):
+        return -EIO
+    err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page, &r)
     if tdx_operand_busy(err):
-        return -EBUSY
+        return pamt_put_on_error(c, t, page, -EBUSY)
     if err:
         tdx_bug(c, t, fn, b"seamcall_failed", TDH_MEM_SEPT_ADD, err)
-        return -EIO
+        return pamt_put_on_error(c, t, page, -EIO)
     return 0
 
 
@@ -394,7 +412,10 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     if err:
         tdx_bug(c, t, fn, b"remove_failed", TDH_MEM_PAGE_REMOVE, err)
         return -EIO
-    return tdx_write_back(c, t, spte_to_pfn(spte), level)
+    if tdx_write_back(c, t, spte_to_pfn(spte), level):
+        return -EIO
+    tdx_pamt_put(c, t, spte_to_pfn(spte) << 12)      # 4K: with dynamic PAMT there are no larger leaves
+    return 0
 
 
 cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte,

@@ -30,6 +30,7 @@ from tdpfast._tdx cimport (
     TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
     tdx_vcpu_inside, tdx_vm_dead,
 )
+from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
 
 cdef enum:
@@ -321,6 +322,10 @@ cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         tdx_vm_destroy(c, t)
     elif kind == OP_FREE_PFN:
         free_pfn(c, vm, op, res)
+    elif kind == OP_PAMT_GET:
+        res.ret = tdx_pamt_get(c, t, op.pfn << 12)
+    elif kind == OP_PAMT_PUT:
+        tdx_pamt_put(c, t, op.pfn << 12)
     else:
         return -1
     return 0

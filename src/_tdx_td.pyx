@@ -11,12 +11,26 @@ from tdpfast._seam cimport (
     TDH_MR_FINALIZE, TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, TDH_VP_ADDCX,
     TDH_VP_CREATE, TDH_VP_FLUSH, TDH_VP_INIT, SeamRegs,
 )
+from tdpfast._seam_defs cimport TDX_OPERAND_BUSY
 from tdpfast._sync cimport EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, trace1, trace3
 from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn
 from tdpfast._tdx cimport (
     TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES, TDX_TDCX_PAGES,
     seamcall3, tdx_free_page, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall, tdx_vcpu_inside,
 )
+from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
+
+
+cdef uint64_t give_page(Cpu *c, Tdx *t, int leaf, uint64_t page, uint64_t to) noexcept nogil:
+    """A control page goes to the module: CREATE, ADDCX. With dynamic PAMT its range gets a user first."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    if tdx_pamt_get(c, t, page):
+        return TDX_OPERAND_BUSY
+    err = seamcall3(c, t, leaf, page, to, 0, &r)
+    if err:
+        tdx_pamt_put(c, t, page)
+    return err
 
 
 cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
@@ -25,11 +39,11 @@ cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
     cdef uint64_t err
     cdef int lp = c.lp
     cdef int i
-    err = seamcall3(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa, 0, &r)
+    err = give_page(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa)
     if err:
         return err
     for i in range(TDX_TDCX_PAGES):
-        err = seamcall3(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v], 0, &r)
+        err = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
         if err:
             return err
     c.lp = v + 1
@@ -55,12 +69,12 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
         t.tdvpr_pa[v] = cfg.tdvpr_base + (<uint64_t>v << 16)
         for i in range(TDX_TDCX_PAGES):
             t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
-    err = seamcall3(c, t, TDH_MNG_CREATE, t.tdr_pa, cfg.hkid, 0, &r)
+    err = give_page(c, t, TDH_MNG_CREATE, t.tdr_pa, cfg.hkid)
     if err == 0:
         err = seamcall3(c, t, TDH_MNG_KEY_CONFIG, t.tdr_pa, 0, 0, &r)
     for i in range(TDX_TDCS_PAGES):
         if err == 0:
-            err = seamcall3(c, t, TDH_MNG_ADDCX, t.tdcs_pa[i], t.tdr_pa, 0, &r)
+            err = give_page(c, t, TDH_MNG_ADDCX, t.tdcs_pa[i], t.tdr_pa)
     if err:
         return err
     memset(&r, 0, sizeof(r))
@@ -177,5 +191,6 @@ cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil:
         trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_WBINVD, err, 0)
         return
     trace1(c, EV_RESET_PADDR, t.tdr_pa)
+    tdx_pamt_put(c, t, t.tdr_pa)
     tdx_free_page(c, t, t.tdr_pa)
     t.tdr_owned = False

@@ -14,6 +14,7 @@ from tdpfast._sync cimport SLOW_CHECK, Cpu
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_hooks, tdx_vcpu_inside
 from tdpfast._tdx_ops cimport tdx_fault_cancelled, tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
+from tdpfast._tdx_pamt cimport pamt_balanced, pamt_host, pamt_host_init
 from tdpfast._tdx_td cimport TdConfig, tdx_td_build
 
 from tdpfast.errors import TdpfastError, UsageError
@@ -54,6 +55,7 @@ cdef class TdVmCore(VmCore):
         self.module = module
         self.t.seam = module.s
         self.t.vm = self.vm
+        self.set_up_pamt(design)
         self.t.livelock_after = livelock_after
         self.t.cut_at_next = cut_at_next
         self.t.sept_state = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
@@ -85,6 +87,31 @@ cdef class TdVmCore(VmCore):
         self.vm.op_begin = tdx_op_begin
         self.vm.op_end = tdx_op_end
         self.vm.fault_cancelled = tdx_fault_cancelled
+
+    cdef set_up_pamt(self, design):
+        """Dynamic PAMT is an option of the module: it is set before its first TD, and all its TDs have it."""
+        cdef bint used = any([self.t.seam.td[i].used for i in range(self.t.seam.ntd)])
+        if bool(design.dynamic_pamt) != self.module.dynamic_pamt:
+            if used or not design.dynamic_pamt:
+                raise UsageError(f"design {design.name!r}", "differs from its module in dynamic_pamt",
+                                 "the same for all TDs of a module")
+            self.t.seam.dynamic_pamt = True
+        if self.t.seam.dynamic_pamt and pamt_host_init(self.t.seam) < 0:
+            raise UsageError("dynamic PAMT", "no memory for its counts and page pairs", "TDMRs close to each other")
+
+    def pamt_counts(self):
+        """{2M range: users} as the kernel counts them, and how many pages are out for pairs."""
+        cdef uint64_t i
+        if pamt_host(self.t.seam) == NULL:
+            return {}, 0
+        h = pamt_host(self.t.seam)
+        return {h.base + (i << 21): h.refs[i] for i in range(h.nranges) if h.refs[i]}, h.pages_out
+
+    def pamt_check(self):
+        """None when the counts are right, else (range, users, live pages)."""
+        cdef uint64_t hpa = 0
+        cdef int64_t refs = 0, live = 0
+        return None if pamt_balanced(self.t.seam, &hpa, &refs, &live) else (hpa, refs, live)
 
     def set_tracing(self, bint on):
         """As VmCore.set_tracing(), with the module's calls."""
@@ -203,6 +230,12 @@ cdef class TdVmCore(VmCore):
                 return "REFCOUNT"
         if obj == <uint64_t>&self.t.wait_for_sept_zap:
             return "wait_for_sept_zap"
+        if pamt_host(self.t.seam) != NULL:
+            if obj == <uint64_t>&pamt_host(self.t.seam).lock:
+                return "pamt_lock"
+            i = <int>((obj - <uint64_t>pamt_host(self.t.seam).refs) >> 3)
+            if 0 <= i < <int>pamt_host(self.t.seam).nranges:
+                return f"PAMT users of {pamt_host(self.t.seam).base + (<uint64_t>i << 21):#x}"
         for i in range(TDX_MAX_VCPUS):
             if obj == <uint64_t>&self.t.guest_busy[i]:
                 return f"vCPU {i} mode"

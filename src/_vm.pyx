@@ -30,14 +30,15 @@ OP_NAMES = (
     "fast_page_fault",
     # a TD's own, from OP_TDX_FIRST on
     "vp_enter", "td_exit", "accept", "guest_access", "touch", "raw", "populate", "finalize", "release_hkid",
-    "vcpu_free", "vm_destroy", "free_pfn",
+    "vcpu_free", "vm_destroy", "free_pfn", "pamt_get", "pamt_put",
 )
 OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
 DESIGN_FIELDS = (
     "layout", "gate", "reclaim", "dispatch", "max_level", "refresh_old_spte", "remove_op_after", "trace_before",
     "trace_np_np", "bug_atomic_zap", "bug_shared_child", "bug_new_present", "bug_mirror_split", "assert_rcu",
     "split_external", "promo_block", "prove_mmu", "age_mirror", "age_cmpxchg", "ungated", "no_freeze", "no_rollback",
-    "no_grace_period", "no_track", "no_block", "no_hook_on_zap", "stats_on_failure",
+    "no_grace_period", "no_track", "no_block", "no_hook_on_zap", "stats_on_failure", "dynamic_pamt", "pamt_no_put",
+    "pamt_dec_outside",
 )
 MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
                        "rules"})
@@ -92,6 +93,9 @@ cdef void fill_design(Design *d, object design) except *:
     d.no_block = design.no_block
     d.no_hook_on_zap = design.no_hook_on_zap
     d.stats_on_failure = design.stats_on_failure
+    d.dynamic_pamt = design.dynamic_pamt
+    d.pamt_no_put = design.pamt_no_put
+    d.pamt_dec_outside = design.pamt_dec_outside
 
 
 # ---- operations -----------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ LEAF_NUMBERS = {
     "MNG.KEY.FREEID": 20, "MNG.INIT": 21, "VP.INIT": 22, "MEM.PAGE.PROMOTE": 23, "PHYMEM.PAGE.RDMD": 24,
     "MEM.SEPT.RD": 25, "MNG.KEY.RECLAIMID": 27, "PHYMEM.PAGE.RECLAIM": 28, "MEM.PAGE.REMOVE": 29,
     "MEM.SEPT.REMOVE": 30, "MEM.TRACK": 38, "MEM.RANGE.UNBLOCK": 39, "PHYMEM.CACHE.WB": 40,
-    "PHYMEM.PAGE.WBINVD": 41,
+    "PHYMEM.PAGE.WBINVD": 41, "PHYMEM.PAMT.ADD": 58, "PHYMEM.PAMT.REMOVE": 59,
 }
 
 

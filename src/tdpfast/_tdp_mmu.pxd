@@ -50,6 +50,7 @@ cdef struct Design:
     bint age_mirror          # mirrors are aged (6.18) instead of refused (7.3)
     bint age_cmpxchg         # ageing with A/D bits is one cmpxchg (7.3) instead of an atomic and (6.18)
     bint ungated             # operations that today's callers keep away from the mirror reach it
+    bint dynamic_pamt        # 4K pages need PAMT memory, counted per 2M range
     # wrong on purpose
     bint no_freeze           # publish the new value first, then update the external table
     bint no_rollback         # a failed external update leaves the SPTE frozen
@@ -58,6 +59,8 @@ cdef struct Design:
     bint no_block            # removal without TDH.MEM.RANGE.BLOCK
     bint no_hook_on_zap      # the zap of a leaf never reaches the external table
     bint stats_on_failure    # statistics count a change that was rolled back
+    bint pamt_no_put         # an S-EPT update that failed keeps the PAMT reference it took
+    bint pamt_dec_outside    # tdx_pamt_put() drops the count to 0 before it takes pamt_lock
 
 cdef struct Kvm
 

@@ -18,6 +18,8 @@ cdef enum TdxOpKind:     # from OP_TDX_FIRST on, the order of TDX_OP_NAMES
     OP_VCPU_FREE
     OP_VM_DESTROY
     OP_FREE_PFN
+    OP_PAMT_GET
+    OP_PAMT_PUT
 
 cdef enum GuestRet:      # OpResult.kind of guest operations
     GUEST_RET_STATUS = 0     # rax is a TDCALL status

@@ -9,3 +9,4 @@ cdef class TdVmCore(VmCore):
     cdef Tdx *t
     cdef readonly SeamModule module
     cdef find_dangling(self, Sp *sp, list out)
+    cdef set_up_pamt(self, design)

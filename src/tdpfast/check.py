@@ -192,7 +192,7 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
     presets = list(designs)
     for scenario in scenarios:
         for design in presets:
-            for ungated in (False, True):
+            for ungated in (False,) if design.dynamic_pamt else (False, True):
                 candidate = design.replace(ungated=ungated)
                 if program_print(scenario, candidate, hooks) != token.fingerprint:
                     continue

@@ -24,7 +24,8 @@ class Design:
 
     layout: SPTE layout, 618 or 703. gate: when __handle_changed_spte() propagates a change (GATE_*). reclaim: how
     a table's external page is taken back (RECLAIM_*). dispatch: KVM's TDX side (DISPATCH_*). max_level: largest
-    mirror mapping level while gated. The other knobs are named after the step where kernels differ; those from
+    mirror mapping level while gated. dynamic_pamt: PAMT memory for 4K pages comes and goes per 2M range, counted by
+    KVM; for designs of 4K pages only. The other knobs are named after the step where kernels differ; those from
     no_freeze on are wrong on purpose and exist to test the checker.
     """
 
@@ -49,6 +50,7 @@ class Design:
     age_mirror: bool = False
     age_cmpxchg: bool = True
     ungated: bool = False
+    dynamic_pamt: bool = False
     no_freeze: bool = False
     no_rollback: bool = False
     no_grace_period: bool = False
@@ -56,6 +58,8 @@ class Design:
     no_block: bool = False
     no_hook_on_zap: bool = False
     stats_on_failure: bool = False
+    pamt_no_put: bool = False
+    pamt_dec_outside: bool = False
 
     def __post_init__(self) -> None:
         for field, top in (("gate", 3), ("reclaim", 2), ("dispatch", 4)):
@@ -67,6 +71,9 @@ class Design:
             raise UsageError(f"design layout {self.layout!r}", "unknown", "use 618 or 703")
         if self.max_level not in (1, 2, 3):
             raise UsageError(f"design max_level {self.max_level!r}", "not a mapping level", "use 1, 2 or 3")
+        if self.dynamic_pamt and (self.max_level != 1 or self.ungated):
+            raise UsageError("design dynamic_pamt", "2M pages with dynamic PAMT are not modelled",
+                             "max_level=1 and ungated=False")
 
     def replace(self, **knobs: object) -> Design:
         """A copy with knobs replaced; UsageError names an unknown knob."""
