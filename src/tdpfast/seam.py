@@ -240,7 +240,8 @@ class TdxModule:
 
     def _field(self, leaf: str, name: str, element: int, lp: int, prefix: str, **registers: int) -> int:
         if name not in FIELDS or not name.startswith(prefix):
-            raise UsageError(f"field {name!r}", "unknown", "one of " + ", ".join(n for n in FIELDS if n.startswith(prefix)))
+            known = ", ".join(n for n in FIELDS if n.startswith(prefix))
+            raise UsageError(f"field {name!r}", "unknown", f"one of {known}")
         result = self.call(leaf, lp, rdx=FIELDS[name] + element, **registers)
         if not result.ok:
             raise UsageError(f"{leaf} of {name} answered {result}", "the module refused", "a field it lets you read")
