@@ -323,7 +323,7 @@ class TdxModule:
         return page
 
     def _hkid(self) -> int:
-        kot = self.native.kot()
+        kot = self.native.hkids()
         if 0 not in kot:
             raise UsageError("build_td", "no HKID is free", "teardown_td() of another TD")
         return kot.index(0)

@@ -204,3 +204,11 @@ def test_two_vcpus_get_and_put_one_range():
     leaky = DYNAMIC.replace(name="leaky", pamt_no_put=True)
     result = check(scenario(*threads, setup=WARM), leaky, limits=limits)
     assert "pamt" in result.checks
+
+
+def test_the_same_race_through_two_failing_faults():
+    threads = [[{"op": "map", "gfn": 0x600 + 0x200 * i, "pfn": PFN + i, "inject": BUSY}] for i in range(2)]
+    result = check(scenario(*threads, setup=WARM), DYNAMIC)
+    assert result.verdict == "holds" and result.complete
+    result = check(scenario(*threads, setup=WARM), DYNAMIC.replace(name="dec-outside", pamt_dec_outside=True))
+    assert result.checks == ["kernel", "pamt"]

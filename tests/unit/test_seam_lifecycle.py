@@ -93,7 +93,7 @@ def test_sys_config_checks_its_operands_and_the_order_of_tdmrs():
     assert str(m.call("sys_config", rcx=0, rdx=1, r8=32)) == "TDX_OPERAND_INVALID:RCX"
     assert str(m.call("sys_config", rcx=INFO_PA, rdx=9, r8=32)) == "TDX_OPERAND_INVALID:RDX"
     assert m.sys_config(hkid=40).ok
-    assert m.native.kot()[32:41] == [0] * 8 + [4]
+    assert m.native.hkids()[32:41] == [0] * 8 + [4]
 
 
 def test_a_pamt_area_may_lie_in_a_reserved_one():
@@ -258,10 +258,10 @@ def test_many_tds_come_and_go():
         for td in tds:
             map_tables(m, td)
             assert m.mem_page_aug(td, GPA, 0, m.new_page()).ok
-        assert m.native.kot()[33:36] == [1, 1, 1]
+        assert m.native.hkids()[33:36] == [1, 1, 1]
         for td in tds:
             m.teardown_td(td)
-        assert m.native.kot()[33:] == [0] * 31
+        assert m.native.hkids()[33:] == [0] * 31
         assert not m.native.locks_held()
         before = before or m._next
         assert m._next == before, "no page is lost"
@@ -306,7 +306,7 @@ def test_any_leaf_in_any_order_leaves_no_lock_and_a_sound_kot(calls, ready, buil
     for lp in list(m.native.in_guest()):
         m.native.td_async_exit(lp)
     assert not m.native.locks_held()
-    kot = m.native.kot()
+    kot = m.native.hkids()
     assert kot[:32] == [4] * 32
     owners = [m.native.td(hpa) for hpa, pt, *_ in m.native.pamt_used(0) if pt == 4]
     busy = {d["hkid"]: d["lifecycle"] for d in owners if d["lifecycle"] < 3}
