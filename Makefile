@@ -4,7 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: check test test-slow bench install clean
+# A build with sanitizers stays apart from the normal one: its own environment, its own build directory.
+SANITIZE ?=
+CONFIG := $(if $(SANITIZE),-C build-dir=build/$(notdir $(VENV)) -C cmake.define.TDPFAST_SANITIZE=$(SANITIZE) -C install.strip=false)
+
+# What drives native code; a sanitizer sees no more in the rest. Fibers mean nothing to the thread sanitizer.
+ASAN_TESTS := tests/unit tests/conformance tests/concurrency tests/stateful
+TSAN_TESTS := tests/concurrency tests/unit/test_seam_threads.py
+
+.PHONY: check test test-slow test-asan test-tsan bench install clean
 
 check: $(STAMP)
 	$(BIN)/tdpfast check review --expect
@@ -14,6 +22,16 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q
+	$(MAKE) test-asan
+	$(MAKE) test-tsan
+
+test-asan:
+	$(MAKE) install VENV=.venv-asan SANITIZE=address,undefined
+	tools/sanitize.sh address .venv-asan/bin/python -m pytest -q --capture=sys -m "not slow" $(ASAN_TESTS)
+
+test-tsan:
+	$(MAKE) install VENV=.venv-tsan SANITIZE=thread
+	tools/sanitize.sh thread .venv-tsan/bin/python -m pytest -q --capture=sys -m "not slow" $(TSAN_TESTS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q bench --benchmark-sort=name
@@ -27,8 +45,8 @@ $(BIN)/python:
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/*.pyx src/tdpfast/*.pxd src/tdpfast/*.h)
 
 $(STAMP): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[test,bench]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench]"
 	touch $@
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) .venv-asan .venv-tsan

@@ -1,11 +1,12 @@
 # cython: language_level=3
 """The page arena: allocation, poisoning, snapshot and restore (see _arena.pxd)."""
 
+from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from tdpfast._sync cimport CHECK_LIFE, EV_UAF, SLOW_CHECK, SYNC_RMW, SYNC_STORE, Event, trace_new
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_try_cmpxchg
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_read_once32, tdp_try_cmpxchg, tdp_write_once32
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -59,7 +60,7 @@ cdef Sp *arena_pop(Arena *a) noexcept nogil:
     cdef uint64_t index, new
     while head & 0xffffffffu:
         index = (head & 0xffffffffu) - 1
-        new = ((head >> 32) + 1) << 32 | a.sps[index].free_next
+        new = ((head >> 32) + 1) << 32 | <uint32_t>tdp_read_once32(<int32_t *>&a.sps[index].free_next)
         if tdp_try_cmpxchg(&a.free_head, &head, new):
             return &a.sps[index]
     return NULL
@@ -96,7 +97,7 @@ cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
         sp = &a.sps[index]
     else:
         index = sp - a.sps
-    memset(sp, 0, sizeof(Sp))
+    memset(sp, 0, <uint64_t>&sp.free_next - <uint64_t>sp)
     sp.index = <uint32_t>index
     sp.spt = a.base + index * SPTE_ENTRIES
     sp.state = SP_UNUSED
@@ -123,14 +124,14 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     sp.state = SP_FREE
     head = tdp_load_acquire(&a.free_head)
     while True:
-        sp.free_next = <uint32_t>(head & 0xffffffffu)
+        tdp_write_once32(<int32_t *>&sp.free_next, <int32_t>(head & 0xffffffffu))
         new = ((head >> 32) + 1) << 32 | (sp.index + 1)
         if tdp_try_cmpxchg(&a.free_head, &head, new):
             return
 
 
 cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
-    """Use after free: one record per table, kind and operation, with a running count."""
+    """Use after free: one record per table, kind and operation, with a running count; each use of a header is told."""
     cdef Event *e
     cdef int i
     c.checks |= CHECK_LIFE
@@ -140,7 +141,7 @@ cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
         sp.uaf_op = a.op_seq
         for i in range(4):
             sp.uaf_event[i] = 0
-    if sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
+    if kind != UAF_SP and sp.uaf_event[kind] and sp.uaf_event[kind] <= c.trace.n:
         c.trace.ev[sp.uaf_event[kind] - 1].a[3] += 1
         return
     e = trace_new(c, EV_UAF)

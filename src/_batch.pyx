@@ -11,7 +11,7 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strncpy
 
-from tdpfast._arena cimport ARENA_HPA, SP_FREE, SP_FREED, SP_LINKED, SPTE_ENTRIES, Arena, Sp
+from tdpfast._arena cimport ARENA_HPA, SP_FREE, SP_FREED, SP_LINKED, SPTE_ENTRIES, Arena, Sp, sp_invalid
 from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
 from tdpfast._ops cimport (
     OP_MAP, Op, OpResult, Vm, is_page_fault_stale, op_fault, vcpu_reload, vm_run_op, vm_run_op_guarded,
@@ -69,7 +69,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
         return 0
     op_fault(kvm, op, &first)
     read_lock(c, &kvm.mmu_lock)
-    if root.invalid or is_page_fault_stale(c, kvm, mirror):
+    if sp_invalid(root) or is_page_fault_stale(c, kvm, mirror):
         read_unlock(c, &kvm.mmu_lock)
         return 0
     rcu_read_lock(c)
@@ -128,7 +128,7 @@ cdef int map_pages(Cpu *c, Vm *vm, Op *op, uint64_t n, uint64_t *counts, OpResul
 cdef inline const uint64_t *next_table(const Arena *a, uint64_t spte, int level) noexcept nogil:
     """The table below an SPTE, or NULL for a leaf, what is not present, and an address that is no table page."""
     cdef uint64_t index = ((spte & SPTE_BASE_ADDR_MASK) - ARENA_HPA) >> 12
-    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= a.next_fresh:
+    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= tdp_read_once(&a.next_fresh):
         return NULL
     return a.base + index * SPTE_ENTRIES
 
@@ -219,7 +219,7 @@ cdef void walk_pages(Cpu *c, Vm *vm, bint mirror, const uint64_t *gfns, uint64_t
     while start < n:
         most = min(n - start, <uint64_t>WALK_CHUNK)
         rcu_read_lock(c)
-        if vm.arena.next_fresh > CACHED_TABLES and scattered(gfns + start, most):
+        if tdp_read_once(&vm.arena.next_fresh) > CACHED_TABLES and scattered(gfns + start, most):
             i = 0
             while i < most:
                 lookup_far(&vm.arena, root, bits, gfns + start + i, min(most - i, <uint64_t>LANES),

@@ -133,7 +133,8 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     cdef uint64_t hpa
     k.vm = vm
     k.t = <Tdx *>vm.tdx
-    k.td = seam_td(k.t.seam, k.t.tdr_pa) if k.t != NULL else NULL
+    # Without its key nothing walks the S-EPT any more, and its pages are taken back one by one.
+    k.td = seam_td(k.t.seam, k.t.tdr_pa) if k.t != NULL and k.t.hkid >= 0 else NULL
     k.found = 0
     k.first = first
     k.leaves[0] = k.leaves[1] = k.leaves[2] = 0

@@ -105,7 +105,8 @@ cdef void keep_failure(Engine *e, uint32_t bits) noexcept nogil:
                 return
             f.schedule = <uint8_t *>grown
             f.cap = x.depth
-        memcpy(f.schedule, x.schedule, x.depth)
+        if x.depth:
+            memcpy(f.schedule, x.schedule, x.depth)
         f.n = x.depth
         f.switches = switches
         f.seen = True

@@ -3,10 +3,11 @@
 
 from libc.string cimport memset
 
-from tdpfast._arena cimport Sp, sptep_to_sp
+from tdpfast._arena cimport Sp, sp_invalid, sptep_to_sp
 from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_read_once, tdp_write_once
+from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._spte cimport (
-    PFERR_FETCH_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
+    PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
@@ -81,7 +82,7 @@ cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     """Puts an invalid root and takes a new one; 1 if it did."""
     cdef Sp **roots = vcpu_roots(c, kvm)
     cdef Sp *root = roots[mirror]
-    if root == NULL or not root.invalid:
+    if root == NULL or not sp_invalid(root):
         return 0
     read_lock(c, &kvm.mmu_lock)
     kvm_tdp_mmu_put_root(c, kvm, root)
@@ -113,7 +114,7 @@ cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
 
 cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     """The root went invalid between reload and mmu_lock: such a fault is retried, not an assertion."""
-    return c.has_roots and c.root[mirror] != NULL and (<Sp *>c.root[mirror]).invalid
+    return c.has_roots and c.root[mirror] != NULL and sp_invalid(<Sp *>c.root[mirror])
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------
@@ -130,13 +131,14 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
     fault.write = op.write
     fault.exec_ = op.exec_
     fault.user = op.user
+    fault.present = op.present
     fault.prefetch = op.prefetch
     fault.map_writable = op.map_writable
     fault.is_private = op.is_private
     fault.noslot = op.noslot
     fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
-    fault.error_code = ((PFERR_WRITE_MASK if op.write else 0) | (PFERR_FETCH_MASK if op.exec_ else 0)
-                        | (PFERR_USER_MASK if op.user else 0))
+    fault.error_code = ((PFERR_PRESENT_MASK if op.present else 0) | (PFERR_WRITE_MASK if op.write else 0)
+                        | (PFERR_USER_MASK if op.user else 0) | (PFERR_FETCH_MASK if op.exec_ else 0))
 
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -168,6 +170,15 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     res.level = fault.goal_level
     res.pfn = fault.pfn
     res.tries = tries
+
+
+cdef void op_fast_page_fault(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """A fault as far as it can be handled without mmu_lock: fast_page_fault()."""
+    cdef Fault fault
+    op_fault(&vm.kvm, op, &fault)
+    if c.has_roots:
+        vcpu_reload(c, &vm.kvm)
+    res.ret = fast_page_fault(c, &vm.kvm, &fault)
 
 
 cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
@@ -269,12 +280,10 @@ cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     if op.kind == OP_FAST_PF_LAST:
         res.ret = -1
         rcu_read_lock(c)
-        tdp_iter_start(c, &iter, kvm.arena, root, 1, op.gfn, kvm_gfn_root_bits(kvm, root))
-        while iter.valid and iter.gfn < op.gfn + 1:
+        if kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, op.gfn, &iter):
             res.level = iter.level
             res.spte = iter.old_spte
             res.ret = (<uint64_t>iter.sptep >> 3) & 511
-            tdp_iter_next(c, &iter)
         rcu_read_unlock(c)
         return
     res.root_level = root.level
@@ -425,6 +434,8 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         res.ret = -22
     elif kind == OP_MAP:
         op_map(c, vm, op, res)
+    elif kind == OP_FAST_PAGE_FAULT:
+        op_fast_page_fault(c, vm, op, res)
     elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
         op_range_write(c, vm, op, res)
     elif kind == OP_SPLIT and not op.shared:
@@ -451,8 +462,8 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
     memset(res, 0, sizeof(OpResult))
-    vm.arena.op_seq += 1
-    vm.kvm.gp_at_yield = op.gp_at_yield != 0
+    tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
+    c.gp_at_yield = op.gp_at_yield != 0
     c.resched = op.resched
     c.resched_calls = 0
     if op.nscript:
@@ -512,7 +523,8 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         # Whoever reads the tables from here on finds what a grace period leaves of them.
         c.rcu_depth = 0
         c.rcu_seq = 0
-        rcu_run(c, &vm.kvm.rcu, 0)
+        if not op.no_gp:
+            rcu_run(c, &vm.kvm.rcu, 0)
     c.landing = NULL
 
 

@@ -17,6 +17,7 @@ from tdpfast._tdx cimport TDX_SEPT_PAGES
 from tdpfast._vm cimport VmCore, fill_op, result_dict
 
 from tdpfast.errors import UsageError
+from tdpfast.ops import check_op
 
 cdef enum:
     SHARE = 64           # table pages a CPU may allocate in one execution
@@ -63,7 +64,16 @@ cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
     """Check bits at the end of an execution; while something is in flight only the lifetime of tables counts."""
     cdef World *w = <World *>user
     cdef uint32_t found = vm_check(w.vm, &w.finding)
+    if w.uses_only:
+        found &= ~<uint32_t>CHECK_LIFE
     return found if quiescent else found & CHECK_LIFE
+
+
+def lower(fields):
+    """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
+    cdef Op op
+    check_op(fields, td=True)
+    fill_op(&op, fields, True)
 
 
 cdef class ScenarioProgram(ProgramRef):
@@ -142,6 +152,7 @@ cdef class ScenarioProgram(ProgramRef):
             raise MemoryError("no memory for a scenario")
         t.nops = n
         for i in range(n):
+            check_op(ops[i], td=True)
             fill_op(&t.master[i], ops[i], True)
         return 0
 
@@ -158,6 +169,10 @@ cdef class ScenarioProgram(ProgramRef):
         memcpy(&w.tdx_copy, w.t, sizeof(Tdx))
         return 0
 
+    def life_by_use(self, bint on):
+        """Whether `life` needs a use of a freed table; else an entry that leads to one is enough."""
+        self.world.uses_only = on
+
     def record(self, bint on):
         """Keeps the module's calls for events; the explorer is faster without."""
         seam_record(self.world.t.seam, on)
@@ -173,6 +188,10 @@ cdef class ScenarioProgram(ProgramRef):
             out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
                         e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
         return out
+
+    def raise_hook_error(self):
+        """Raises what a Python hook raised first since the last time, if anything."""
+        self.vm.raise_hook_error()
 
     def results(self):
         """Per thread the results of the operations that ended, as VmCore.run() gives them."""

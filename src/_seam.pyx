@@ -152,7 +152,7 @@ cdef void seam_reset(Seam *s) noexcept nogil:
     s.kot[s.global_hkid] = KOT_RESERVED                  # and the module's own
     s.kot_lock = s.wbcache_lock = s.sys_lock = 0
     seam_zero(s.host, s.host_bytes)
-    s.ninject = 0
+    s.ninject = s.inject_owned = 0
     s.nrecord = 0
     for i in range(SEAM_MAX_LP):
         memset(&s.lp[i], 0, sizeof(SeamLp))
@@ -175,7 +175,7 @@ cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
     if tdp_unlikely(s.sys_state != SYS_READY) and not sys_allows(s, leaf):
         r.rax = TDX_SYS_NOT_READY
         return r.rax
-    if tdp_unlikely(s.ninject != 0 or s.record != NULL):
+    if tdp_unlikely(tdp_read_once32(&s.ninject) != 0 or s.record != NULL):
         return seamcall_slow(c, s, leaf, r)
     r.rax = leaves[leaf](c, s, r)
     return r.rax
@@ -183,16 +183,12 @@ cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
 
 cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
     cdef SeamRegs before = r[0]
-    cdef SeamInject *inj = NULL
+    cdef SeamInject inj
     cdef SeamLp *lp = lp_of(s, c)
     cdef int64_t intr = lp.intr_after
     cdef uint64_t *word = NULL
-    cdef int i
-    for i in range(s.ninject):
-        if inject_matches(&s.inject[i], leaf):
-            inj = &s.inject[i]
-            break
-    if inj == NULL:
+    cdef int which = inject_find(c, s, leaf, &inj)
+    if which == 0:
         r.rax = leaves[leaf](c, s, r)
     elif inj.status != 0:
         r.rax = inj.status
@@ -200,22 +196,51 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
         if inj.intr_after >= 0:
             lp.intr_after = inj.intr_after
             lp.polls = 0
-        word = inject_word(s, inj, leaf, r)
-        if word != NULL:
-            undo_word(s, word)
-            if not inject_hold(inj, word):
-                word = NULL
+        if inj.lock != INJ_NONE:
+            word = inject_word(s, &inj, leaf, r)
+            if word != NULL:
+                undo_word(s, word)
+                if not inject_hold(&inj, word):
+                    word = NULL
+            if word == NULL and inj.intr_after < 0:
+                inject_undo(s, which - 1)
+                which = 0
         r.rax = leaves[leaf](c, s, r)
         if word != NULL:
-            inject_drop(inj, word)
+            inject_drop(&inj, word)
         lp.intr_after = intr
     if s.record != NULL:
-        record_call(c, s, leaf, &before, r, 0 if inj == NULL else <int>(inj - &s.inject[0]) + 1)
+        record_call(c, s, leaf, &before, r, which)
     return r.rax
 
 
-cdef bint inject_matches(SeamInject *inj, int leaf) noexcept nogil:
-    if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0:
+cdef int inject_find(const Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept nogil:
+    """1 + the index of the injection that acts on this call, and a copy of it; 0: none."""
+    cdef int which = 0
+    cdef int i
+    if tdp_read_once32(&s.ninject) == 0:
+        return 0
+    side_lock(s)
+    for i in range(s.ninject):
+        if inject_matches(c, &s.inject[i], leaf):
+            inj[0] = s.inject[i]
+            which = i + 1
+            break
+    side_unlock(s)
+    return which
+
+
+cdef void inject_undo(Seam *s, int index) noexcept nogil:
+    """Nobody holds what is not there or what others hold: the injection did not act."""
+    side_lock(s)
+    s.inject[index].used -= 1
+    if s.inject[index].count >= 0:
+        s.inject[index].count += 1
+    side_unlock(s)
+
+
+cdef bint inject_matches(const Cpu *c, SeamInject *inj, int leaf) noexcept nogil:
+    if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0 or (inj.cpu and inj.cpu != c.id + 1):
         return False
     if inj.skip > 0:
         inj.skip -= 1
@@ -296,16 +321,45 @@ cdef void inject_drop(SeamInject *inj, uint64_t *word) noexcept nogil:
 
 
 cdef int seam_inject(Seam *s, const SeamInject *inject) noexcept nogil:
-    """Adds an injection; its index, or -1."""
-    if s.ninject == SEAM_MAX_INJECT:
-        return -1
-    s.inject[s.ninject] = inject[0]
-    s.ninject += 1
-    return s.ninject - 1
+    """Adds an injection; its index, or -1. The caller owns it."""
+    cdef int index = -1
+    side_lock(s)
+    if s.ninject < SEAM_MAX_INJECT:
+        index = s.ninject
+        s.inject[index] = inject[0]
+        s.inject_owned += 1
+        tdp_write_once32(&s.ninject, index + 1)
+    side_unlock(s)
+    return index
+
+
+cdef void seam_inject_off(Seam *s, int index) noexcept nogil:
+    """An injection acts no more."""
+    side_lock(s)
+    s.inject[index].count = 0
+    side_unlock(s)
+
+
+cdef int seam_inject_put(Seam *s, int index) noexcept nogil:
+    """Its owner is done with an injection; how often it acted. Places are given out again once all are put, so
+    that no number changes its meaning."""
+    cdef int used
+    side_lock(s)
+    s.inject[index].count = 0
+    used = s.inject[index].used
+    s.inject_owned -= 1
+    if s.inject_owned == 0:
+        tdp_write_once32(&s.ninject, 0)
+    side_unlock(s)
+    return used
 
 
 cdef void seam_inject_clear(Seam *s) noexcept nogil:
-    s.ninject = 0
+    """Drops all injections, whoever owns them."""
+    side_lock(s)
+    s.inject_owned = 0
+    tdp_write_once32(&s.ninject, 0)
+    side_unlock(s)
 
 
 cdef void seam_record(Seam *s, bint on) noexcept nogil:
@@ -319,25 +373,37 @@ cdef void seam_record(Seam *s, bint on) noexcept nogil:
 
 
 cdef void record_call(Cpu *c, Seam *s, int leaf, SeamRegs *before, SeamRegs *after, int inject) noexcept nogil:
-    cdef SeamRecord *grown
+    cdef int64_t index
+    cdef SeamRecord *record
     cdef Event *e
+    side_lock(s)
+    index = record_next(s)
+    if index >= 0:
+        record = &s.record[index]
+        record.leaf = leaf
+        record.lp = c.lp & (SEAM_MAX_LP - 1)
+        record.inject = inject
+        record.status = after.rax
+        record.before = before[0]
+        record.after = after[0]
+    side_unlock(s)
+    if index >= 0 and c.trace != NULL:
+        e = trace_new(c, EV_SEAM)
+        e.a[0] = <uint64_t>leaf
+        e.a[1] = <uint64_t>index
+
+
+cdef int64_t record_next(Seam *s) noexcept nogil:
+    """Room for one more record; -1 without memory."""
+    cdef SeamRecord *grown
     if s.nrecord == s.cap_record:
         grown = <SeamRecord *>realloc(s.record, 2 * s.cap_record * sizeof(SeamRecord))
         if grown == NULL:
-            return
+            return -1
         s.record = grown
         s.cap_record *= 2
-    s.record[s.nrecord].leaf = leaf
-    s.record[s.nrecord].lp = c.lp & (SEAM_MAX_LP - 1)
-    s.record[s.nrecord].inject = inject
-    s.record[s.nrecord].status = after.rax
-    s.record[s.nrecord].before = before[0]
-    s.record[s.nrecord].after = after[0]
-    if c.trace != NULL:
-        e = trace_new(c, EV_SEAM)
-        e.a[0] = <uint64_t>leaf
-        e.a[1] = s.nrecord
     s.nrecord += 1
+    return <int64_t>s.nrecord - 1
 
 
 # ---- snapshots ----------------------------------------------------------------------------------------------

@@ -303,6 +303,13 @@ cdef class SeamModule:
                 raise UsageError(f"field {name!r}", "unknown", ", ".join(vp_field))
             vp_word(vp, vp_field[name])[0] = value
 
+    def kot(self, int hkid):
+        """State of a key in the module's key ownership table: 0 free, 1 assigned, 2 flushed, 3 written back, 4 not
+        for TDs."""
+        if not 0 <= hkid < SEAM_HKIDS:
+            raise UsageError(f"HKID {hkid}", f"there are {SEAM_HKIDS}", f"0..{SEAM_HKIDS - 1}")
+        return self.s.kot[hkid]
+
     def in_guest(self):
         """{logical processor: TDVPR} of the VCPUs inside a TD."""
         return {i: self.s.vp[self.s.lp[i].vp - 1].tdvpr_pa for i in range(SEAM_MAX_LP) if self.s.lp[i].vp}

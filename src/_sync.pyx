@@ -8,8 +8,6 @@ from tdpfast._atomic cimport (
     tdp_cpu_relax, tdp_cpu_yield, tdp_escape, tdp_load32, tdp_store_release, tdp_try_cmpxchg,
 )
 
-cdef Event scratch_event   # where records go when memory ran out
-
 
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
     memset(c, 0, sizeof(Cpu))
@@ -96,7 +94,9 @@ cdef void sync_abort(Cpu *c, int code) noexcept nogil:
     c.abort = code
     if code == ABORT_LIVELOCK:
         c.checks |= CHECK_PROGRESS
-        trace1(c, EV_LIVELOCK, c.retry_why)
+        if c.retry_why != RETRY_ANNOUNCED:
+            trace1(c, EV_LIVELOCK, c.retry_why)
+        c.retry_why = 0
     c.dead = True
     if c.slow & SLOW_YIELD:
         c.y_kind = SYNC_ABORT
@@ -225,7 +225,7 @@ cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:
     if r.tail != NULL:
         r.tail.next = head
     else:
-        r.head = head
+        rcu_set_head(r, head)
     r.tail = head
     rcu_queue_unlock(r)
     return True
@@ -244,6 +244,11 @@ cdef inline void rcu_queue_lock(Rcu *r) noexcept nogil:
 
 cdef inline void rcu_queue_unlock(Rcu *r) noexcept nogil:
     tdp_store_release(&r.lock.val, 0)
+
+
+cdef inline void rcu_set_head(Rcu *r, RcuHead *head) noexcept nogil:
+    """Under the queue's lock; rcu_pending() looks without."""
+    tdp_write_once(<uint64_t *>&r.head, <uint64_t>head)
 
 
 cdef inline bint rcu_pending(const Rcu *r) noexcept nogil:
@@ -275,7 +280,7 @@ cdef int rcu_run(Cpu *c, Rcu *r, int most) noexcept nogil:
         rcu_queue_lock(r)
         head = rcu_ready(r)
         if head != NULL:
-            r.head = head.next
+            rcu_set_head(r, head.next)
             if r.head == NULL:
                 r.tail = NULL
         rcu_queue_unlock(r)
@@ -298,7 +303,7 @@ cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
             n += rcu_run(c, r, 0)
         if rcu_pending(r):
             if c.slow & SLOW_YIELD:
-                sync_retry(c, <uint64_t>r.head)
+                sync_retry(c, tdp_read_once(<uint64_t *>&r.head))
             else:
                 spin_wait(&spins)
     return n
@@ -313,13 +318,13 @@ cdef Event *trace_new(Cpu *c, int kind) noexcept nogil:
     cdef void *grown
     cdef size_t cap
     if t == NULL or c.dead:
-        return &scratch_event
+        return &c.scratch
     if t.n == t.cap:
         cap = t.cap * 2 if t.cap else 256
         grown = realloc(t.ev, cap * sizeof(Event))
         if grown == NULL:
             t.lost = True
-            return &scratch_event
+            return &c.scratch
         t.ev = <Event *>grown
         t.cap = cap
     e = &t.ev[t.n]

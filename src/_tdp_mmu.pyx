@@ -11,18 +11,19 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once32, tdp_xchg32
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
     is_frozen_spte, is_last_spte, is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update,
     make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS, EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE,
-    EV_PREPARE_ZAP, EV_RCU_AGAIN, SYNC_RMW, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG, EV_YIELD, call_rcu,
+    ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,
+    EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG,
+    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
-    rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
-    sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
+    rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert,
+    sync_fetch_and, sync_load, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -33,9 +34,8 @@ cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept 
     """KVM_BUG_ON() that fired: the VM is dead, the host goes on. Only the first one requests the vCPUs' end."""
     cdef bint first
     sync_point(c, SYNC_RMW, <uint64_t>&kvm.vm_dead)
-    first = not kvm.vm_bugged
-    kvm.vm_bugged = True
-    kvm.vm_dead = True
+    first = not tdp_xchg32(&kvm.vm_bugged, True)
+    tdp_write_once32(&kvm.vm_dead, True)
     sync_assert(c, ASSERT_KVM_BUG_ON, fn, id)
     if first and kvm.hooks.vm_dead != NULL:
         kvm.hooks.vm_dead(c, kvm)
@@ -210,7 +210,7 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             # Whoever froze it before this table was queued for freeing will not come back to unfreeze it.
             if sptep_to_sp(kvm.arena, sptep).state == SP_QUEUED:
                 c.checks |= CHECK_PROGRESS
-            c.retry_why = 1
+            c.retry_why = RETRY_FROZEN_CHILD
             sync_retry(c, <uint64_t>sptep)
             c.retry_why = 0
     old_spte = sync_load(c, sptep)
@@ -455,6 +455,7 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     cdef uint64_t old_spte
     cdef int ret
     if kvm.cut != NULL and kvm.cut[0]:
+        c.retry_why = RETRY_ANNOUNCED
         sync_abort(c, ABORT_LIVELOCK)
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):
@@ -545,13 +546,13 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
     if shared:
         read_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 0)
-        if kvm.gp_at_yield:
+        if c.gp_at_yield:
             rcu_run(c, &kvm.rcu, 0)
         read_lock(c, &kvm.mmu_lock)
     else:
         write_unlock(c, &kvm.mmu_lock)
         trace1(c, EV_YIELD, 1)
-        if kvm.gp_at_yield:
+        if c.gp_at_yield:
             rcu_run(c, &kvm.rcu, 0)
         write_lock(c, &kvm.mmu_lock)
     rcu_read_lock(c)

@@ -4,12 +4,12 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from tdpfast._arena cimport SPTE_ENTRIES, sptep_to_sp
+from tdpfast._arena cimport SPTE_ENTRIES, sp_invalid, sptep_to_sp
 from tdpfast._atomic cimport tdp_fetch_add
 from tdpfast._spte cimport (
-    MakeSpteIn, MakeSpteOut, is_access_allowed, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
+    MakeSpteIn, MakeSpteOut, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
     is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_small_spte, make_spte,
-    spte_permission_fault, spte_to_pfn,
+    spte_to_pfn,
 )
 from tdpfast._sync cimport (
     EV_DIRTY, EV_SPLIT, rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, trace1, trace5,
@@ -67,12 +67,6 @@ cdef void disallowed_hugepage_adjust(Kvm *kvm, Fault *fault, uint64_t spte, int 
         return
     fault.pfn |= fault.gfn & (pages_per_hpage(level) - pages_per_hpage(level - 1))
     fault.goal_level -= 1
-
-
-cdef inline bint fault_allowed(const Kvm *kvm, const Fault *fault, uint64_t spte) noexcept nogil:
-    if kvm.spte.layout == 618:
-        return is_access_allowed(&kvm.spte, spte, fault.exec_, fault.write)
-    return not spte_permission_fault(&kvm.spte, spte, fault.error_code)
 
 
 cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, const TdpIter *iter,
@@ -197,7 +191,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     cdef Sp *root = vcpu_roots(c, kvm)[mirror]
     cdef TdpIter iter
     cdef int ret = RET_PF_RETRY
-    if root == NULL or root.invalid:
+    if root == NULL or sp_invalid(root):
         kvm_warn(c, b"kvm_tdp_mmu_map", b"no_valid_root")
         return RET_PF_RETRY
     kvm_mmu_hugepage_adjust(kvm, fault)

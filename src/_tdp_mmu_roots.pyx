@@ -3,8 +3,8 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._arena cimport SP_LINKED, SP_QUEUED, arena_alloc
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_store_release, tdp_try_cmpxchg
+from tdpfast._arena cimport SP_LINKED, SP_QUEUED, arena_alloc, sp_invalid
+from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_store_release, tdp_try_cmpxchg, tdp_write_once8
 from tdpfast._sync cimport (
     SYNC_LOAD, SYNC_RMW, SYNC_STORE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock,
     rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_point,
@@ -39,7 +39,7 @@ cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
     sync_point(c, SYNC_RMW, <uint64_t>&root.root_count)
     if tdp_fetch_add(&root.root_count, <uint64_t>-1) != 1:
         return
-    if not root.is_root or not root.invalid:
+    if not root.is_root or not sp_invalid(root):
         kvm_bug_on(c, kvm, b"kvm_tdp_mmu_put_root", b"valid_root")
     spin_lock(c, &kvm.tdp_mmu_pages_lock)
     link = &kvm.tdp_mmu_roots
@@ -57,7 +57,7 @@ cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
     if not types & KVM_VALID_ROOTS:
         kvm_warn(c, b"tdp_mmu_root_match", b"no_root_type")
         return False
-    if root.invalid and not types & KVM_INVALID_ROOTS:
+    if sp_invalid(root) and not types & KVM_INVALID_ROOTS:
         return False
     if root.is_mirror:
         return (types & KVM_MIRROR_ROOTS) != 0
@@ -101,7 +101,7 @@ cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     """The usable root of this role, with a reference taken, or NULL. Caller holds a lock that keeps the list."""
     cdef Sp *root = after(kvm, NULL)
     while root != NULL:
-        if not root.invalid and root.is_mirror == mirror:
+        if not sp_invalid(root) and root.is_mirror == mirror:
             if kvm_tdp_mmu_get_root(c, root):
                 return root
             kvm_warn(c, b"kvm_tdp_mmu_alloc_root", b"get_root_failed")
@@ -147,9 +147,9 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
     if kvm.users:
         lockdep_assert_held_write(c, b"kvm_tdp_mmu_invalidate_roots", b"mmu_lock_write")
     while root != NULL:
-        if tdp_mmu_root_match(c, root, types) and not root.invalid:
+        if tdp_mmu_root_match(c, root, types) and not sp_invalid(root):
             root.scheduled_to_zap = 1
-            root.invalid = 1
+            tdp_write_once8(&root.invalid, 1)
         root = after(kvm, root)
 
 

@@ -4,7 +4,8 @@
 from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte,
 )
-from tdpfast._arena cimport sp_hpa
+from tdpfast._atomic cimport tdp_read_once
+from tdpfast._arena cimport SP_FREED, UAF_SP, sp_hpa, sp_invalid, sp_note_uaf
 from tdpfast._sync cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, sync_load, write_lock, write_unlock,
@@ -46,7 +47,7 @@ cdef void __tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_le
 
 cdef void tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared) noexcept nogil:
     """Zaps a whole root in passes of growing size, so that need_resched() is honoured. mmu_lock as `shared`."""
-    if root.root_count == 0:
+    if tdp_read_once(&root.root_count) == 0:
         kvm_warn(c, b"tdp_mmu_zap_root", b"no_reference")
     if shared:
         lockdep_assert_held_read(c, b"tdp_mmu_zap_root", b"mmu_lock_read")
@@ -75,7 +76,7 @@ cdef bint tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t
         elif is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level):
             tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
             # Nobody runs on an invalid root any more.
-            if not root.invalid:
+            if not sp_invalid(root):
                 flush = True
         tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
@@ -127,7 +128,7 @@ cdef void kvm_tdp_mmu_zap_invalidated_roots(Cpu *c, Kvm *kvm, bint shared) noexc
     while root != NULL:
         if root.scheduled_to_zap:
             root.scheduled_to_zap = 0
-            if not root.invalid:
+            if not sp_invalid(root):
                 kvm_bug_on(c, kvm, b"kvm_tdp_mmu_zap_invalidated_roots", b"valid_root")
             tdp_mmu_zap_root(c, kvm, root, shared)
             # Only now: until here the root had to be reachable for the MMU notifiers.
@@ -144,6 +145,8 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     cdef TdpIter iter
     cdef const char *fn = b"kvm_tdp_mmu_zap_possible_nx_huge_page"
     lockdep_assert_held_read(c, fn, b"mmu_lock_read")
+    if sp.state == SP_FREED:
+        sp_note_uaf(kvm.arena, c, sp, UAF_SP)
     if sp.ptep == NULL:
         kvm_warn(c, fn, b"no_parent")
         return False

@@ -9,22 +9,25 @@ the read lock all the same runs, as in the kernel.
 from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load32, tdp_store32
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_unlikely, tdp_load32, tdp_store32, tdp_try_cmpxchg8, tdp_write_once32, tdp_xchg32,
+)
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
-    TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_vp, seamcall,
+    TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_inject_off,
+    seam_vp, seamcall,
 )
-from tdpfast._seam_core cimport PT_NDA, PamtEntry, VP_ACTIVE, Vp
+from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
 from tdpfast._seam_defs cimport (
     TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_SUCCESS, TDX_TLB_TRACKING_NOT_DONE,
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_EXT, EV_FREE_PAGE, EV_KICK,
-    EV_LINK_EXT, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR, EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event,
-    SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held, lockdep_assert_held_write, sync_abort, sync_assert, sync_point,
-    sync_wait_eq, trace1, trace3, trace_new,
+    ABORT_LIVELOCK, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE,
+    EV_FREE_EXT, EV_FREE_PAGE, EV_KICK, EV_LINK_EXT, EV_LIVELOCK, EV_REMOVE_EXT, EV_REQ, EV_RESET_PADDR,
+    EV_SEAMCALL_FAILED, EV_SET_EXT, EV_UAF, Event, SLOW_CHECK, SYNC_RMW, SYNC_STORE, lockdep_assert_held,
+    lockdep_assert_held_write, sync_abort, sync_assert, sync_point, sync_wait_eq, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
@@ -61,7 +64,28 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """One SEAMCALL; the module puts it into the trace. Yields."""
+    if tdp_unlikely(t.seam.ninject != 0):
+        return seamcall_injected(c, t, leaf, r)
     return seamcall(c, t.seam, leaf, r)
+
+
+cdef uint64_t seamcall_injected(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
+    """As above, noting when an injection was used up: a retry that comes after it is not the same round again."""
+    cdef uint64_t before = injections_left(t.seam)
+    cdef uint64_t err = seamcall(c, t.seam, leaf, r)
+    if injections_left(t.seam) != before:
+        t.vm.kvm.script_pos += 1
+    return err
+
+
+cdef uint64_t injections_left(const Seam *s) noexcept nogil:
+    cdef uint64_t n = 0
+    cdef int i
+    for i in range(s.ninject):
+        if s.inject[i].count > 0:
+            n += <uint64_t>s.inject[i].count
+        n += <uint64_t>s.inject[i].skip
+    return n
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
@@ -69,6 +93,8 @@ cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, ui
     r.rcx = rcx
     r.rdx = rdx
     r.r8 = r8
+    if leaf == TDH_MEM_PAGE_DEMOTE:
+        r.r9 = r.r10 = r.r11 = <uint64_t>-1      # no pages for L2 tables
     return tdx_seamcall(c, t, leaf, r)
 
 
@@ -77,13 +103,12 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
     if err >> 32 == TDX_TLB_TRACKING_NOT_DONE >> 32 or err >> 32 == TDX_GPA_RANGE_NOT_BLOCKED >> 32:
         c.checks |= CHECK_EPOCH
     sync_point(c, SYNC_RMW, <uint64_t>&t.vm.kvm.vm_dead)
-    if t.vm.kvm.vm_bugged:
+    if tdp_xchg32(&t.vm.kvm.vm_bugged, True):
         # Silent in the kernel's log, but the call failed all the same.
         c.checks |= CHECK_KERNEL
         return
     kvm_warn(c, fn, id)
-    t.vm.kvm.vm_bugged = True
-    t.vm.kvm.vm_dead = True
+    tdp_write_once32(&t.vm.kvm.vm_dead, True)
     tdx_vm_dead(c, &t.vm.kvm)
     trace3(c, EV_SEAMCALL_FAILED, leaf, err, 0)
 
@@ -95,8 +120,24 @@ cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
     return vp != NULL and vp.state == VP_ACTIVE
 
 
+cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """From here to tdx_vcpu_end() the vCPU's processor does one thing: a guest instruction, an entry, or the exit
+    an IPI makes; no two of these overlap. Yields."""
+    while True:
+        sync_wait_eq(c, &t.guest_busy[vcpu], 0)
+        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[vcpu])
+        if not tdp_load32(&t.guest_busy[vcpu]):
+            tdp_store32(&t.guest_busy[vcpu], 1)
+            return
+
+
+cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 0)
+
+
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was."""
+    """Makes a vCPU that is in the guest leave it, as the IPI does; whether it was. Inside tdx_vcpu_begin()."""
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
@@ -115,14 +156,14 @@ cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
     cdef uint32_t kicked = 0
     cdef int i
     trace1(c, EV_REQ, 0)
-    for i in range(t.seam.ninject):
-        if t.until_kick >> i & 1:
-            t.seam.inject[i].count = 0
+    for i in range(SEAM_MAX_INJECT):
+        if tdp_load32(&t.until_kick) >> i & 1:
+            seam_inject_off(t.seam, i)
     for i in range(t.nvcpus):
-        if t.guest_busy[i]:
-            sync_wait_eq(c, &t.guest_busy[i], 0)
+        tdx_vcpu_begin(c, t, i)
         if tdx_kick(c, t, i):
             kicked |= <uint32_t>1 << i
+        tdx_vcpu_end(c, t, i)
     if c.user == NULL or not (<Op *>c.user).reenter or t.reenter_fn == NULL:
         return
     for i in range(t.nvcpus):
@@ -136,8 +177,11 @@ cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef int i
     trace1(c, EV_REQ, 1)
     for i in range(t.nvcpus):
-        if not t.guest_busy[i]:
+        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[i])
+        if not tdp_load32(&t.guest_busy[i]):
+            tdp_store32(&t.guest_busy[i], 1)
             tdx_kick(c, t, i)
+            tdx_vcpu_end(c, t, i)
 
 
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
@@ -173,7 +217,7 @@ cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil:
 # ---- pages ----------------------------------------------------------------------------------------------------
 
 cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
-    """A page for the S-EPT from KVM's cache; 0 when all are out. Not thread-safe without tdp_mmu_pages_lock."""
+    """A page for the S-EPT from KVM's cache; 0 when all are out. Lock-free."""
     cdef Tdx *t = tdx_of(kvm)
     cdef uint64_t n = 0
     cdef uint64_t i
@@ -189,8 +233,7 @@ cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
         return t.sept_base + (i << 12)
     while n < TDX_SEPT_PAGES:
         i = tdp_fetch_add(&t.sept_next, 1) % TDX_SEPT_PAGES
-        if t.sept_state[i] == SEPT_PAGE_FREE:
-            t.sept_state[i] = SEPT_PAGE_OWNED
+        if tdp_try_cmpxchg8(&t.sept_state[i], SEPT_PAGE_FREE, SEPT_PAGE_OWNED):
             tdp_fetch_add(&t.sept_owned, 1)
             return t.sept_base + (i << 12)
         n += 1
@@ -204,8 +247,8 @@ cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     trace1(c, EV_FREE_PAGE, page)
     if e != NULL and e.pt != PT_NDA:
         c.checks |= CHECK_LIFE
-    if page >= t.sept_base and i < TDX_SEPT_PAGES and t.sept_state[i] == SEPT_PAGE_OWNED:
-        t.sept_state[i] = SEPT_PAGE_FREE
+    if page >= t.sept_base and i < TDX_SEPT_PAGES and tdp_try_cmpxchg8(&t.sept_state[i], SEPT_PAGE_OWNED,
+                                                                       SEPT_PAGE_FREE):
         tdp_fetch_add(&t.sept_owned, <uint64_t>-1)
 
 
@@ -216,7 +259,8 @@ cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
 cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     """__tdx_reclaim_page(): takes a page back from the module after the key is gone; 0 or -EIO."""
     cdef SeamRegs r
-    cdef uint64_t err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, page, 0, 0, &r)
+    cdef uint64_t pa = page if page else TDX_PA_OF_NULL
+    cdef uint64_t err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, pa, 0, 0, &r)
     if err:
         kvm_warn(c, b"__tdx_reclaim_page", b"seamcall_failed")
         trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_RECLAIM, err, 0)
@@ -331,7 +375,7 @@ cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
 
 
 cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
-    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host."""
+    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host in one go."""
     cdef SeamRegs r
     cdef uint64_t err, i, hpa
     for i in range(pages_per_hpage(level)):
@@ -340,7 +384,7 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
         if err:
             tdx_bug(c, t, b"tdx_sept_remove_leaf_spte", b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
             return -EIO
-        trace1(c, EV_RESET_PADDR, hpa)
+    trace1(c, EV_RESET_PADDR, pfn << 12)
     return 0
 
 
@@ -484,7 +528,7 @@ cdef int change_kind(uint64_t old_spte, uint64_t new_spte, int level) noexcept n
     return COLLAPSE if now_leaf else TABLE_TABLE
 
 
-cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
+cdef bint scripted_hook(Cpu *c, Kvm *kvm, int hook, int kind, int level, uint64_t gfn, int *ret) noexcept nogil:
     """Whether a rule of the CPU's current operation answers this call."""
     cdef Op *op = <Op *>c.user
     cdef HookRule *rule
@@ -503,6 +547,9 @@ cdef bint scripted_hook(Cpu *c, int hook, int kind, int level, uint64_t gfn, int
         if rule.seen <= rule.skip:
             continue
         rule.used += 1
+        if rule.count >= 0:
+            # A retry that comes after a used-up rule is not the same round again.
+            kvm.script_pos += 1
         ret[0] = rule.ret
         return True
     return False
@@ -521,6 +568,8 @@ cdef void note_failure(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t
     t.same_failures += 1
     if t.same_failures >= t.livelock_after:
         if t.cut_at_next:
+            if not t.cut:
+                trace1(c, EV_LIVELOCK, 0)
             t.cut = True
         else:
             sync_abort(c, ABORT_LIVELOCK)
@@ -531,7 +580,7 @@ cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spt
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    cdef bint injected = scripted_hook(c, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
+    cdef bint injected = scripted_hook(c, kvm, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
     if not injected:
         ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
     if c.trace != NULL:
@@ -550,7 +599,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
     cdef Tdx *t = tdx_of(kvm)
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_SET, MAP_TABLE, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_SET, MAP_TABLE, level, gfn, &ret):
         ret = tdx_sept_add(c, t, gfn, level, external_spt, b"tdx_sept_link_private_spt")
     if c.trace != NULL:
         e = trace_new(c, EV_LINK_EXT)
@@ -565,7 +614,7 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
 cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     cdef Tdx *t = tdx_of(kvm)
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
         tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
     trace3(c, EV_REMOVE_EXT, gfn, level, spte)
 
@@ -575,7 +624,7 @@ cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *s
     cdef uint64_t page = sp.external_spt
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(c, HOOK_FREE, 0, level, gfn, &ret):
+    if not scripted_hook(c, kvm, HOOK_FREE, 0, level, gfn, &ret):
         ret = tdx_sept_free_private_spt(c, t, sp)
         if kvm.design.reclaim != RECLAIM_OP_RCU:
             if ret == 0:

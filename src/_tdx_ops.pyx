@@ -4,17 +4,21 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from tdpfast._atomic cimport tdp_load32, tdp_store32
+from tdpfast._atomic cimport (
+    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once32, tdp_store32, tdp_write_once32,
+)
 from tdpfast._ops cimport OP_TDX_FIRST
-from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_clear
-from tdpfast._seam_core cimport PT_NDA, PamtEntry, SeamLp
+from tdpfast._seam cimport (
+    SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
+)
+from tdpfast._seam_core cimport PT_NDA, PamtEntry
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock,
     sync_point, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
@@ -23,13 +27,15 @@ from tdpfast._tdp_mmu cimport (
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
+    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
+    tdx_vcpu_inside, tdx_vm_dead,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
 
 cdef enum:
     EXT_QUAL_PENDING = 6
+    TDCALL_LENGTH = 4
 
 
 # ---- injection ------------------------------------------------------------------------------------------------
@@ -39,10 +45,10 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef SeamInject inj
     cdef int i
-    t.nactive += 1
-    t.same_failures = 0
-    t.last_failure = 0
-    t.cut = False
+    if t.livelock_after:
+        t.same_failures = 0
+        t.last_failure = 0
+        t.cut = False
     for i in range(op.ninject):
         memset(&inj, 0, sizeof(inj))
         inj.leaf = op.inject[i].leaf
@@ -51,9 +57,10 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.skip = op.inject[i].skip
         inj.count = op.inject[i].count
         inj.intr_after = -1
+        inj.cpu = c.id + 1
         op.inject[i].slot = seam_inject(t.seam, &inj)
         if op.inject[i].until_kick and op.inject[i].slot >= 0:
-            t.until_kick |= <uint32_t>1 << op.inject[i].slot
+            tdp_fetch_or32(&t.until_kick, <uint32_t>1 << op.inject[i].slot)
 
 
 cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
@@ -62,40 +69,26 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef int i
     for i in range(op.ninject):
         if op.inject[i].slot >= 0:
-            op.inject[i].used = t.seam.inject[op.inject[i].slot].used
-            t.seam.inject[op.inject[i].slot].count = 0
-    t.nactive -= 1
-    if t.nactive == 0 and t.seam.ninject:
-        t.until_kick = 0
-        seam_inject_clear(t.seam)
+            op.inject[i].used = seam_inject_put(t.seam, op.inject[i].slot)
+            tdp_fetch_and32(&t.until_kick, ~(<uint32_t>1 << op.inject[i].slot))
 
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
-
-cdef inline void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """The vCPU is in the middle of something that an IPI does not interrupt: a kick waits for its end."""
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 1)
-
-
-cdef inline void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 0)
-
 
 cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
     cdef SeamRegs r
     cdef uint64_t err
     cdef int lp = c.lp
+    # From here a kick waits for us: the tests below and the entry are one step to a kicker.
+    tdx_vcpu_begin(c, t, vcpu)
+    res.ret = 0
     if tdx_vcpu_inside(t, vcpu):
+        tdx_vcpu_end(c, t, vcpu)
         res.ret = -3
         return -3
-    # From here a kick waits for us: the test below and the entry are one step to a kicker.
-    guest_begin(c, t, vcpu)
-    res.ret = 0
     sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
-    if t.vm.kvm.vm_dead:
+    if tdp_read_once32(&t.vm.kvm.vm_dead):
         res.ret = -2
     else:
         sync_point(c, SYNC_LOAD, <uint64_t>&t.wait_for_sept_zap)
@@ -111,7 +104,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             c.lp = lp
             res.rax = err
             res.ret = 1 if err == SEAM_ENTERED_TD else 0
-    guest_end(c, t, vcpu)
+    tdx_vcpu_end(c, t, vcpu)
     return <int>res.ret
 
 
@@ -127,7 +120,7 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
-    guest_begin(c, t, vcpu)
+    tdx_vcpu_begin(c, t, vcpu)
     res.ret = -3
     if tdx_vcpu_inside(t, vcpu):
         memset(&r, 0, sizeof(r))
@@ -136,7 +129,7 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
         c.lp = lp
         trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
         res.ret = 1
-    guest_end(c, t, vcpu)
+    tdx_vcpu_end(c, t, vcpu)
 
 
 cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
@@ -146,22 +139,23 @@ cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
 
 
 cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noexcept nogil:
-    """One guest instruction. An EPT violation that KVM cannot handle kills the VM. Yields; kicks wait for it."""
+    """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
+    VM. Yields; kicks wait for it."""
     cdef SeamRegs r
-    cdef SeamLp *lp = &t.seam.lp[(op.vcpu + 1) & 63]
     cdef int old_lp = c.lp
     cdef int result
     memset(&r, 0, sizeof(r))
-    guest_begin(c, t, op.vcpu)
+    tdx_vcpu_begin(c, t, op.vcpu)
     c.lp = op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
-        lp.same_rip = op.same_rip != 0
+        if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
+            seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).rip += TDCALL_LENGTH
         result = tdg_mem_page_accept(c, t.seam, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
     c.lp = old_lp
-    guest_end(c, t, op.vcpu)
+    tdx_vcpu_end(c, t, op.vcpu)
     res.rax = r.rax
     res.out[0] = r.rcx
     res.out[1] = r.rdx
@@ -176,7 +170,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         res.kind = GUEST_RET_TDEXIT
         res.flags = unexpected_pending(&r)
         if res.flags:
-            t.vm.kvm.vm_dead = True
+            tdp_write_once32(&t.vm.kvm.vm_dead, True)
             tdx_vm_dead(c, &t.vm.kvm)
     else:
         res.kind = GUEST_RET_STATUS if accept else GUEST_RET_NO_FAULT
@@ -204,6 +198,7 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Op part = op[0]
     cdef OpResult sub
     part.value = op.gfn << 12
+    part.same_rip = 1
     guest_op(c, t, &part, False, res)
     end_sub(c, 0, res)
     if res.kind != GUEST_RET_TDEXIT or res.flags:
@@ -231,12 +226,12 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """tdx_gmem_post_populate(): one page with its content before finalisation. Holds slots_lock. 0 or an errno."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef Fault fault
-    cdef int ret
+    cdef int ret = RET_PF_RETRY
     if t.state == TD_STATE_RUNNABLE:
         return -22
     c.slots_lock += 1
     t.page_add_src = op.src
-    while True:
+    while not tdx_fault_cancelled(c, vm):
         memset(&fault, 0, sizeof(fault))
         fault.gfn = op.gfn
         fault.pfn = op.pfn
@@ -249,7 +244,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
         read_lock(c, &vm.kvm.mmu_lock)
         ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
         read_unlock(c, &vm.kvm.mmu_lock)
-        if ret != RET_PF_RETRY or vm.kvm.vm_dead:
+        if ret != RET_PF_RETRY:
             break
         sync_retry(c, <uint64_t>op ^ vm.kvm.hook_failures)
     t.page_add_src = 0
@@ -260,7 +255,7 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
     """What ends the local retries of a private fault: the VM is dead."""
     sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
-    return vm.kvm.vm_dead
+    return tdp_read_once32(&vm.kvm.vm_dead)
 
 
 cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:

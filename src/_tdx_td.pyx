@@ -155,12 +155,14 @@ cdef void reclaim_control_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
 
 
 cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """Takes the vCPU's control pages back; with the HKID still assigned they are leaked."""
+    """Takes the vCPU's control pages back. With the HKID still assigned, or of a vCPU that was loaded again after
+    its release, they are leaked."""
     cdef int i
+    if t.loaded[vcpu]:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_vcpu_free", b"still_initialized")
+        tdx_flush_vp(c, t, vcpu)
+        return
     if t.hkid >= 0:
-        if t.loaded[vcpu]:
-            kvm_bug_on(c, &t.vm.kvm, b"tdx_vcpu_free", b"still_initialized")
-            tdx_flush_vp(c, t, vcpu)
         return
     for i in range(TDX_TDCX_PAGES):
         reclaim_control_page(c, t, t.tdcx_pa[vcpu][i])

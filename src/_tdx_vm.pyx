@@ -40,7 +40,7 @@ cdef class TdVmCore(VmCore):
     def __init__(self, design, SeamModule module not None, *, int levels=4, bint runnable=True, int nvcpus=3,
                  bint pending_ve_disable=False, uint64_t attributes=0, bint want_direct=True, int hkid=33,
                  uint64_t base=0x100100000, uint64_t memory_pages=16384, bint keep_dead=False,
-                 int livelock_after=0, bint cut_at_next=False):
+                 int livelock_after=0, bint cut_at_next=False, uint32_t spin_limit=1000):
         cdef TdConfig cfg
         cdef uint64_t err
         if levels not in (4, 5):
@@ -51,6 +51,7 @@ cdef class TdVmCore(VmCore):
                         direct_gfn_bits=<uint64_t>1 << (39 if levels == 5 else 35),
                         slot_npages=<uint64_t>1 << (39 if levels == 5 else 35), want_direct=want_direct,
                         memory_pages=memory_pages, keep_dead=keep_dead)
+        self.cpus[0].retry_limit = spin_limit
         self.module = module
         self.t.seam = module.s
         self.t.vm = self.vm

@@ -27,6 +27,7 @@ OP_NAMES = (
     "alloc_root", "wrprot_slot", "clear_dirty_slot", "clear_dirty_pt_masked", "write_protect_gfn", "split",
     "recover", "age", "test_age", "get_walk", "fast_pf_last", "zap_nx", "poke", "poke_raw", "set_dirty_log",
     "track", "set_gen", "zap_spte", "zap_nx_sp", "mwalk", "sync_rcu", "uninit", "put_roots",
+    "fast_page_fault",
     # a TD's own, from OP_TDX_FIRST on
     "vp_enter", "td_exit", "accept", "guest_access", "touch", "raw", "populate", "finalize", "release_hkid",
     "vcpu_free", "vm_destroy", "free_pfn", "pamt_get", "pamt_put",
@@ -189,7 +190,7 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
 # What an operation's fields mean when they are absent, where that is not 0.
 LEVEL_FIELDS = ("level", "target_level", "min_level", "max_level")
 DEFAULTS = {
-    "map": {"level": 1, "map_writable": 1}, "unmap": {"filter": 1, "may_block": 1},
+    "map": {"level": 1, "map_writable": 1}, "fast_page_fault": {"present": 1}, "unmap": {"filter": 1, "may_block": 1},
     "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
     "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
     "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
@@ -261,6 +262,7 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     op.write = flag(f, "write", 0)
     op.exec_ = flag(f, "exec", 0)
     op.user = flag(f, "user", 0)
+    op.present = flag(f, "present", 0)
     op.prefetch = flag(f, "prefetch", 0)
     op.map_writable = flag(f, "map_writable", 0)
     op.is_private = 1 if flag(f, "private", 0) else 0

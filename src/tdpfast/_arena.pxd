@@ -6,6 +6,7 @@ ARENA_HPA on, so an SPTE that points to a table holds ARENA_HPA + index * 4096.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from tdpfast._atomic cimport tdp_read_once, tdp_read_once8
 from tdpfast._sync cimport Cpu, Rcu, RcuHead, Trace
 
 cdef enum:
@@ -51,7 +52,7 @@ cdef struct Sp:          # struct kvm_mmu_page
     uint8_t is_root
     uint64_t uaf_op      # operation the next four belong to
     uint32_t uaf_event[4]  # by UafKind: 1 + place of the record of its use after free
-    uint32_t free_next
+    uint32_t free_next   # last: the allocator may look at it while a new owner clears what is before it
 
 cdef struct Arena:
     uint64_t *base
@@ -105,9 +106,13 @@ cdef inline uint64_t sp_hpa(const Sp *sp) noexcept nogil:
 cdef inline Sp *sptep_to_sp(const Arena *a, const uint64_t *sptep) noexcept nogil:
     return &a.sps[(<uint64_t>sptep - <uint64_t>a.base) >> 12]
 
+# root->role.invalid: set under mmu_lock for write, looked at by whoever holds less.
+cdef inline bint sp_invalid(const Sp *sp) noexcept nogil:
+    return tdp_read_once8(&sp.invalid)
+
 # NULL when hpa is not a page of the arena: a wild table pointer.
 cdef inline Sp *hpa_to_sp(const Arena *a, uint64_t hpa) noexcept nogil:
     cdef uint64_t index = (hpa - ARENA_HPA) >> 12
-    if hpa < ARENA_HPA or index >= a.next_fresh:
+    if hpa < ARENA_HPA or index >= tdp_read_once(&a.next_fresh):
         return NULL
     return &a.sps[index]

@@ -19,6 +19,10 @@
 #endif
 static inline uint64_t tdp_read_once(const uint64_t *p) { return __atomic_load_n(p, TDP_READ_ONCE); }
 static inline void tdp_write_once(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, TDP_WRITE_ONCE); }
+static inline uint8_t tdp_read_once8(const uint8_t *p) { return __atomic_load_n(p, TDP_READ_ONCE); }
+static inline void tdp_write_once8(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, TDP_WRITE_ONCE); }
+static inline int32_t tdp_read_once32(const int32_t *p) { return __atomic_load_n(p, TDP_READ_ONCE); }
+static inline void tdp_write_once32(int32_t *p, int32_t v) { __atomic_store_n(p, v, TDP_WRITE_ONCE); }
 static inline uint64_t tdp_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void tdp_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void tdp_store_seq(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
@@ -38,8 +42,15 @@ static inline int tdp_try_cmpxchg32(uint32_t *p, uint32_t *old, uint32_t v)
 {
 	return __atomic_compare_exchange_n(p, old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
+static inline int tdp_try_cmpxchg8(uint8_t *p, uint8_t old, uint8_t v)
+{
+	return __atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+static inline int32_t tdp_xchg32(int32_t *p, int32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t tdp_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static inline void tdp_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+static inline uint32_t tdp_fetch_or32(uint32_t *p, uint32_t v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }
+static inline uint32_t tdp_fetch_and32(uint32_t *p, uint32_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t tdp_fetch_add32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 
 static inline void tdp_cpu_relax(void)

@@ -38,6 +38,7 @@ cdef enum OpKind:        # the order of OP_NAMES in _vm.pyx
     OP_SYNC_RCU
     OP_UNINIT
     OP_PUT_ROOTS
+    OP_FAST_PAGE_FAULT
     OP_TDX_FIRST         # from here on: KVM's TDX side, see _tdx
 
 cdef enum RaceKind:
@@ -86,6 +87,7 @@ cdef struct Op:
     int32_t write
     int32_t exec_
     int32_t user
+    int32_t present      # fast_page_fault
     int32_t prefetch
     int32_t map_writable
     int32_t is_private

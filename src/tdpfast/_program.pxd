@@ -27,6 +27,7 @@ cdef struct World:       # what reset() and check() work on
     Cpu **cpus
     int lp[16]
     int nthreads
+    bint uses_only       # `life` counts uses of freed tables, not entries that merely lead to one
     Trace *trace
     Finding finding
 

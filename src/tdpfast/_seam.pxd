@@ -70,6 +70,8 @@ cdef void seam_reset(Seam *s) noexcept nogil
 # Calls
 cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil
 cdef int seam_inject(Seam *s, const SeamInject *inject) noexcept nogil
+cdef void seam_inject_off(Seam *s, int index) noexcept nogil
+cdef int seam_inject_put(Seam *s, int index) noexcept nogil
 cdef void seam_inject_clear(Seam *s) noexcept nogil
 cdef void seam_record(Seam *s, bint on) noexcept nogil
 

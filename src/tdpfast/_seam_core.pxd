@@ -11,8 +11,8 @@ through an undo log while Seam.tracking is set; everything else is copied.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_store_release, tdp_try_cmpxchg, tdp_unlikely,
-    tdp_write_once,
+    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_store_release, tdp_try_cmpxchg, tdp_unlikely,
+    tdp_write_once, tdp_write_once32,
 )
 from tdpfast._sync cimport (
     Cpu, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_STORE, SYNC_TRY_EXCL, SYNC_TRY_SHARED, sync_point,
@@ -172,7 +172,6 @@ cdef struct SeamLp:
     int64_t intr_after   # an interrupt is pending after so many polls; -1: never
     uint64_t polls
     uint32_t vp          # 1 + the slot of the VCPU running here
-    bint same_rip
 
 cdef struct SeamRegs:
     uint64_t rax         # in: leaf, version in bits 23:16; out: status
@@ -203,6 +202,7 @@ cdef struct SeamInject:
     int32_t used
     uint64_t status      # nonzero: this status instead of the call
     int64_t intr_after   # >= 0: an interrupt is pending after so many polls
+    int32_t cpu          # 1 + the number of the CPU whose calls it is about; 0: any
 
 cdef struct SeamRecord:  # one SEAMCALL, for traces
     int32_t leaf
@@ -249,10 +249,11 @@ cdef struct Seam:
     # broken designs
     uint32_t no_track_check
     uint32_t no_block_check
-    # injection
+    # injection and trace, for whoever holds side_lock; nobody yields inside
+    uint64_t side_lock
     int32_t ninject
+    int32_t inject_owned
     SeamInject inject[32]
-    # trace
     SeamRecord *record
     uint64_t nrecord
     uint64_t cap_record
@@ -303,6 +304,16 @@ cdef void undo_page(Seam *s, uint64_t *page) noexcept nogil
 cdef inline void undo_word(Seam *s, uint64_t *addr) noexcept nogil:
     if tdp_unlikely(s.tracking != 0):
         undo_push(s, addr, addr[0])
+
+# ---- the list of injections and the call records ----
+cdef inline void side_lock(Seam *s) noexcept nogil:
+    cdef uint64_t old = 0
+    while not tdp_try_cmpxchg(&s.side_lock, &old, 1):
+        old = 0
+        tdp_cpu_relax()
+
+cdef inline void side_unlock(Seam *s) noexcept nogil:
+    tdp_store_release(&s.side_lock, 0)
 
 # ---- PAMT ----
 cdef inline Tdmr *tdmr_of(Seam *s, uint64_t hpa) noexcept nogil:
@@ -448,8 +459,10 @@ cdef inline SeamLp *lp_of(Seam *s, Cpu *c) noexcept nogil:
 cdef inline bint interrupt_pending(Seam *s, Cpu *c) noexcept nogil:
     """One poll for a pending interrupt."""
     cdef SeamLp *lp = lp_of(s, c)
-    lp.polls += 1
-    return lp.intr_after >= 0 and lp.polls > <uint64_t>lp.intr_after
+    cdef uint64_t polls = tdp_read_once(&lp.polls) + 1
+    cdef int64_t after = <int64_t>tdp_read_once(<uint64_t *>&lp.intr_after)
+    tdp_write_once(&lp.polls, polls)
+    return after >= 0 and polls > <uint64_t>after
 
 cdef inline uint64_t leaf_pa_check(Seam *s, uint64_t pa, uint64_t opid) noexcept nogil:
     if pa & (s.pa_reserved | 0xfff):

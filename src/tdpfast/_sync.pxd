@@ -100,6 +100,7 @@ cdef enum EventKind:
     EV_GET_PAGE          # level gfn mirror
     EV_PREPARE_ZAP       # level gfn mirror
     EV_SPTE_FROZEN       # gfn level old
+    EV_FAST_PF           # gfn error_code old new ret
     EV_NOTE              # s0 s1: anything else
 
 cdef struct Event:
@@ -130,6 +131,10 @@ cdef struct RcuHead:
     uint64_t epoch       # 0: not queued
     uint64_t page        # address of the page this callback frees
     uint64_t step        # explorer: the step that queued it
+
+cdef enum RetryWhy:      # what a loop waits for, for the record of its livelock
+    RETRY_FROZEN_CHILD = 1
+    RETRY_ANNOUNCED = 2  # the record is there already
 
 cdef struct Cpu
 
@@ -174,13 +179,15 @@ cdef struct Cpu:
     # resched: 0 never, 1 always, n from the n-th call on
     uint32_t resched
     uint32_t resched_calls
+    bint gp_at_yield     # a grace period ends whenever a walk yields
     # retry loops
     uint64_t retry_key
     uint32_t retry_count
     uint32_t retry_limit
-    int32_t retry_why    # what the loop waits for, for the record of its livelock: 1 = a frozen child
+    int32_t retry_why    # RetryWhy
     uint64_t retry_seen  # explorer: foreign writes seen when the loop last went round
     # results
+    Event scratch        # where records go when memory ran out
     Trace *trace         # NULL: nothing is recorded
     uint32_t checks      # Check bits raised on this CPU
     uint32_t asserts[4]  # by AssertKind

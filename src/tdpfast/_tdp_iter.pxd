@@ -7,6 +7,7 @@ handful of steps, and a call into another module costs as much as a step.
 from libc.stdint cimport int32_t, uint64_t
 
 from tdpfast._arena cimport ARENA_HPA, SPTE_ENTRIES, Arena, Sp
+from tdpfast._atomic cimport tdp_read_once
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport ASSERT_WARN, Cpu, sync_assert, sync_load
 
@@ -38,7 +39,7 @@ cdef inline uint64_t *spte_to_child_pt(const Arena *arena, uint64_t spte, int le
     """The table spte points to, or NULL: not present, a leaf, or an address that is no table page."""
     cdef uint64_t index = ((spte & SPTE_BASE_ADDR_MASK) - ARENA_HPA) >> 12
     # A wild address wraps around to an index beyond every page.
-    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= arena.next_fresh:
+    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= tdp_read_once(&arena.next_fresh):
         return NULL
     return arena.base + index * SPTE_ENTRIES
 

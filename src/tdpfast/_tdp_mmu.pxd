@@ -125,8 +125,8 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     bint nx_huge_pages
     bint ipat
     bint pml
-    bint vm_bugged
-    bint vm_dead
+    int32_t vm_bugged        # these two change at any time, on any CPU
+    int32_t vm_dead
     bint users               # somebody holds a reference to the VM
     uint64_t mmio_generation
     uint64_t tracked[MAX_TRACKED]
@@ -139,13 +139,12 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t nx_lpage_splits
     uint64_t nx_possible
     uint64_t mmio_created
-    # scripted hook returns
+    # scripted hook returns; script_pos also counts what else a script used up (hook rules, injected faults)
     const int32_t *script
     uint32_t script_len
     uint32_t script_pos
     uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
     uint64_t external_live
-    bint gp_at_yield         # a grace period ends whenever a walk yields
     const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
     uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
 
@@ -159,6 +158,7 @@ cdef struct Fault:           # struct kvm_page_fault
     bint write
     bint exec_
     bint user
+    bint present         # PFERR_PRESENT_MASK: something was mapped, but not for this access
     bint prefetch
     bint map_writable
     bint is_private

@@ -3,9 +3,16 @@
 from libc.stdint cimport uint64_t
 
 from tdpfast._arena cimport Sp
+from tdpfast._spte cimport is_access_allowed, spte_permission_fault
 from tdpfast._sync cimport Cpu
 from tdpfast._tdp_iter cimport TdpIter
 from tdpfast._tdp_mmu cimport Fault, Kvm
+
+# is_access_allowed(): would the access still fault?
+cdef inline bint fault_allowed(const Kvm *kvm, const Fault *fault, uint64_t spte) noexcept nogil:
+    if kvm.spte.layout == 618:
+        return is_access_allowed(&kvm.spte, spte, fault.exec_, fault.write)
+    return not spte_permission_fault(&kvm.spte, spte, fault.error_code)
 
 cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil

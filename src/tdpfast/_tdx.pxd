@@ -15,6 +15,12 @@ cdef enum:
     TDX_SEPT_PAGES = 32768       # external pages KVM can have out at once
     TDX_GLOBAL_HKID = 32
 
+cdef extern from *:
+    """
+    #define TDX_PA_OF_NULL 0x778000000000ull
+    """
+    const uint64_t TDX_PA_OF_NULL    # page_to_phys(virt_to_page(NULL)): what reclaiming a table without S-EPT page names
+
 cdef enum TdState:
     TD_STATE_UNINITIALIZED = 0
     TD_STATE_INITIALIZED = 1
@@ -52,7 +58,6 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t sept_share_base
     uint64_t sept_share_used[32]
     uint32_t until_kick          # injections (bits) whose holder goes away at the next kick
-    int32_t nactive              # operations in progress: the last one clears the injections
     # LIVELOCK rule of the recordings: that many identical failing hook calls in one operation
     uint32_t livelock_after
     uint32_t same_failures
@@ -72,4 +77,6 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
 cdef int tdx_reclaim_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
 cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil
 cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil
+cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil
+cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil

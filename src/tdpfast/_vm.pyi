@@ -8,6 +8,13 @@ OP_KIND: dict[str, int]
 DESIGN_FIELDS: tuple[str, ...]
 MODIFIERS: frozenset[str]
 MAX_GFN: int
+LEVEL_FIELDS: tuple[str, ...]
+DEFAULTS: dict[str, dict[str, int]]
+TD_DEFAULTS: dict[str, dict[str, int]]
+LOCKS: dict[str, int]
+HOOKS: dict[str, int]
+CHANGE_KINDS: dict[str, int]
+LEAF_NUMBERS: dict[str, int]
 
 def as_u64(value: Any, what: str) -> int: ...
 
@@ -27,4 +34,5 @@ class VmCore:
     def events(self) -> list[tuple[int, int, int, tuple[int, ...], str | None, str | None]]: ...
     def roots(self) -> list[dict[str, Any]]: ...
     def sptes(self) -> list[tuple[int, int, int, int, bool]]: ...
+    def revive(self) -> None: ...
     def stats(self) -> dict[str, int]: ...

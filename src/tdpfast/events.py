@@ -8,7 +8,7 @@ EVENT_KINDS = (
     "chg", "set_ext", "set_ext", "link_ext", "remove_ext", "free_ext", "flush_all", "flush_range", "flush_slot",
     "yield", "split", "dirty", "race", "assert", "seam", "req", "kick", "td_exit", "wait_for_sept_zap",
     "seamcall_failed", "reset_paddr", "free_page", "keyid_free", "LIVELOCK", "rcu_free", "uaf", "rcu_again",
-    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "note",
+    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "fast_pf", "note",
 )
 ASSERT_KINDS = ("WARN", "KVM_BUG_ON", "BUG", "LOCKDEP")
 PRESENT = 1 << 11

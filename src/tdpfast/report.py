@@ -17,24 +17,26 @@ def by_weight(checks: Iterable[str]) -> list[str]:
 
 
 def refusals(verdicts: list[Verdict]) -> list[str]:
-    """The first kernel assertion of each verdict, without repeats."""
-    out = []
+    """The kernel assertions by which a design refused, without repeats."""
+    out: list[str] = []
     for v in verdicts:
         for assertion in v.assertions:
-            kind, _, where = assertion.partition(" ")
-            if kind in ("KVM_BUG_ON", "WARN", "BUG") and where not in out:
-                out.append(where)
-                break
+            if not assertion.startswith("LOCKDEP") and assertion not in out:
+                out.append(assertion)
     return out
 
 
-def cell(verdicts: list[Verdict]) -> str:
-    """One cell of the matrix: what the scenarios of one issue come to under one design."""
+def cell(verdicts: list[Verdict], notes: list[str]) -> str:
+    """One cell of the matrix: what the scenarios of one issue come to under one design. A refusal refers to a note
+    that names the assertions; equal ones share a note."""
     checks = by_weight(c for v in verdicts for c in v.checks)
     if not checks:
         return HOLDS if all(v.verdict == HOLDS for v in verdicts) else UNKNOWN
     if set(checks) <= {"kernel"}:
-        return "refused"
+        note = "refused by " + ", ".join(refusals(verdicts)[:3])
+        if note not in notes:
+            notes.append(note)
+        return f"refused [{notes.index(note) + 1}]"
     return " ".join(c for c in checks if c != "kernel") + (" *" if "kernel" in checks else "")
 
 
@@ -47,19 +49,21 @@ def matrix(verdicts: list[Verdict], scenarios: list[Scenario]) -> str:
         groups.setdefault((v.issue or v.scenario, v.gated), {}).setdefault(v.design, []).append(v)
     issues = list(dict.fromkeys(key for key, _ in groups))
     rows = [["issue", "callers", *designs]]
+    notes: list[str] = []
     for issue in issues:
         for gated in (False, True):
             if (issue, gated) in groups:
                 label = f"issue {issue}" if issue.isdigit() else issue
                 rows.append([label, "gated" if gated else "ungated",
-                             *(cell(groups[issue, gated].get(d, [])) if d in groups[issue, gated] else "-"
+                             *(cell(groups[issue, gated][d], notes) if d in groups[issue, gated] else "-"
                                for d in designs)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
     legend = [f"issue {issue}: {titles[issue]}" for issue in issues if issue.isdigit()]
-    legend += ["gated: by the rules of today's callers; ungated: those rules lifted",
-               "refused: a kernel assertion fired and nothing else is wrong; *: kernel assertions fired as well"]
+    legend += [f"[{i + 1}] {note}; nothing else is wrong" for i, note in enumerate(notes)]
+    legend += ["*: kernel assertions fired as well",
+               "gated: by the rules of today's callers; ungated: those rules lifted"]
     return "\n".join([*lines, "", *legend])
 
 

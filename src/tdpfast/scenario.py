@@ -24,11 +24,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tdpfast._program import lower
 from tdpfast.checks import NAMES
 from tdpfast.design import PRESETS
 from tdpfast.errors import UsageError
 
 VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
+MAX_DEPTH = 8           # tables and lists within one another
 TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "reason"}
 
 
@@ -59,6 +61,14 @@ class Scenario:
     expect: Mapping[str, str] = field(default_factory=dict)
     reason: Mapping[str, str] = field(default_factory=dict)
 
+    def to_record(self) -> dict:
+        """The mapping a file holds: parse() of it gives an equal scenario, json.dumps() of it a scenario file."""
+        out = {"name": self.name, "issue": self.issue, "title": self.title, "text": self.text, "vm": dict(self.vm),
+               "setup": [dict(op) for op in self.setup],
+               "thread": [{"name": t.name, "ops": [dict(op) for op in t.ops]} for t in self.threads],
+               "expect": dict(self.expect), "reason": dict(self.reason)}
+        return {key: value for key, value in out.items() if value}
+
     def canonical(self) -> str:
         """The part of a scenario that decides what happens, as one line: what tokens are tied to."""
         return json.dumps([self.name, sorted(self.vm.items()), self.setup, [t.ops for t in self.threads]],
@@ -70,20 +80,63 @@ def need(condition: bool, where: str, what: str, fix: str) -> None:
         raise UsageError(f"{where}: {what}", "not a scenario", fix)
 
 
+def check_shape(where: str, value, depth: int = 0) -> None:
+    """UsageError for what no field holds and no message could show: numbers beyond 64 bits, deep nesting."""
+    if isinstance(value, int):
+        need(value.bit_length() <= 64, where, "a number has more than 64 bits", "a smaller one")
+    elif isinstance(value, (Mapping, list, tuple)):
+        need(depth < MAX_DEPTH, where, "tables are nested too deeply", "the fields of tdpfast.scenario")
+        for item in value.values() if isinstance(value, Mapping) else value:
+            check_shape(where, item, depth + 1)
+
+
 def op_list(where: str, what: str, value) -> tuple[dict, ...]:
     """A list of operation tables."""
-    need(isinstance(value, list), where, f"{what} is no list of operations", "a list of {op = ...} tables")
+    need(isinstance(value, (list, tuple)), where, f"{what} is no list of operations", "a list of {op = ...} tables")
     for op in value:
-        need(isinstance(op, dict) and isinstance(op.get("op"), str), where, f"{what} holds {op!r}",
+        need(isinstance(op, Mapping) and isinstance(op.get("op"), str), where, f"{what} holds {op!r}",
              "tables with an op, such as {op = \"map\", gfn = 0x600, pfn = 0x140600}")
-    return tuple(value)
+    return tuple(dict(op) for op in value)
+
+
+def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
+    """UsageError unless this TD can run the operation."""
+    try:
+        lower(op)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.what}", error.why, error.fix) from error
+    values = {key: int(value, 0) if isinstance(value, str) else value for key, value in op.items()
+              if key in ("gfn", "start", "end", "pfn", "gpa", "level", "vcpu")}
+    end = 1 << (39 if vm.get("levels", 4) == 5 else 35)
+    for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
+        need(values.get(key, 0) <= top, where, f"{key} {values.get(key, 0):#x} of op {op['op']!r} is not private memory",
+             f"0..{top:#x}: the shared bit of a TD with {vm.get('levels', 4)} levels is above")
+    size = 1 << 9 * (values.get("level", 1) - 1) if op["op"] == "map" else 1
+    need((values.get("gfn", 0) ^ values.get("pfn", 0)) % size == 0 or op["op"] != "map", where,
+         f"gfn {values.get('gfn', 0):#x} and pfn {values.get('pfn', 0):#x} of op 'map' do not lie alike in their huge "
+         "page", f"a pfn that differs from the gfn by a multiple of {size:#x}")
+    if op["op"] == "accept":
+        need(values.get("gpa", 0) % 4096 == 0, where, f"gpa {values.get('gpa', 0):#x} of op 'accept' is no page",
+             "a multiple of 0x1000")
+    vcpus = vm.get("vcpus", 2)
+    need("vcpu" not in values or values["vcpu"] < vcpus, where, f"vcpu {values.get('vcpu')} of op {op['op']!r}",
+         f"the TD has {vcpus}: raise vm.vcpus, or a smaller number")
+
+
+def check_ops(scenario: Scenario, where: str) -> None:
+    """UsageError, naming the place, unless the scenario's VM can run its operations."""
+    for i, op in enumerate(scenario.setup):
+        check_op(f"{where}: setup {i}", op, scenario.vm)
+    for t, thread in enumerate(scenario.threads):
+        for i, op in enumerate(thread.ops):
+            check_op(f"{where}: thread {t}, op {i}", op, scenario.vm)
 
 
 def parse_vm(where: str, vm) -> dict[str, int]:
     need(isinstance(vm, dict), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
     for key, value in vm.items():
         need(key in VM_FIELDS, where, f"vm has an unknown field {key!r}", "use " + ", ".join(VM_FIELDS))
-        need(isinstance(value, int) and value in VM_FIELDS[key], where, f"vm.{key} is {value!r}",
+        need(type(value) is int and value in VM_FIELDS[key], where, f"vm.{key} is {value!r}",
              f"one of {list(VM_FIELDS[key])}")
     return dict(vm)
 
@@ -101,6 +154,7 @@ def parse_expect(where: str, expect) -> dict[str, str]:
 def parse(record, where: str) -> Scenario:
     """A scenario from the mapping a file holds; UsageError names `where` and what is wrong."""
     need(isinstance(record, dict), where, "the file holds no table", "the fields of tdpfast.scenario")
+    check_shape(where, record)
     unknown = sorted(set(record) - TOP_FIELDS)
     need(not unknown, where, f"unknown field {', '.join(unknown)}", "use " + ", ".join(sorted(TOP_FIELDS)))
     name = record.get("name")
@@ -120,9 +174,11 @@ def parse(record, where: str) -> Scenario:
     reason = record.get("reason", {})
     need(isinstance(reason, dict) and all(isinstance(v, str) for v in reason.values()), where,
          "reason is no table of texts", "[reason] with design = \"why\"")
-    return Scenario(name=name, threads=tuple(parsed), setup=op_list(where, "setup", record.get("setup", [])),
-                    vm=parse_vm(where, record.get("vm", {})), expect=parse_expect(where, record.get("expect", {})),
-                    reason=dict(reason), **texts)
+    out = Scenario(name=name, threads=tuple(parsed), setup=op_list(where, "setup", record.get("setup", [])),
+                   vm=parse_vm(where, record.get("vm", {})), expect=parse_expect(where, record.get("expect", {})),
+                   reason=dict(reason), **texts)
+    check_ops(out, where)
+    return out
 
 
 def load(path: str | Path) -> Scenario:
@@ -134,6 +190,6 @@ def load(path: str | Path) -> Scenario:
         raise UsageError(f"cannot read {path}", str(error), "a scenario file or a catalogue's name") from error
     try:
         record = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is malformed", str(error), "TOML, or JSON in a .json file") from error
     return parse(record, str(path))

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status", "sept_state",
-           "status_name"]
+__all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status", "describe_entry",
+           "describe_status", "sept_state", "status_name"]
 
 MODULE_HALT = 0xFFFF_FFFF_FFFF_FF01
 """Not a status: the module found a state it holds impossible and stopped the platform."""
@@ -138,6 +138,60 @@ def decode_entry(entry: int) -> dict:
         "state": sept_state(entry), "hpa": entry & 0x000F_FFFF_FFFF_F000, "rwx": entry & 7, "leaf": bool(entry & 0x80),
         "locked": bool(entry & 0x800), "host_priority": bool(entry >> 52 & 1), "aliases": entry >> 58 & 7,
     }
+
+
+STATUS_CLASSES = ("general", "operand", "resource busy", "page metadata", "dependent resource", "TDX module", "TD state",
+                  "VCPU state", "key management", "platform", "TDMR", "guest memory")
+"""Bits 47:40 of a status -> what its class is about."""
+
+
+def describe_status(value: int) -> dict:
+    """Every field of a 64-bit status: what SEAMCALL and TDCALL leave in RAX.
+
+    Numbers are hexadecimal text. "operand" is there only where the name gives bits 31:0 a meaning.
+    """
+    if value in (ENTERED_TD, MODULE_HALT):
+        return {"status": hex(value), "name": status_name(value), "status_of": "the emulator, not the module"}
+    status = decode_status(value)
+    details = value & 0xFFFF_FFFF
+    fields = {"status": hex(value), "name": status.name, "code": f"{value >> 32:#010x}", "details": f"{details:#010x}"}
+    if status.operand:
+        fields["operand"] = status.operand
+    return fields | {
+        "class": value >> 40 & 0xFF, "class_name": _class_name(value >> 40 & 0xFF), "number": value >> 32 & 0xFF,
+        "error": status.error, "non_recoverable": status.non_recoverable, "fatal": status.fatal,
+        "host_recoverability_hint": bool(value >> 60 & 1), "reserved": hex(value >> 48 & 0xFFF),
+        "known": value >> 32 in STATUS,
+    }
+
+
+def _class_name(number: int) -> str:
+    return STATUS_CLASSES[number] if number < len(STATUS_CLASSES) else "-"
+
+
+_ENTRY_BITS = {"read": 0, "write": 1, "exec": 2, "ipat": 6, "leaf": 7, "dirty": 9, "tdel": 11, "tdhp": 52, "tdex": 53,
+               "tdbw": 54, "tdb": 55, "tdp": 56, "suppress_ve": 63}
+_ENTRY_FIELDS = 7 << 3 | 0x000F_FFFF_FFFF_F000 | 7 << 58
+
+
+def describe_entry(entry: int) -> dict:
+    """Every field of an S-EPT entry as the module keeps it in memory. Numbers that are addresses or masks are
+    hexadecimal text; "other" holds the bits that belong to no field.
+
+    The module's names of bits: tdel locks the entry, tdhp keeps it for the host; tdex (exported), tdbw (blocked for
+    writing), tdb (blocked) and tdp (pending) mean so in a leaf and only number the state elsewhere.
+    """
+    fields: dict = {"entry": hex(entry), "state": sept_state(entry), "state_bits": f"{sept_encoding(entry):#04x}",
+                    "vmm_state": SEPT_STATES.get(sept_encoding(entry), ("", 0))[1]}
+    hpa = entry & 0x000F_FFFF_FFFF_F000
+    if hpa:
+        fields["hpa"] = hex(hpa)
+    fields |= {name: bool(entry >> bit & 1) for name, bit in _ENTRY_BITS.items()}
+    fields["memtype"] = entry >> 3 & 7
+    fields["l2_aliases"] = entry >> 58 & 7
+    known = _ENTRY_FIELDS | sum(1 << bit for bit in _ENTRY_BITS.values())
+    fields["other"] = hex(entry & ~known)
+    return fields
 
 
 def l2_sept_number(entry: int) -> int:

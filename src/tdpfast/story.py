@@ -16,6 +16,7 @@ LEVELS = ("?", "4K", "2M", "1G", "512G", "256T")
 STEP_NAMES = {"read_lock": "read_lock(mmu_lock)", "read_unlock": "read_unlock(mmu_lock)",
               "write_lock": "write_lock(mmu_lock)", "write_unlock": "write_unlock(mmu_lock)",
               "rcu_lock": "rcu_read_lock()", "rcu_unlock": "rcu_read_unlock()", "call_rcu": "call_rcu()"}
+RET_PF = {4: "RET_PF_INVALID", 5: "RET_PF_FIXED", 6: "RET_PF_SPURIOUS"}
 QUIET = {"read_unlock", "write_unlock", "rcu_lock"}
 
 
@@ -81,6 +82,8 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
         return f"USE AFTER FREE ({('read', 'write', 'cmpxchg', 'header')[a[0]]}) of table gfn {a[2]:x} {level_name(a[1])}"
     if kind == "rcu_again":
         return f"call_rcu of a table that is {'freed' if a[2] == 5 else 'queued'} already: gfn {a[1]:x}"
+    if kind == "fast_pf":
+        return f"fast_page_fault gfn {a[0]:x}: {spte_text(a[2], 1)} -> {spte_text(a[3], 1)} = {RET_PF[a[4]]}"
     if kind == "split":
         return f"split gfn {a[0]:x} {level_name(a[1])} = {signed(a[3])}"
     return other_text(kind, a)

@@ -114,6 +114,7 @@ def _run(vm: Vm, engine: ThreadEngine) -> ThreadsResult:
             lock.release()
     result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort])
                             for n, elapsed, kinds, abort in engine.finish()])
+    vm._raise_hook_error()
     if result.ended is not None:
         vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
     return result

@@ -41,11 +41,12 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "rm_ext": ("gfn", "level", "old_spte"),
     "get_page": ("level", "gfn", "mirror"),
     "prepare_zap": ("level", "gfn", "mirror"),
+    "fast_pf": ("gfn", "error_code", "old_spte", "new_spte", "ret"),
     "spte_frozen": ("gfn", "level", "old_spte"),
 }
 """Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*."""
 
-_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after"})
+_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after", "error_code"})
 _SIGNED = frozenset({"ret", "errno"})
 
 
@@ -84,6 +85,13 @@ def records(events: np.ndarray) -> Iterator[Record]:
         yield make_record(row)
 
 
+def fast_page_fault_event(vcpu: int, gfn: int, error_code: int, old: int, new: int, ret: int) -> str:
+    """Tracepoint fast_page_fault. The gva of a TDP fault is its gpa; the SPTE's address is nobody's business."""
+    words = [word for bit, word in enumerate("PWU-F") if error_code >> bit & 1]
+    return (f"fast_page_fault: vcpu {vcpu} gva {gfn << 12:x} error_code {'|'.join(words)} sptep 0000000000000000 "
+            f"old {old:#x} new {new:x} spurious {int(ret == 6)} fixed {int(ret == 5)}")
+
+
 def trace_event(record: Record) -> str:
     """``event: fields`` as the kernel's tracepoint prints it, or as a ``tdpfast_*`` event."""
     f = record.fields
@@ -93,6 +101,8 @@ def trace_event(record: Record) -> str:
     if record.kind == "split":
         return (f"kvm_mmu_split_huge_page: gfn {f['gfn']:x} spte {f['spte']:x} level {f['level']} "
                 f"errno {f['errno']}")
+    if record.kind == "fast_pf":
+        return fast_page_fault_event(record.cpu, *f.values())
     name, _, text = str(record).partition(" ")
     return f"tdpfast_{name.lower()}: {text}".rstrip()
 

@@ -10,6 +10,7 @@ from tdpfast.conform.names import LEAF_NAMES
 from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
+from tdpfast.trace import fast_page_fault_event
 
 HEADER = """# tracer: nop
 #
@@ -29,7 +30,7 @@ def page_text(level: int, gfn: int) -> str:
     return f"sp gen 0 gfn {gfn:x} l{level} 8-byte q0 direct rwux nxe ad root 0 sync"
 
 
-def kernel_event(kind: str, a: tuple) -> tuple[str, str] | None:
+def kernel_event(kind: str, a: tuple, cpu: int) -> tuple[str, str] | None:
     """(event, fields) of a kernel tracepoint."""
     if kind == "chg":
         return ("kvm_tdp_mmu_spte_changed",
@@ -38,6 +39,9 @@ def kernel_event(kind: str, a: tuple) -> tuple[str, str] | None:
         return "kvm_mmu_split_huge_page", f"gfn {a[0]:x} spte {a[2]:x} level {a[1]} errno {signed(a[3])}"
     if kind == "get_page":
         return "kvm_mmu_get_page", f"{page_text(a[0], a[1])} new"
+    if kind == "fast_pf":
+        name, _, fields = fast_page_fault_event(cpu, *a[:5]).partition(": ")
+        return name, fields
     if kind == "prepare_zap":
         return "kvm_mmu_prepare_zap_page", page_text(a[0], a[1])
     return None
@@ -74,7 +78,7 @@ def tracefs(program, scenario: Scenario) -> str:
     out = [HEADER]
     for kind, cpu, step, a, s0, s1 in program.events():
         name = EVENT_KINDS[kind]
-        event = kernel_event(name, a) or own_event(name, a, s0, s1, calls)
+        event = kernel_event(name, a, columns.get(cpu, 0)) or own_event(name, a, s0, s1, calls)
         if event is None:
             continue
         column = columns.get(cpu)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tdpfast._batch import VcpuCore
-from tdpfast._check import check_int, one_of
-from tdpfast._vm import MODIFIERS
+from tdpfast._check import check_int
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
+from tdpfast.ops import OPS, check_op
 from tdpfast.trace import EVENT_DTYPE, Record, records
 
 if TYPE_CHECKING:
@@ -21,41 +21,6 @@ if TYPE_CHECKING:
 
 MAX_PFN = 1 << 40
 EINVAL = -22
-
-_RANGE = ("start", "end")
-OPS: dict[str, tuple[str, ...]] = {
-    "map": ("gfn", "pfn", "level", "write", "exec", "user", "prefetch", "map_writable", "private", "noslot",
-            "retries"),
-    "zap_leafs": (*_RANGE, "flush"), "unmap": (*_RANGE, "filter", "flush", "may_block"), "zap_all": (),
-    "invalidate_roots": ("types",), "zap_invalidated_roots": ("shared",), "reload": (), "put_root": ("private",),
-    "alloc_root": ("private",), "put_roots": (), "sync_rcu": (), "uninit": (),
-    "wrprot_slot": (*_RANGE, "min_level"), "clear_dirty_slot": _RANGE,
-    "clear_dirty_pt_masked": ("gfn", "mask", "wrprot"), "write_protect_gfn": ("gfn", "min_level"),
-    "split": (*_RANGE, "target_level", "shared"), "recover": (*_RANGE, "max_level"),
-    "age": (*_RANGE, "filter"), "test_age": (*_RANGE, "filter"),
-    "get_walk": ("gfn",), "mwalk": ("gfn",), "fast_pf_last": ("gfn",), "zap_nx": (),
-    "poke": ("private", "gfn", "set", "clear"), "poke_raw": ("private", "gfn", "level", "value"),
-    "set_dirty_log": ("on",), "track": ("gfn", "on"), "set_gen": ("gen",),
-    "zap_spte": ("gfn", "level", "shared", "tries", "rcu"), "zap_nx_sp": ("gfn", "level", "rcu"),
-}
-"""Operations of `Vm.run()` and their fields; every one also takes the modifiers hook, resched, race and no_gp.
-
-hook: values that the external hooks return, in order (0, -16, -5); resched: need_resched() is true from that
-call on; race: [n, "hw", set, clear] or [n, "install", value], what another CPU does before the n-th atomic;
-no_gp: RCU callbacks that are due do not run at the end."""
-
-
-def _check_modifiers(fields: dict[str, Any]) -> None:
-    """UsageError for a hook script or a race that cannot be lowered."""
-    hook, race = fields.get("hook", []), fields.get("race")
-    if not isinstance(hook, (list, tuple)):
-        raise UsageError(f"hook is {hook!r}", "not a list", "a list of values that the hooks return")
-    for value in hook:
-        check_int("hook return", value, -4095, 0)
-    if race is not None:
-        if not isinstance(race, (list, tuple)) or len(race) not in (3, 4) or race[1] not in ("hw", "install"):
-            raise UsageError(f"race is {race!r}", "not a race", '[n, "hw", set, clear] or [n, "install", value]')
-        check_int("race number", race[0], 0, (1 << 31) - 2)
 
 
 class RetPf(IntEnum):
@@ -155,14 +120,7 @@ class Vcpu:
         Fields and their defaults are those of `OPS`; returns ``ret`` and what else the operation answers.
         """
         fields = dict(op) if isinstance(op, Mapping) else {}
-        name = fields.get("op")
-        if not isinstance(name, str) or name not in OPS:
-            raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU", one_of(OPS))
-        for key in fields:
-            if key != "op" and key not in OPS[name] and key not in MODIFIERS:
-                raise UsageError(f"op {name!r} has no field {key!r}", "unknown field",
-                                 one_of((*OPS[name], *sorted(MODIFIERS - {"op"}))))
-        _check_modifiers(fields)
+        check_op(fields, td=False)
         return self._run(fields)
 
     def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +129,7 @@ class Vcpu:
             if self.vm.trace == "last":
                 self._core.clear()
             out = self._core.run(fields)
+        self.vm._raise_hook_error()
         if out["ret"] in ("BUG", "LIVELOCK"):
             raise self._end()
         if out["ret"] == EINVAL:
@@ -216,9 +175,29 @@ class Vcpu:
                 self._core.clear()
             got = self._core.fault(gfn, pfn, level, bool(write), bool(exec), bool(user), bool(prefetch),
                                    bool(map_writable), private, bool(noslot), retries)
+        if vm._hook_error is not None:
+            vm._raise_hook_error()
         if got is None:
             raise self._end()
         return MapResult(_RET_PF[got[0]], *got[1:])
+
+    def fast_page_fault(self, gfn: int, *, write: bool = True, exec: bool = False, user: bool = False,
+                        present: bool = True, private: bool = False) -> RetPf:
+        """fast_page_fault() (7.3, 6.18): gives the direct root's leaf of gfn its permissions back with one cmpxchg,
+        tried up to five times. No lock, inside RCU.
+
+        Write permission for what only dirty logging protects, and what access tracking took. Answers
+        RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID: the caller takes the slow path, `map()`.
+
+        Args:
+            gfn: guest frame number, without the shared bit.
+            write exec user: the access. present: the error code says that something was mapped; without it
+                there is nothing to do unless KVM tracks accesses in the SPTEs (``mmu`` "ept_noad").
+            private: a fault on private memory: never fast.
+        """
+        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn), "write": bool(write),
+                                  "exec": bool(exec), "user": bool(user), "present": bool(present),
+                                  "private": self.vm._private(bool(private))})["ret"]]
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,
@@ -241,6 +220,7 @@ class Vcpu:
                 self._core.clear()
             counts = self._core.map_range(fields, n)
             over = self._core.vm.ended
+        self.vm._raise_hook_error()
         if over:
             raise self._end()
         return {RetPf(ret): count for ret, count in counts.items()}

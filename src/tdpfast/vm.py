@@ -20,7 +20,7 @@ in the trace and in `Vcpu.asserts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 from tdpfast import walk as _walk
 from tdpfast._batch import ArenaView, VcpuCore, root_indexes
 from tdpfast._check import check_int, check_level, check_u64, one_of
+from tdpfast._pyhooks import install
 from tdpfast._vm import VmCore
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
@@ -40,6 +41,7 @@ from tdpfast.walk import Entry, Table, Walk
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
 
 MAX_GFN = (1 << 52) - 1
+Hook = Callable[[int, int, int, int], int | None]
 _MODES = ("last", "all", "off")
 
 
@@ -76,6 +78,11 @@ class Vm:
         memory_pages: page-table pages the host can give.
         trace: "last": the events of the last operation are kept, "all", or "off".
         want_mirror, want_direct: roots that vCPU 0 holds from the start.
+        hooks: functions in front of the external hooks, {name: function(gfn, old_spte, new_spte, level)}, for
+            set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the
+            external page, as new_spte is in link_external_spt). Each returns None to have the hook below run, or 0
+            or a negative errno in its place; what one raises, the operation raises at its end. They run with locks
+            held: do not call the VM from them.
 
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
@@ -85,7 +92,7 @@ class Vm:
                  cache_bits: int = 0, exec_only: bool = True, shared_bit: int | None = None,
                  memslot: Memslot | None = None, nx_huge_pages: bool = False, ipat: bool | None = None,
                  pml: bool = False, mmio_generation: int = 0, memory_pages: int = 16384, trace: str = "last",
-                 want_mirror: bool = True, want_direct: bool = True):
+                 want_mirror: bool = True, want_direct: bool = True, hooks: Mapping[str, Hook] | None = None):
         self.design = get_design(design)
         if ungated:
             self.design = self.design.replace(ungated=True)
@@ -119,6 +126,8 @@ class Vm:
             mmio_gen=check_u64("mmio_generation", mmio_generation), pml=bool(pml),
             memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22), want_mirror=bool(want_mirror),
             want_direct=bool(want_direct))
+        self._hook_error: BaseException | None = None
+        install(self.core, {name: self._guarded(name, hook) for name, hook in (hooks or {}).items()})
         self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
 
     def __repr__(self) -> str:
@@ -157,6 +166,10 @@ class Vm:
     def map(self, gfn: int, pfn: int, level: int = 1, **access: Any) -> MapResult:
         """A fault of vCPU 0: see `Vcpu.map()`."""
         return self.vcpus[0].map(gfn, pfn, level, **access)
+
+    def fast_page_fault(self, gfn: int, **access: Any) -> RetPf:
+        """A fault of vCPU 0 without mmu_lock: see `Vcpu.fast_page_fault()`."""
+        return self.vcpus[0].fast_page_fault(gfn, **access)
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, **access: Any) -> dict[RetPf, int]:
         """n faults of vCPU 0 on consecutive pages: see `Vcpu.map_range()`."""
@@ -379,6 +392,28 @@ class Vm:
             vcpu.clear_events()
 
     # checking
+
+    def _guarded(self, name: str, hook: Hook) -> Hook:
+        """A hook whose exceptions wait until the operation is over; until then they count as -EIO."""
+        if not callable(hook):
+            raise UsageError(f"hook {name!s} is {hook!r}", "not callable", "a function")
+
+        def call(gfn: int, old_spte: int, new_spte: int, level: int) -> int | None:
+            try:
+                value = hook(gfn, old_spte, new_spte, level)
+                return None if value is None else check_int(f"return of hook {name}", value, -4095, 0)
+            except BaseException as error:
+                if self._hook_error is None:
+                    self._hook_error = error
+                return -5
+
+        return call
+
+    def _raise_hook_error(self) -> None:
+        """Raises what a hook raised first since the last time, if anything."""
+        error, self._hook_error = self._hook_error, None
+        if error is not None:
+            raise error
 
     def _check_alive(self) -> None:
         if self._ended is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import click
 
@@ -46,14 +47,26 @@ def design_list(names: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names)) or list(REVIEW_DESIGNS)
 
 
-def python_of(names: tuple[str, ...], designs: list[str], gatings: list[bool]) -> str:
+def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str], gatings: list[bool],
+              limits: Limits, jobs: int, as_json: bool, brief: bool) -> str:
     """The Python that does the same."""
+    plain = Limits()
+    changed = [f"{f.name}={value!r}" for f in fields(Limits) if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
+    options = [f"limits=Limits({', '.join(changed)})"] * bool(changed) + [f"jobs={jobs}"] * bool(jobs)
+    found = " + ".join(f"catalogue({n!r})" if n in CATALOGUES else f"[load({n!r})]" for n in names)
+    show = ["    for verdict in verdicts:", "        print(json.dumps(verdict.to_json()))"] if as_json else [
+        f"    print(report(list(verdicts), scenarios{', brief=True' if brief else ''}))"]
     return "\n".join([
-        "from tdpfast.catalogue import catalogue", "from tdpfast.check import check_many",
-        "from tdpfast.report import report", "from tdpfast.scenario import load", "",
-        "scenarios = " + " + ".join(f"catalogue({n!r})" if n in CATALOGUES else f"[load({n!r})]" for n in names),
-        f"tasks = [(s, d, g) for s in scenarios for d in {designs!r} for g in {gatings!r}]",
-        "print(report(list(check_many(tasks)), scenarios))"])
+        *["import json", ""] * as_json,
+        *["from tdpfast.catalogue import catalogue"] * ("catalogue(" in found),
+        f"from tdpfast.check import {'Limits, ' if changed else ''}check_many",
+        *["from tdpfast.report import report"] * (not as_json),
+        *["from tdpfast.scenario import load"] * ("load(" in found), "",
+        "if __name__ == '__main__':      # check_many() starts processes",
+        f"    scenarios = {found}",
+        *[f"    scenarios = [s for s in scenarios if s.name.startswith({wanted!r})]"] * bool(wanted),
+        f"    tasks = [(s, d, g) for s in scenarios for d in {designs!r} for g in {gatings!r}]",
+        f"    verdicts = check_many({', '.join(['tasks', *options])})", *show])
 
 
 @click.command("check")
@@ -90,14 +103,15 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
     scenarios = select(gather(what), wanted)
     names = design_list(designs)
     gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
-    if as_python:
-        click.echo(python_of(what, names, gatings))
-        return EXIT_OK
     if strategy in ("random", "pct"):
-        click.echo(f"seed {seed}", err=True)
         max_executions = max_executions or 10_000
     limits = Limits(strategy=strategy, max_transitions=max_transitions, max_executions=max_executions,
                     seconds=seconds, bound=bound, depth=depth, seed=seed)
+    if as_python:
+        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief))
+        return EXIT_OK
+    if strategy in ("random", "pct"):
+        click.echo(f"seed {seed}", err=True)
     tasks = [(s, d, g) for s in scenarios for d in names for g in gatings]
     verdicts = []
     for verdict in check_many(tasks, limits=limits, jobs=jobs):

@@ -30,7 +30,7 @@ from tdpfast.errors import UsageError
 
 __all__ = ["KINDS", "Difference", "FileReport", "Result", "conform", "conform_file"]
 
-KINDS = ["spte", "mmu", "seam", "pending"]
+KINDS = ["spte", "mmu", "seam", "stack", "pending"]
 """Modules of tdpfast.conform, in the order in which they are asked."""
 
 

@@ -6,6 +6,8 @@ from tdpfast._vm import LEAF_NUMBERS
 
 LEAF_NAMES = {number: name for name, number in LEAF_NUMBERS.items()}
 PAGE = 0x00003FFFFFFFF000          # the HPA bits of a page; above are HKID and flags
+PA_OF_NULL = 0x778000000000        # what page_to_phys(virt_to_page(NULL)) gives: no physical address
+RECORDED_POOL = range(0x110000000, 0x120000000)   # where the recordings' S-EPT pages lay
 
 
 class PageNames:
@@ -27,6 +29,8 @@ class PageNames:
     def name(self, value: int) -> str:
         """A page by name, "NAME|0x.." with other bits set, other numbers in hexadecimal."""
         page = value & PAGE
+        if value == PA_OF_NULL:
+            return "PA(NULL)"
         if page in self.names:
             rest = value & ~PAGE
             return f"{self.names[page]}|{rest:#x}" if rest else self.names[page]
@@ -34,9 +38,17 @@ class PageNames:
             return "S-unused"
         return hex(value)
 
-    def entry(self, raw: int) -> str:
-        """An S-EPT entry of a table: NAME|bits."""
-        return self.name(raw)
+    def own(self, events: list) -> list:
+        """Recorded events with S-EPT pages that never got a name (seen in a SEAMCALL, but not as a new S-EPT page)
+        called "S-unused": where they lay is the recorder's affair."""
+        return [[[self._unnamed(v) for v in part] if isinstance(part, list) else part for part in event]
+                if event[0] == "seam" else event for event in events]
+
+    @staticmethod
+    def _unnamed(text):
+        if isinstance(text, str) and text.startswith("0x11") and int(text, 16) in RECORDED_POOL:
+            return "S-unused"
+        return text
 
     def address(self, text) -> int:
         """The number a name stands for."""

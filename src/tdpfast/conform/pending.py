@@ -6,16 +6,11 @@ from tdpfast.conform.result import Result
 NAME = "pending"
 
 
-def _stack(record: dict) -> bool:
-    return "ops" in record and isinstance(record.get("cfg"), dict) and "kind" not in record["cfg"]
-
-
 def _has(*names: str):
     return lambda record: all(name in record for name in names)
 
 
 _PENDING = (
-    ("stack cases", _stack),
     ("module check order", _has("sept_add", "page_add")),
     ("module quirks", _has("id", "claim", "evidence")),
     ("module constants", _has("status_codes", "sept_states")),

@@ -1,0 +1,1 @@
+# For other native modules only: see _explore_walk.pxd.

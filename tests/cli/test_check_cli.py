@@ -1,0 +1,187 @@
+"""tdpfast check and tdpfast replay."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+FIELDS = {"scenario": str, "design": str, "gated": bool, "verdict": str, "complete": bool, "checks": list,
+          "executions": int, "transitions": int, "seconds": float, "token": (str, type(None))}
+PAGE_REUSE = ("check", "review", "--design", "patch07", "--scenario", "issue2-page", "--ungated")
+KERNEL_LINE = re.compile(r"^ *CPU \d+/KVM-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: kvm\w+: .+$")
+OWN_LINE = re.compile(r"^ *(CPU \d+/KVM|rcu)-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: tdpfast_\w+: .+$")
+HOLDS = """\
+name = "mine"
+[[thread]]
+ops = [{op = "map", gfn = 0x600, pfn = 0x140600}]
+[[thread]]
+ops = [{op = "mwalk", gfn = 0x600}]
+"""
+
+
+def python(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def token():
+    from tdpfast.catalogue import catalogue
+    from tdpfast.check import check
+
+    scenario = next(s for s in catalogue("review") if s.name == "issue1-collapse-by-fault")
+    return check(scenario, "v7.3", gated=False).token
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(HOLDS)
+    return path
+
+
+def test_the_review(tdpfast):
+    assert tdpfast("check", "review", "--brief", "--expect") == (0, (GOLDEN / "review.txt").read_text(), "")
+
+
+def test_a_violation_and_its_story(tdpfast):
+    code, out, err = tdpfast(*PAGE_REUSE)
+    assert (code, err) == (1, "") and out == (GOLDEN / "page-reuse.txt").read_text()
+
+
+def test_exit_codes(tdpfast, mine):
+    assert tdpfast(*PAGE_REUSE, "--brief")[0] == 1
+    assert tdpfast(*PAGE_REUSE, "--brief", "--exit-zero")[0] == 0
+    assert tdpfast(*PAGE_REUSE, "--brief", "--expect")[0] == 0
+    assert tdpfast("check", mine)[0] == 0
+    assert tdpfast("check", mine, "--strategy", "dfs", "--max-executions", 3)[0] == 0       # unknown, but no time ran out
+    code, out, _ = tdpfast("check", "review", "--scenario", "issue1-collapse-by", "--design", "v7.3", "--gated",
+                           "--strategy", "dfs", "--seconds", 0.01, "--brief")
+    assert code == 124 and "unknown" in out
+
+
+def test_unexpected_answers(tdpfast, tmp_path):
+    (tmp_path / "mine.toml").write_text(HOLDS + '[expect]\n"v7.3" = "agree"\n')
+    code, out, err = tdpfast("check", tmp_path / "mine.toml", "--design", "v7.3", "--expect", "--ungated", "--brief")
+    assert (code, err) == (1, "unexpected: mine on v7.3, ungated: expected agree, got holds \n")
+
+
+def test_json(tdpfast):
+    code, out, err = tdpfast("check", "review", "--json", "--scenario", "issue2", "--design", "patch07", "--design", "v7.3")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (1, "") and len(lines) == 8
+    for line in lines:
+        assert list(line) == list(FIELDS)
+        assert all(isinstance(line[name], kind) for name, kind in FIELDS.items())
+        assert line["verdict"] == ("violated" if line["checks"] else "holds") and line["checks"] == sorted(line["checks"])
+        assert (line["token"] is None) == (line["verdict"] == "holds")
+    assert [(line["scenario"], line["design"], line["gated"]) for line in lines[:4]] == [
+        ("issue2-atomic-zap-of-leaf", d, g) for d in ("patch07", "v7.3") for g in (False, True)]
+
+
+def test_filters(tdpfast, mine):
+    _, out, _ = tdpfast("check", "review", mine, "--json", "--gated", "--design", "v7.3", "--scenario", "issue3",
+                        "--scenario", "mine")
+    assert [json.loads(line)["scenario"] for line in out.splitlines()] == [
+        "issue3-reclaim-busy", "issue3-zap-of-table", "mine"]
+    _, out, _ = tdpfast("check", mine, "--brief")
+    assert out.splitlines()[0].split() == ["issue", "callers", "v6.18", "patch07", "patch15", "single-hook", "v7.3"]
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "missing argument"), (["nothing"], "cannot read nothing"), (["review", "review"], "named twice"),
+    (["review", "--design", "v9"], "unknown design 'v9'"), (["review", "--scenario", "issue9"], "unknown scenario"),
+    (["review", "--strategy", "magic"], "magic"), (["review", "--bound", "-1"], "bound"),
+    (["review", "--seconds", "-1"], "seconds"), (["review", "--seconds", "x"], "seconds"),
+    (["review", "--jobs", "-1"], "jobs"), (["review", "--max-transitions", "0"], "max-transitions"),
+    (["review", "--seed", "-1"], "seed"), (["review", "--depth", "0"], "depth"), (["review", "--fly"], "--fly"),
+    (["review", "--seconds", "nan"], "seconds"), (["review", "--seconds", "inf"], "seconds")])
+def test_bad_values(tdpfast, argv, message):
+    code, out, err = tdpfast("check", *argv)
+    assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1 and "; try " in err
+    assert message in err.lower() or message in err
+
+
+def test_a_bad_file(tdpfast, tmp_path):
+    (tmp_path / "a.toml").write_text(HOLDS.replace("gfn", "gfm"))
+    code, out, err = tdpfast("check", tmp_path / "a.toml")
+    assert (code, out) == (2, "") and str(tmp_path / "a.toml") in err and "no field 'gfm'" in err
+
+
+def test_random_walks_say_their_seed(tdpfast, mine):
+    argv = ("check", mine, "--design", "v7.3", "--strategy", "random", "--seed", 7, "--max-executions", 5, "--brief")
+    code, out, err = tdpfast(*argv)
+    assert (code, err) == (0, "seed 7\n") and tdpfast(*argv) == (code, out, err)
+
+
+def test_python_is_the_same(tdpfast, mine):
+    for argv in (PAGE_REUSE, (*PAGE_REUSE, "--brief"), ("check", mine, "--gated", "--design", "v7.3", "--jobs", 1),
+                 ("check", mine, "--design", "v6.18", "--strategy", "pct", "--seed", 5, "--max-executions", 9)):
+        code, script, err = tdpfast(*argv, "--python")
+        assert (code, err) == (0, "") and python(script) == tdpfast(*argv)[1]
+    _, script, _ = tdpfast(*PAGE_REUSE, "--json", "--python")
+    ran, called = json.loads(python(script)), json.loads(tdpfast(*PAGE_REUSE, "--json")[1])
+    assert {**ran, "seconds": 0} == {**called, "seconds": 0}
+
+
+# ---- replay -----------------------------------------------------------------------------------------------------
+
+def test_replay(tdpfast, token):
+    code, out, err = tdpfast("replay", token)
+    assert (code, err) == (1, "") and out == tdpfast("replay", token)[1]
+    lines = out.splitlines()
+    assert lines[0].startswith("issue1-collapse-by-fault on v7.3, ungated: agree ")
+    assert lines[2].startswith("CPU 0 (vcpu0)") and " | CPU 1 (vcpu1)" in lines[2] and lines[-1].startswith("  => agree: ")
+
+
+def test_check_shows_what_replay_shows(tdpfast):
+    _, checked, _ = tdpfast(*PAGE_REUSE)
+    text = re.search(r"tdpfast replay (\S+)", checked)[1]
+    story = tdpfast("replay", text)[1].split("\n", 2)[2]
+    assert story.rstrip("\n") in checked
+
+
+def test_replay_trace(tdpfast, token):
+    code, out, err = tdpfast("replay", token, "--trace")
+    assert (code, err) == (1, "")
+    header, events = [], []
+    for line in out.splitlines():
+        (header if line.startswith("#") else events).append(line)
+    assert header[0] == "# tracer: nop" and out.startswith("\n".join(header)) and len(header) == 10
+    kernel = [line for line in events if "tdpfast_" not in line]
+    assert kernel and all(KERNEL_LINE.match(line) for line in kernel)
+    assert {re.search(r": (\w+): ", line)[1] for line in kernel} <= {
+        "kvm_tdp_mmu_spte_changed", "kvm_mmu_get_page", "kvm_mmu_prepare_zap_page", "kvm_mmu_split_huge_page"}
+    own = [line for line in events if "tdpfast_" in line]
+    assert own and all(OWN_LINE.match(line) for line in own)
+    times = [float(re.search(r"(\d+\.\d{6}):", line)[1]) for line in events]
+    assert times == sorted(times)
+
+
+def test_replay_json(tdpfast, token):
+    code, out, err = tdpfast("replay", token, "--json")
+    shown = json.loads(out)
+    assert (code, err) == (1, "") and set(shown) == {"scenario", "design", "gated", "checks", "end", "steps"}
+    assert (shown["scenario"], shown["design"], shown["gated"]) == ("issue1-collapse-by-fault", "v7.3", False)
+    assert all(set(step) == {"agent", "kind", "object", "value"} for step in shown["steps"]) and shown["steps"]
+
+
+def test_replay_python_is_the_same(tdpfast, token):
+    code, script, _ = tdpfast("replay", token, "--python")
+    assert code == 0 and python(script) == tdpfast("replay", token)[1].split("\n", 2)[2]
+
+
+def test_replay_of_a_file(tdpfast, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('name = "bad"\n[[setup]]\nop = "map"\ngfn = 0x200\npfn = 0x140200\n[[thread]]\n'
+                    'ops = [{op = "zap_spte", gfn = 0x200}]\n')
+    _, out, _ = tdpfast("check", path, "--design", "patch07", "--ungated", "--json")
+    text = json.loads(out)["token"]
+    code, out, err = tdpfast("replay", text)
+    assert (code, out) == (2, "") and "another scenario" in err
+    assert tdpfast("replay", text, "--file", path)[0] == 1
+    _, script, _ = tdpfast("replay", text, "--file", path, "--python")
+    assert python(script) == tdpfast("replay", text, "--file", path)[1].split("\n", 2)[2]
