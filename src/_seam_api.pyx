@@ -164,7 +164,7 @@ cdef class SeamModule:
         """4K pages need a page pair per 2M."""
         return bool(self.s.dynamic_pamt)
 
-    def kot(self):
+    def hkids(self):
         """The state of each HKID: 0 free, 1 assigned, 2 flushed, 3 written back, 4 reserved."""
         return [self.s.kot[i] for i in range(SEAM_HKIDS)]
 

@@ -22,7 +22,8 @@ cdef struct L2Split:
 
 cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     """RCX GPA|level, RDX TDR (bit 0: L2_SEPT_ADD_MODE,
-    use the L2 pages only where there is an alias), R8 page for the table, R9..R11 pages for L2 tables."""
+    use the L2 pages only where there is an alias), R8 page for the table, R9..R11 pages for L2 tables.
+    Leaf 15, version 0."""
     cdef Call k
     cdef PageHold page
     cdef PamtEntry *large
@@ -166,7 +167,8 @@ cdef void demote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *large,
 # ---- PROMOTE ------------------------------------------------------------------------------------------------
 
 cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR. Success: RCX the freed S-EPT page (version 1: R9..R11 those of the L2 VMs)."""
+    """RCX GPA|level, RDX TDR. Success: RCX the freed S-EPT page (version 1: R9..R11 those of the L2 VMs).
+    Leaf 23, versions 0 and 1."""
     cdef Call k
     cdef PamtEntry *page
     cdef uint64_t version = regs_version(r)

@@ -3,7 +3,7 @@
 
 MRTD is a SHA-384 over 128-byte blocks, in the order of the calls that succeeded:
 
-    TDH.MEM.PAGE.ADD   one block: "MEM.PAGE.ADD" padded with zeroes to 16 bytes, the GPA (8 bytes, little endian), zeroes
+    TDH.MEM.PAGE.ADD   one block: "MEM.PAGE.ADD" zero-padded to 16 bytes, the GPA (8 bytes, little endian), zeroes
     TDH.MR.EXTEND      one block: "MR.EXTEND" and the GPA in the same way; then the 256 bytes at the GPA as two blocks
 
 PAGE.ADD does not measure content. MNG.INIT starts the hash, FINALIZE ends it; before that MRTD reads as 0. The hash is

@@ -14,7 +14,8 @@ from tdpfast._seam_mr cimport mr_page_add
 
 
 cdef uint64_t tdh_mem_page_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA, RDX TDR, R8 page, R9 source page. The TDR is held exclusive and stands for all the other locks."""
+    """RCX GPA, RDX TDR, R8 page, R9 source page. The TDR is held exclusive and stands for all the other locks.
+    Leaf 2, version 0."""
     cdef Call k
     cdef uint64_t rcx = r.rcx
     cdef uint64_t rdx = r.rdx
@@ -74,7 +75,7 @@ cdef inline bint is_private_hkid(Seam *s, uint64_t pa) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_page_aug(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level (4K or 2M), RDX TDR, R8 page. The page becomes PENDING."""
+    """RCX GPA|level (4K or 2M), RDX TDR, R8 page. The page becomes PENDING. Leaf 6, version 0."""
     cdef Call k
     cdef PageHold page
     cdef uint64_t status
@@ -98,7 +99,7 @@ cdef uint64_t tdh_mem_page_aug(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_page_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR. Success: RCX the freed page."""
+    """RCX GPA|level, RDX TDR. Success: RCX the freed page. Leaf 29, version 0."""
     cdef Call k
     cdef PamtEntry *page
     cdef uint64_t status
@@ -133,7 +134,7 @@ cdef inline uint64_t leaf_page(uint64_t entry, int level) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_page_relocate(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA, RDX TDR, R8 new page. Success: RCX the old page; the entry is unblocked."""
+    """RCX GPA, RDX TDR, R8 new page. Success: RCX the old page; the entry is unblocked. Leaf 5, version 0."""
     cdef Call k
     cdef PamtEntry *old
     cdef PageHold page

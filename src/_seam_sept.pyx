@@ -17,7 +17,8 @@ cdef enum:
 
 
 cdef uint64_t tdh_mem_sept_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR|ALLOW_EXISTING, R8 page, R9..R11 pages for the L2 VMs (version 1)."""
+    """RCX GPA|level, RDX TDR|ALLOW_EXISTING, R8 page, R9..R11 pages for the L2 VMs (version 1).
+    Leaf 3, versions 0 and 1."""
     cdef Call k
     cdef bint existing = r.rdx & ALLOW_EXISTING
     cdef uint64_t version = regs_version(r)
@@ -63,7 +64,8 @@ cdef uint64_t sept_add_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t ver
 
 
 cdef uint64_t tdh_mem_sept_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR, bit 0: read the L2 attributes too. Success: RCX entry, RDX level and state."""
+    """RCX GPA|level, RDX TDR, bit 0: read the L2 attributes too. Success: RCX entry, RDX level and state.
+    Leaf 25, version 0."""
     cdef Call k
     cdef uint64_t status
     cdef uint64_t rcx = r.rcx
@@ -94,7 +96,8 @@ cdef uint64_t tdh_mem_sept_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_sept_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR. Success: RCX the freed page (version 1: R9..R11 those of the L2 VMs)."""
+    """RCX GPA|level, RDX TDR. Success: RCX the freed page (version 1: R9..R11 those of the L2 VMs).
+    Leaf 30, versions 0 and 1."""
     cdef Call k
     cdef PamtEntry *page
     cdef uint64_t *table
@@ -135,7 +138,8 @@ cdef uint64_t tdh_mem_sept_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_range_block(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR. The entry loses its permissions; the page's BEPOCH becomes the TD's epoch."""
+    """RCX GPA|level, RDX TDR. The entry loses its permissions; the page's BEPOCH becomes the TD's epoch.
+    Leaf 7, version 0."""
     cdef Call k
     cdef PamtEntry *page
     cdef uint64_t entry
@@ -165,7 +169,7 @@ cdef uint64_t tdh_mem_range_block(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef uint64_t tdh_mem_range_unblock(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA|level, RDX TDR. BEPOCH stays as it is."""
+    """RCX GPA|level, RDX TDR. BEPOCH stays as it is. Leaf 39, version 0."""
     cdef Call k
     cdef PamtEntry *page
     cdef uint64_t entry
@@ -192,7 +196,8 @@ cdef uint64_t tdh_mem_range_unblock(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 
 
 cdef uint64_t tdh_mem_track(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. A new TLB epoch, once nobody is left from the one before the current. Registers stay."""
+    """RCX TDR. A new TLB epoch, once nobody is left from the one before the current. Registers stay.
+    Leaf 38, version 0."""
     cdef Call k
     cdef uint64_t status
     cdef uint64_t epoch

@@ -61,7 +61,7 @@ cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
 
 
 cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDVPR and flags. SEAM_ENTERED_TD when the guest runs; registers stay otherwise."""
+    """RCX TDVPR and flags. SEAM_ENTERED_TD when the guest runs; registers stay otherwise. Leaf 0, version 0."""
     cdef VpCall v
     cdef uint64_t status
     if regs_version(r) != 0:
@@ -134,7 +134,7 @@ cdef uint64_t zero_step_check(Cpu *c, Seam *s, Td *td, Vp *vp, SeamRegs *r) noex
 
 
 cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDVPR. The VCPU is no longer associated with a logical processor."""
+    """RCX TDVPR. The VCPU is no longer associated with a logical processor. Leaf 18, version 0."""
     cdef VpCall v
     cdef uint64_t status
     if regs_version(r) != 0:

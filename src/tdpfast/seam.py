@@ -240,7 +240,8 @@ class TdxModule:
 
     def _field(self, leaf: str, name: str, element: int, lp: int, prefix: str, **registers: int) -> int:
         if name not in FIELDS or not name.startswith(prefix):
-            raise UsageError(f"field {name!r}", "unknown", "one of " + ", ".join(n for n in FIELDS if n.startswith(prefix)))
+            known = ", ".join(n for n in FIELDS if n.startswith(prefix))
+            raise UsageError(f"field {name!r}", "unknown", f"one of {known}")
         result = self.call(leaf, lp, rdx=FIELDS[name] + element, **registers)
         if not result.ok:
             raise UsageError(f"{leaf} of {name} answered {result}", "the module refused", "a field it lets you read")
@@ -322,7 +323,7 @@ class TdxModule:
         return page
 
     def _hkid(self) -> int:
-        kot = self.native.kot()
+        kot = self.native.hkids()
         if 0 not in kot:
             raise UsageError("build_td", "no HKID is free", "teardown_td() of another TD")
         return kot.index(0)

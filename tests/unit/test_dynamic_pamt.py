@@ -75,7 +75,7 @@ def test_a_td_lives_and_dies():
     assert module.mem_page_aug(td, 0, 0, module.new_page()).ok
     assert module.mem_page_aug(td, 0x200000, 1, RANGE).status == "TDX_SUCCESS", "a 2M page needs no pair"
     assert pamt_add(module) == "TDX_HPA_RANGE_NOT_FREE:RCX"
-    assert module.call("mem_page_demote", rcx=0x200001, rdx=td.tdr, r8=module.new_page()).status == "TDX_OPERAND_INVALID"
+    assert module.mem_page_demote(td, 0x200000, 1, module.new_page()).status == "TDX_OPERAND_INVALID"
     module.teardown_td(td)
     for start in sorted(module._paired):
         assert module.call("phymem_pamt_remove", rcx=start << 21 | 1).ok
@@ -198,8 +198,17 @@ def test_a_count_that_drops_outside_the_lock_is_found():
 def test_two_vcpus_get_and_put_one_range():
     threads = [[{"op": "map", "gfn": 0x600, "pfn": PFN, "inject": BUSY, "retries": 3}],
                [{"op": "map", "gfn": 0x800, "pfn": PFN + 1, "retries": 3}]]
-    result = check(scenario(*threads, setup=WARM), DYNAMIC, limits=Limits(strategy="random", max_executions=400, seed=7))
+    limits = Limits(strategy="random", max_executions=400, seed=7)
+    result = check(scenario(*threads, setup=WARM), DYNAMIC, limits=limits)
     assert result.verdict != "violated", result.checks
     leaky = DYNAMIC.replace(name="leaky", pamt_no_put=True)
-    result = check(scenario(*threads, setup=WARM), leaky, limits=Limits(strategy="random", max_executions=400, seed=7))
+    result = check(scenario(*threads, setup=WARM), leaky, limits=limits)
     assert "pamt" in result.checks
+
+
+def test_the_same_race_through_two_failing_faults():
+    threads = [[{"op": "map", "gfn": 0x600 + 0x200 * i, "pfn": PFN + i, "inject": BUSY}] for i in range(2)]
+    result = check(scenario(*threads, setup=WARM), DYNAMIC)
+    assert result.verdict == "holds" and result.complete
+    result = check(scenario(*threads, setup=WARM), DYNAMIC.replace(name="dec-outside", pamt_dec_outside=True))
+    assert result.checks == ["kernel", "pamt"]
