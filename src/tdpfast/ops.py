@@ -39,6 +39,7 @@ TD_OPS: dict[str, tuple[str, ...]] = {
     "guest_access": ("vcpu", "gpa", "same_rip"), "touch": ("vcpu", "gfn", "pfn", "retries", "same_rip"),
     "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src"), "finalize": (), "release_hkid": (),
     "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
+    "pamt_get": ("pfn",), "pamt_put": ("pfn",),
 }
 """What a TD, and so a scenario, has beside `OPS`: vCPUs that run guest code, and the TD's life."""
 
