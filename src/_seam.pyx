@@ -4,7 +4,7 @@
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_try_cmpxchg
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_large cimport tdh_mem_page_demote, tdh_mem_page_promote
@@ -298,15 +298,14 @@ cdef bint inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
     """The other processor takes the lock, if it is to be had: nobody holds what others hold already."""
     cdef bint plain = inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH
     cdef uint64_t old = tdp_read_once(word)
+    cdef uint64_t held
     if inj.lock == INJ_ENTRY:
         return not tdp_fetch_or(word, SEPT_TDEL) & SEPT_TDEL
-    if old & 1 or (inj.exclusive and old >> (1 if plain else 2)):
-        return False
-    if inj.exclusive:
-        tdp_fetch_or(word, 1)
-    else:
-        tdp_fetch_add(word, 2 if plain else 4)
-    return True
+    while not (old & 1 or (inj.exclusive and old >> (1 if plain else 2))):
+        held = old | 1 if inj.exclusive else old + (2 if plain else 4)
+        if tdp_try_cmpxchg(word, &old, held):    # at once: a reader may come meanwhile
+            return True
+    return False
 
 
 cdef void inject_drop(SeamInject *inj, uint64_t *word) noexcept nogil:
