@@ -10,7 +10,8 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load32, tdp_store32, tdp_try_cmpxchg8, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8, tdp_try_cmpxchg32, tdp_write_once32,
+    tdp_xchg32,
 )
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
@@ -93,7 +94,26 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
 
 cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
     cdef Vp *vp = seam_vp(t.seam, t.tdvpr_pa[vcpu])
-    return vp != NULL and vp.state == VP_ACTIVE
+    return vp != NULL and tdp_read_once(&vp.state) == VP_ACTIVE
+
+
+cdef bint guest_try_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Takes the vCPU for an instruction, an entry or a kick; False while somebody else has it. May yield."""
+    cdef uint32_t old = 0
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    return tdp_try_cmpxchg32(&t.guest_busy[vcpu], &old, 1)
+
+
+cdef void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """Takes the vCPU: a kick waits for the end of its instruction, and its next instruction for the end of a kick.
+    Yields."""
+    while not guest_try_begin(c, t, vcpu):
+        sync_wait_eq(c, &t.guest_busy[vcpu], 0)
+
+
+cdef void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
+    tdp_store32(&t.guest_busy[vcpu], 0)
 
 
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
@@ -120,10 +140,13 @@ cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
         if tdp_load32(&t.until_kick) >> i & 1:
             seam_inject_off(t.seam, i)
     for i in range(t.nvcpus):
-        if t.guest_busy[i]:
-            sync_wait_eq(c, &t.guest_busy[i], 0)
+        # Who comes later has seen the request.
+        if not tdp_load32(&t.guest_busy[i]) and not tdx_vcpu_inside(t, i):
+            continue
+        guest_begin(c, t, i)
         if tdx_kick(c, t, i):
             kicked |= <uint32_t>1 << i
+        guest_end(c, t, i)
     if c.user == NULL or not (<Op *>c.user).reenter or t.reenter_fn == NULL:
         return
     for i in range(t.nvcpus):
@@ -137,8 +160,9 @@ cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef int i
     trace1(c, EV_REQ, 1)
     for i in range(t.nvcpus):
-        if not t.guest_busy[i]:
+        if tdx_vcpu_inside(t, i) and guest_try_begin(c, t, i):
             tdx_kick(c, t, i)
+            guest_end(c, t, i)
 
 
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._atomic cimport (
-    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once32, tdp_store32, tdp_write_once32,
+    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once32, tdp_write_once32,
 )
 from tdpfast._ops cimport OP_TDX_FIRST
 from tdpfast._seam cimport SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put
@@ -16,7 +16,7 @@ from tdpfast._seam_guest cimport (
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock,
     sync_point, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
@@ -25,7 +25,7 @@ from tdpfast._tdp_mmu cimport (
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
+    TD_STATE_RUNNABLE, Tdx, guest_begin, guest_end, tdx_of, tdx_seamcall, tdx_vcpu_inside, tdx_vm_dead,
 )
 from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
 
@@ -68,17 +68,6 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
 
 
 # ---- into the guest and out of it ---------------------------------------------------------------------------------
-
-cdef inline void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    """The vCPU is in the middle of something that an IPI does not interrupt: a kick waits for its end."""
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 1)
-
-
-cdef inline void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
-    sync_point(c, SYNC_STORE, <uint64_t>&t.guest_busy[vcpu])
-    tdp_store32(&t.guest_busy[vcpu], 0)
-
 
 cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""

@@ -64,6 +64,8 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil
 cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil
+cdef void guest_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil
+cdef void guest_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil
 cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil
