@@ -86,7 +86,7 @@ cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         vp_unlock(c, s, &v)
         return status
     hp_put_shared(c, s, &v.k.td.op_lock)
-    v.vp.state = VP_ACTIVE
+    tdp_write_once(&v.vp.state, VP_ACTIVE)
     lp_of(s, c).vp = v.page.leaf.ref
     return status
 
@@ -175,7 +175,7 @@ cdef void td_exit(Cpu *c, Seam *s, Vp *vp) noexcept nogil:
     cdef PageHold h
     sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[vp.vcpu_epoch & 1])
     tdp_fetch_add(&td.refcount[vp.vcpu_epoch & 1], <uint64_t>-1)
-    vp.state = VP_READY
+    tdp_write_once(&vp.state, VP_READY)
     lp_of(s, c).vp = 0
     hp_put_shared(c, s, &pamt_entry(s, td.tdr_pa, 0).lock)
     h.excl = False

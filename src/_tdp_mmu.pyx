@@ -11,7 +11,9 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once32, tdp_xchg32
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
+)
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
     is_frozen_spte, is_last_spte, is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update,
@@ -187,7 +189,7 @@ cdef void tdp_mmu_unlink_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
         return
     spin_lock(c, &kvm.tdp_mmu_pages_lock)
     c.pages_lock += 1
-    sp.nx_huge_page_disallowed = 0
+    tdp_write_once8(&sp.nx_huge_page_disallowed, 0)    # a fault may look at it without the lock
     untrack_possible_nx_huge_page(kvm, sp)
     c.pages_lock -= 1
     spin_unlock(c, &kvm.tdp_mmu_pages_lock)

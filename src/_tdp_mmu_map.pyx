@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from tdpfast._arena cimport SPTE_ENTRIES, sp_invalid, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add
+from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once8
 from tdpfast._spte cimport (
     MakeSpteIn, MakeSpteOut, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
     is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_small_spte, make_spte,
@@ -63,7 +63,7 @@ cdef void disallowed_hugepage_adjust(Kvm *kvm, Fault *fault, uint64_t spte, int 
     if level == 1 or level != fault.goal_level or not is_shadow_present_pte(spte) or is_large_pte(spte):
         return
     child = spte_to_child_sp(kvm, spte)
-    if child == NULL or not (child.nx_huge_page_disallowed or mirror):
+    if child == NULL or not (tdp_read_once8(&child.nx_huge_page_disallowed) or mirror):
         return
     fault.pfn |= fault.gfn & (pages_per_hpage(level) - pages_per_hpage(level - 1))
     fault.goal_level -= 1

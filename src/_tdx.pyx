@@ -10,7 +10,8 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_unlikely, tdp_load32, tdp_store32, tdp_try_cmpxchg8, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8, tdp_try_cmpxchg32, tdp_unlikely,
+    tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
@@ -117,7 +118,14 @@ cdef void tdx_bug(Cpu *c, Tdx *t, const char *fn, const char *id, int leaf, uint
 
 cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil:
     cdef Vp *vp = seam_vp(t.seam, t.tdvpr_pa[vcpu])
-    return vp != NULL and vp.state == VP_ACTIVE
+    return vp != NULL and tdp_read_once(&vp.state) == VP_ACTIVE
+
+
+cdef bint tdx_vcpu_try_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """As tdx_vcpu_begin(), but False while the processor does something else. May yield."""
+    cdef uint32_t idle = 0
+    sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[vcpu])
+    return tdp_try_cmpxchg32(&t.guest_busy[vcpu], &idle, 1)
 
 
 cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
@@ -125,9 +133,7 @@ cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     an IPI makes; no two of these overlap. Yields."""
     while True:
         sync_wait_eq(c, &t.guest_busy[vcpu], 0)
-        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[vcpu])
-        if not tdp_load32(&t.guest_busy[vcpu]):
-            tdp_store32(&t.guest_busy[vcpu], 1)
+        if tdx_vcpu_try_begin(c, t, vcpu):
             return
 
 
@@ -177,9 +183,7 @@ cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef int i
     trace1(c, EV_REQ, 1)
     for i in range(t.nvcpus):
-        sync_point(c, SYNC_RMW, <uint64_t>&t.guest_busy[i])
-        if not tdp_load32(&t.guest_busy[i]):
-            tdp_store32(&t.guest_busy[i], 1)
+        if tdx_vcpu_try_begin(c, t, i):
             tdx_kick(c, t, i)
             tdx_vcpu_end(c, t, i)
 
