@@ -14,7 +14,7 @@ from tdpfast._sync cimport (
     CHECK_LIFE, EV_OP, EV_OP_END, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
 )
 from tdpfast._tdx cimport TDX_SEPT_PAGES
-from tdpfast._vm cimport VmCore, fill_op, result_dict
+from tdpfast._vm cimport VmCore, fill_op, result_dict, trace_list
 
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
@@ -179,15 +179,7 @@ cdef class ScenarioProgram(ProgramRef):
 
     def events(self):
         """What the last replay recorded: as VmCore.events(), all threads in the order of their steps."""
-        cdef size_t i
-        cdef int k
-        cdef Event *e
-        out = []
-        for i in range(self.trace.n):
-            e = &self.trace.ev[i]
-            out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
-                        e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
-        return out
+        return trace_list(&self.trace)
 
     def raise_hook_error(self):
         """Raises what a Python hook raised first since the last time, if anything."""

@@ -48,8 +48,16 @@ cdef void pyhook_serve(Cpu *c) noexcept nogil:
     call_python(<HookRequest *>c.y_arg)
 
 
-cdef void ask(Cpu *c, HookRequest *r) noexcept nogil:
+cdef void ask(Cpu *c, Kvm *kvm, HookRequest *r, int which, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+              int level) noexcept nogil:
     """Has the Python hook called: by the scheduler on a fiber (yields), directly otherwise."""
+    memset(r, 0, sizeof(HookRequest))
+    r.kvm = kvm
+    r.which = which
+    r.gfn = gfn
+    r.old_spte = old_spte
+    r.new_spte = new_spte
+    r.level = level
     if c.slow & SLOW_YIELD:
         c.y_kind = SYNC_HOOK
         c.y_obj = <uint64_t>r.kvm
@@ -63,14 +71,7 @@ cdef void ask(Cpu *c, HookRequest *r) noexcept nogil:
 cdef int py_set(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level) noexcept nogil:
     cdef HookRequest r
     cdef Hooks *native = <Hooks *>kvm.hooks.native
-    memset(&r, 0, sizeof(r))
-    r.kvm = kvm
-    r.which = PY_SET
-    r.gfn = gfn
-    r.old_spte = old_spte
-    r.new_spte = new_spte
-    r.level = level
-    ask(c, &r)
+    ask(c, kvm, &r, PY_SET, gfn, old_spte, new_spte, level)
     if r.native and native.set_external_spte != NULL:
         return native.set_external_spte(c, kvm, gfn, old_spte, new_spte, level)
     return r.ret
@@ -79,13 +80,7 @@ cdef int py_set(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_
 cdef int py_link(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
     cdef HookRequest r
     cdef Hooks *native = <Hooks *>kvm.hooks.native
-    memset(&r, 0, sizeof(r))
-    r.kvm = kvm
-    r.which = PY_LINK
-    r.gfn = gfn
-    r.new_spte = external_spt
-    r.level = level
-    ask(c, &r)
+    ask(c, kvm, &r, PY_LINK, gfn, 0, external_spt, level)
     if r.native and native.link_external_spt != NULL:
         return native.link_external_spt(c, kvm, gfn, level, external_spt)
     return r.ret
@@ -94,13 +89,7 @@ cdef int py_link(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_sp
 cdef void py_remove(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     cdef HookRequest r
     cdef Hooks *native = <Hooks *>kvm.hooks.native
-    memset(&r, 0, sizeof(r))
-    r.kvm = kvm
-    r.which = PY_REMOVE
-    r.gfn = gfn
-    r.old_spte = spte
-    r.level = level
-    ask(c, &r)
+    ask(c, kvm, &r, PY_REMOVE, gfn, spte, 0, level)
     if r.native and native.remove_external_spte != NULL:
         native.remove_external_spte(c, kvm, gfn, level, spte)
 
@@ -108,13 +97,7 @@ cdef void py_remove(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) no
 cdef int py_free(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
     cdef HookRequest r
     cdef Hooks *native = <Hooks *>kvm.hooks.native
-    memset(&r, 0, sizeof(r))
-    r.kvm = kvm
-    r.which = PY_FREE
-    r.gfn = gfn
-    r.old_spte = sp.external_spt
-    r.level = level
-    ask(c, &r)
+    ask(c, kvm, &r, PY_FREE, gfn, sp.external_spt, 0, level)
     if r.native and native.free_external_spt != NULL:
         return native.free_external_spt(c, kvm, gfn, level, sp)
     return r.ret

@@ -177,6 +177,18 @@ cdef uint64_t op_state_lock(Cpu *c, Seam *s, Call *k, uint64_t allowed) noexcept
     return TDX_SUCCESS
 
 
+cdef uint64_t build_enter(Cpu *c, Seam *s, uint64_t tdr_pa, Call *k) noexcept nogil:
+    """Locks the TDR (RDX) exclusive, for what only builds a TD: PAGE.ADD and MR.EXTEND. May yield. Nothing is held
+    on failure."""
+    cdef uint64_t status = td_lock(c, s, tdr_pa, True, OP_RDX, k)
+    if status != TDX_SUCCESS:
+        return status
+    status = td_ready(k)
+    if status == TDX_SUCCESS and not (OPS_FOR_BUILD >> k.td.op_state) & 1:
+        status = TDX_OP_STATE_INCORRECT
+    return call_fail(c, s, k, status) if status != TDX_SUCCESS else status
+
+
 cdef uint64_t gpa_decode(Call *k, uint64_t rcx, int lowest, int highest) noexcept nogil:
     """RCX = GPA and level; highest < 0 means the root's level."""
     cdef int level = <int>(rcx & 7)

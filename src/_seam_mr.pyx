@@ -74,15 +74,12 @@ cdef uint64_t tdh_mr_extend(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
     r.rcx = r.rdx = 0
-    status = td_lock(c, s, rdx, True, OP_RDX, &k)
+    status = build_enter(c, s, rdx, &k)
     if status != TDX_SUCCESS:
         return status
-    status = td_ready(&k)
-    if status == TDX_SUCCESS and not (OPS_FOR_BUILD >> k.td.op_state) & 1:
-        status = TDX_OP_STATE_INCORRECT
-    if status == TDX_SUCCESS and rcx & 0xff:
+    if rcx & 0xff:
         status = TDX_OPERAND_INVALID | OP_RCX
-    if status == TDX_SUCCESS:
+    else:
         status = gpa_decode(&k, rcx & ~<uint64_t>0xfff, 0, 0)
     if status == TDX_SUCCESS:
         at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)

@@ -24,14 +24,10 @@ cdef uint64_t tdh_mem_page_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
     r.rcx = r.rdx = 0
-    status = td_lock(c, s, rdx, True, OP_RDX, &k)
+    status = build_enter(c, s, rdx, &k)
     if status != TDX_SUCCESS:
         return status
-    status = td_ready(&k)
-    if status == TDX_SUCCESS and not (OPS_FOR_BUILD >> k.td.op_state) & 1:
-        status = TDX_OP_STATE_INCORRECT
-    if status == TDX_SUCCESS:
-        status = gpa_decode(&k, rcx, 0, 0)
+    status = gpa_decode(&k, rcx, 0, 0)
     if status == TDX_SUCCESS:
         at = sept_walk(c, s, k.td.root[0], k.gpa, k.td.levels - 1, 0, &k.ep, &k.entry)
         if at == 0:

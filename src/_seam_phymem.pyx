@@ -20,6 +20,15 @@ cdef void regs_clear(SeamRegs *r) noexcept nogil:
     r.rcx = r.rdx = r.r8 = r.r9 = r.r10 = r.r11 = 0
 
 
+cdef uint64_t page_operand(Cpu *c, Seam *s, uint64_t hpa, bint excl, PageHold *h) noexcept nogil:
+    """A 4K page in RCX, whatever it is used for: address checks, then its PAMT lock. May yield. Nothing is held on
+    failure."""
+    cdef uint64_t status = leaf_pa_check(s, hpa, OP_RCX)
+    if status != TDX_SUCCESS:
+        return status
+    return page_lock(c, s, hpa, 0, excl, OP_RCX, h)
+
+
 cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     """RCX page. A page of a TD in teardown becomes free. RCX type, RDX owner, R8 size even when it fails late.
     Leaf 28, version 0."""
@@ -29,9 +38,7 @@ cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r) noexcept nog
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
     regs_clear(r)
-    status = leaf_pa_check(s, hpa, OP_RCX)
-    if status == TDX_SUCCESS:
-        status = page_lock(c, s, hpa, 0, True, OP_RCX, &h)
+    status = page_operand(c, s, hpa, True, &h)
     if status != TDX_SUCCESS:
         return status
     if h.leaf.pt == PT_NDA or h.leaf.pt == PT_RSVD:
@@ -92,9 +99,7 @@ cdef uint64_t tdh_phymem_page_rdmd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
     regs_clear(r)
-    status = leaf_pa_check(s, hpa, OP_RCX)
-    if status == TDX_SUCCESS:
-        status = page_lock(c, s, hpa, 0, False, OP_RCX, &h)
+    status = page_operand(c, s, hpa, False, &h)
     if status != TDX_SUCCESS:
         return status
     regs_page(r, &h)
@@ -111,9 +116,7 @@ cdef uint64_t tdh_phymem_page_wbinvd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogi
     cdef uint64_t status
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
-    status = leaf_pa_check(s, hpa, OP_RCX)
-    if status == TDX_SUCCESS:
-        status = page_lock(c, s, hpa, 0, False, OP_RCX, &h)
+    status = page_operand(c, s, hpa, False, &h)
     if status != TDX_SUCCESS:
         return status
     if h.leaf.pt != PT_NDA or h.size != 0:

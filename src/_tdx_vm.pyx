@@ -12,7 +12,8 @@ from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport SLOW_CHECK, Cpu
 from tdpfast._tdp_iter cimport pages_per_hpage
-from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_hooks, tdx_vcpu_inside
+from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_vcpu_inside
+from tdpfast._tdx_hooks cimport tdx_hooks
 from tdpfast._tdx_ops cimport tdx_fault_cancelled, tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
 from tdpfast._tdx_pamt cimport pamt_balanced, pamt_host, pamt_host_init
 from tdpfast._tdx_td cimport TdConfig, tdx_td_build

@@ -284,6 +284,19 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     return 0
 
 
+cdef list trace_list(const Trace *trace):
+    """The records as tuples (kind, cpu, step, a[8], s0, s1)."""
+    cdef size_t i
+    cdef int k
+    cdef const Event *e
+    out = []
+    for i in range(trace.n):
+        e = &trace.ev[i]
+        out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
+                    e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
+    return out
+
+
 cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td):
     """The result as the conformance files write it, without the events."""
     cdef const OpResult *res = <const OpResult *>result
@@ -444,16 +457,8 @@ cdef class VmCore:
         self.over = False
 
     def events(self):
-        """The records since the last run() as tuples (kind, cpu, step, a[8], s0, s1)."""
-        cdef size_t i
-        cdef int k
-        cdef Event *e
-        out = []
-        for i in range(self.trace.n):
-            e = &self.trace.ev[i]
-            out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
-                        e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
-        return out
+        """The records since the last run(), as trace_list() gives them."""
+        return trace_list(&self.trace)
 
     @property
     def ended(self):

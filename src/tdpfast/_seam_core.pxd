@@ -476,6 +476,7 @@ cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t op
 cdef uint64_t td_lock(Cpu *c, Seam *s, uint64_t tdr_pa, bint excl, uint64_t opid, Call *k) noexcept nogil
 cdef uint64_t td_keys(Call *k) noexcept nogil
 cdef uint64_t td_ready(Call *k) noexcept nogil
+cdef uint64_t build_enter(Cpu *c, Seam *s, uint64_t tdr_pa, Call *k) noexcept nogil
 cdef uint64_t op_state_lock(Cpu *c, Seam *s, Call *k, uint64_t allowed) noexcept nogil
 cdef uint64_t gpa_decode(Call *k, uint64_t rcx, int lowest, int highest) noexcept nogil
 cdef uint64_t tree_lock(Cpu *c, Call *k, bint excl) noexcept nogil

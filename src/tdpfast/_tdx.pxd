@@ -1,4 +1,4 @@
-"""vmx/tdx.c: KVM's TDX side. The hooks that carry mirror changes to the module, in each design's shape."""
+"""vmx/tdx.c: KVM's TDX side. SEAMCALLs, kicks, pages, and what carries a leaf or a table to the module."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -69,7 +69,6 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
 cdef bint tdx_operand_busy(uint64_t err) noexcept nogil
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil
-cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil
 cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil
 cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil
@@ -80,3 +79,13 @@ cdef bint tdx_vcpu_inside(Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_vcpu_begin(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil
+cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil
+cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
+cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil
+cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte,
+                                     uint64_t new_spte) noexcept nogil
+cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil
+cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil

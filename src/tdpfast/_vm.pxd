@@ -23,4 +23,5 @@ cdef class VmCore:
     cdef dump_table(self, Sp *sp, int number, list out)
 
 cdef int fill_op(Op *op, object fields, bint td) except -1
+cdef list trace_list(const Trace *trace)
 cdef object result_dict(const Op *op, const Cpu *c, const void *res, bint td)

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from tdpfast import status as st
-from tdpfast.conform._seam_rig import AUX, LIFECYCLE, NULL_PA, OP_STATES, SOURCE, TDR, TDVPR, Rig, number
+from tdpfast.conform._seam_replay import RigReplayer, compared
+from tdpfast.conform._seam_rig import AUX, LIFECYCLE, NULL_PA, OP_STATES, SOURCE, TDR, TDVPR, number
 from tdpfast.conform._seam_states import prepare
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform.result import Result
 
 NAME = "seam_facts"
 _LP = 1
@@ -27,27 +28,15 @@ def matches(record: dict) -> bool:
     return _tracking(record) or _op_state(record) or _page(record)
 
 
-class Replayer:
+class Replayer(RigReplayer):
     """Replays each row; a TD exit row goes on from the VP.ENTER row before it."""
 
-    def __init__(self, design=None):
-        self.rig = Rig()
+    kind = "module fact"
 
-    def replay(self, record: dict) -> Result:
-        """Compare one row."""
-        try:
-            if _tracking(record):
-                got = self._tracking(record)
-            elif _op_state(record):
-                got = self._op_state(record)
-            else:
-                got = self._page(record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise malformed("module fact", error) from error
-        for name, value in got.items():
-            if record.get(name) != value:
-                return Result("failed", f"{name}: recorded {record.get(name)!r}, got {value!r}")
-        return PASSED
+    def _replay(self, row: dict) -> Result:
+        if _tracking(row):
+            return compared(row, self._tracking(row))
+        return compared(row, self._op_state(row) if _op_state(row) else self._page(row))
 
     # ---- TLB tracking
 

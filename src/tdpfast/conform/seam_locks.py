@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from tdpfast.conform._seam_faults import FAULTS
-from tdpfast.conform._seam_rig import AUX, LEAF, LIFECYCLE, NULL_PA, SOURCE, TABLE, TDR, TDVPR, Rig, number
+from tdpfast.conform._seam_replay import RigReplayer, compared
+from tdpfast.conform._seam_rig import AUX, LEAF, LIFECYCLE, NULL_PA, SOURCE, TDR, TDVPR, Rig, number
 from tdpfast.conform._seam_states import prepare
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform.result import PASSED, Result
 from tdpfast.conform.seam_facts import SCENES
 from tdpfast.errors import UsageError
 
@@ -26,24 +27,13 @@ def matches(record: dict) -> bool:
     return _contention(record) or _order(record)
 
 
-class Replayer:
+class Replayer(RigReplayer):
     """Replays each row; the host-priority and zero-step rows are one story each."""
 
-    def __init__(self, design=None):
-        self.rig = Rig()
+    kind = "contention row"
 
-    def replay(self, record: dict) -> Result:
-        """Compare one row."""
-        try:
-            if _order(record):
-                return self._order(record)
-            got = getattr(self, "_" + record["kind"])(record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise malformed("contention row", error) from error
-        for name, value in got.items():
-            if record.get(name) != value:
-                return Result("failed", f"{name}: recorded {record.get(name)!r}, got {value!r}")
-        return PASSED
+    def _replay(self, row: dict) -> Result:
+        return self._order(row) if _order(row) else compared(row, getattr(self, "_" + row["kind"])(row))
 
     # ---- contention
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from tdpfast import status as st
 from tdpfast.status import l2_sept_number as l2_state
-from tdpfast.conform._seam_rig import REGISTERS, TDR, Rig, number
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform._seam_replay import RigReplayer
+from tdpfast.conform._seam_rig import REGISTERS, TDR, number
+from tdpfast.conform.result import PASSED, Result
 
 NAME = "seam_seq"
 
@@ -14,18 +15,10 @@ def matches(record: dict) -> bool:
     return "calls" in record and "cfg" in record and "end" in record
 
 
-class Replayer:
+class Replayer(RigReplayer):
     """Replays each sequence on a fresh machine."""
 
-    def __init__(self, design=None):
-        self.rig = Rig()
-
-    def replay(self, record: dict) -> Result:
-        """Compare one sequence."""
-        try:
-            return self._replay(record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise malformed("module sequence", error) from error
+    kind = "module sequence"
 
     def _replay(self, record: dict) -> Result:
         cfg = {k: v for k, v in record["cfg"].items()}

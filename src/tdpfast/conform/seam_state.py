@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from tdpfast import status as st
-from tdpfast.conform._seam_rig import AUX, NULL_PA, OP_STATES, SOURCE, TDCALLS, TDR, TDVPR, Rig, number
+from tdpfast.conform._seam_replay import RigReplayer
+from tdpfast.conform._seam_rig import AUX, NULL_PA, OP_STATES, SOURCE, TDCALLS, TDR, TDVPR, number
 from tdpfast.conform._seam_states import prepare
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform.result import PASSED, Result
 
 NAME = "seam_state"
 
@@ -17,18 +18,10 @@ def matches(record: dict) -> bool:
     return all(name in record for name in ("op", "state", "call_level", "entry_after"))
 
 
-class Replayer:
-    """Replays each call on a machine in the state it names."""
+class Replayer(RigReplayer):
+    """Replays each call on a machine in the state it names: status, registers, entry, PAMT, counters."""
 
-    def __init__(self, design=None):
-        self.rig = Rig()
-
-    def replay(self, record: dict) -> Result:
-        """Compare one call: status, registers, entry, PAMT, counters."""
-        try:
-            return self._replay(record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise malformed("state matrix row", error) from error
+    kind = "state matrix row"
 
     def _replay(self, row: dict) -> Result:
         level, state, variant = row["level"], row["state"], row["variant"]
