@@ -4,7 +4,7 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sp_invalid, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_read_once, tdp_write_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_write_once
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
@@ -165,7 +165,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
             ret = -5
             break
-        sync_retry(c, <uint64_t>op ^ kvm.script_pos)
+        sync_retry(c, <uint64_t>op ^ tdp_load32(&kvm.script_pos))
     res.ret = ret
     res.level = fault.goal_level
     res.pfn = fault.pfn

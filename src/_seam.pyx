@@ -203,7 +203,7 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
                 if not inject_hold(&inj, word):
                     word = NULL
             if word == NULL and inj.intr_after < 0:
-                inject_undo(s, which - 1)
+                inject_undo(s, which - 1, lp)
                 which = 0
         r.rax = leaves[leaf](c, s, r)
         if word != NULL:
@@ -214,7 +214,7 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
     return r.rax
 
 
-cdef int inject_find(const Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept nogil:
+cdef int inject_find(Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept nogil:
     """1 + the index of the injection that acts on this call, and a copy of it; 0: none."""
     cdef int which = 0
     cdef int i
@@ -222,7 +222,7 @@ cdef int inject_find(const Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept 
         return 0
     side_lock(s)
     for i in range(s.ninject):
-        if inject_matches(c, &s.inject[i], leaf):
+        if inject_matches(c, &s.inject[i], leaf, lp_of(s, c)):
             inj[0] = s.inject[i]
             which = i + 1
             break
@@ -230,23 +230,26 @@ cdef int inject_find(const Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept 
     return which
 
 
-cdef void inject_undo(Seam *s, int index) noexcept nogil:
+cdef void inject_undo(Seam *s, int index, SeamLp *lp) noexcept nogil:
     """Nobody holds what is not there or what others hold: the injection did not act."""
     side_lock(s)
     s.inject[index].used -= 1
     if s.inject[index].count >= 0:
         s.inject[index].count += 1
+        lp.used_up -= 1
     side_unlock(s)
 
 
-cdef bint inject_matches(const Cpu *c, SeamInject *inj, int leaf) noexcept nogil:
+cdef bint inject_matches(const Cpu *c, SeamInject *inj, int leaf, SeamLp *lp) noexcept nogil:
     if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0 or (inj.cpu and inj.cpu != c.id + 1):
         return False
     if inj.skip > 0:
         inj.skip -= 1
+        lp.used_up += 1
         return False
     if inj.count > 0:
         inj.count -= 1
+        lp.used_up += 1
     inj.used += 1
     return True
 

@@ -12,7 +12,7 @@ from tdpfast._arena cimport (
     sptep_to_sp,
 )
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load_acquire, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_load_acquire, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
@@ -569,7 +569,7 @@ cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) 
     cdef uint64_t key = <uint64_t>iter.sptep
     key = (key ^ iter.old_spte) * 0x9e3779b97f4a7c15u
     key = (key ^ <uint64_t>error) * 0x9e3779b97f4a7c15u
-    key = (key ^ kvm.script_pos) * 0x9e3779b97f4a7c15u
+    key = (key ^ tdp_load32(&kvm.script_pos)) * 0x9e3779b97f4a7c15u
     sync_retry(c, key)
 
 

@@ -9,15 +9,15 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8, tdp_try_cmpxchg32, tdp_unlikely,
-    tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_fetch_add32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_store32, tdp_try_cmpxchg8,
+    tdp_try_cmpxchg32, tdp_unlikely, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
     TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_inject_off,
     seam_vp, seamcall,
 )
-from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
+from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp, lp_of
 from tdpfast._seam_defs cimport TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_TLB_TRACKING_NOT_DONE
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport spte_to_pfn
@@ -43,28 +43,19 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """One SEAMCALL; the module puts it into the trace. Yields."""
-    if tdp_unlikely(t.seam.ninject != 0):
+    if tdp_unlikely(tdp_read_once32(&t.seam.ninject) != 0):
         return seamcall_injected(c, t, leaf, r)
     return seamcall(c, t.seam, leaf, r)
 
 
 cdef uint64_t seamcall_injected(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """As above, noting when an injection was used up: a retry that comes after it is not the same round again."""
-    cdef uint64_t before = injections_left(t.seam)
+    cdef const uint32_t *used_up = &lp_of(t.seam, c).used_up
+    cdef uint32_t before = used_up[0]
     cdef uint64_t err = seamcall(c, t.seam, leaf, r)
-    if injections_left(t.seam) != before:
-        t.vm.kvm.script_pos += 1
+    if used_up[0] != before:
+        tdp_fetch_add32(&t.vm.kvm.script_pos, 1)
     return err
-
-
-cdef uint64_t injections_left(const Seam *s) noexcept nogil:
-    cdef uint64_t n = 0
-    cdef int i
-    for i in range(s.ninject):
-        if s.inject[i].count > 0:
-            n += <uint64_t>s.inject[i].count
-        n += <uint64_t>s.inject[i].skip
-    return n
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:

@@ -172,6 +172,7 @@ cdef struct SeamLp:
     int64_t intr_after   # an interrupt is pending after so many polls; -1: never
     uint64_t polls
     uint32_t vp          # 1 + the slot of the VCPU running here
+    uint32_t used_up     # how much of all injections the calls from here have used up
 
 cdef struct SeamRegs:
     uint64_t rax         # in: leaf, version in bits 23:16; out: status
