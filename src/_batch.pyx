@@ -14,7 +14,7 @@ from libc.string cimport memset, strncpy
 from tdpfast._arena cimport ARENA_HPA, SP_FREE, SP_FREED, SP_LINKED, SPTE_ENTRIES, Arena, Sp, sp_invalid
 from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
 from tdpfast._ops cimport (
-    OP_MAP, Op, OpResult, Vm, is_page_fault_stale, op_fault, vcpu_reload, vm_run_op, vm_run_op_guarded,
+    OP_MAP, Op, OpResult, Vm, op_fault, vm_run_op, vm_run_op_guarded,
 )
 from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_frozen_spte, is_large_pte, is_last_spte,
@@ -27,6 +27,7 @@ from tdpfast._sync cimport (
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport RET_PF_RETRY, Fault, Kvm, kvm_gfn_root_bits, vcpu_roots
 from tdpfast._tdp_mmu_map cimport kvm_mmu_hugepage_adjust, link_or_split, tdp_mmu_map_handle_target_level
+from tdpfast._tdp_mmu_roots cimport is_page_fault_stale, vcpu_reload
 from tdpfast._vm cimport VmCore, fill_op, result_dict
 
 from tdpfast.errors import UsageError

@@ -3,7 +3,7 @@
 
 from libc.string cimport memset
 
-from tdpfast._arena cimport Sp, sp_invalid, sptep_to_sp
+from tdpfast._arena cimport Sp, sptep_to_sp
 from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_write_once
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._spte cimport (
@@ -23,7 +23,10 @@ from tdpfast._tdp_mmu cimport (
 )
 from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
-from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_put_root
+from tdpfast._tdp_mmu_roots cimport (
+    is_page_fault_stale, kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
+    vcpu_reload,
+)
 from tdpfast._tdp_mmu_slot cimport (
     kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
     kvm_tdp_mmu_write_protect_gfn, kvm_tdp_mmu_wrprot_slot,
@@ -76,47 +79,6 @@ cdef void race_on_rmw(Cpu *c, uint64_t *sptep) noexcept nogil:
     trace5(c, EV_RACE, sp.gfn + ((addr >> 3) & 511) * pages_per_hpage(sp.level), sp.level, before, after, 0)
 
 
-# ---- roots ----------------------------------------------------------------------------------------------------
-
-cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
-    """Puts an invalid root and takes a new one; 1 if it did."""
-    cdef Sp **roots = vcpu_roots(c, kvm)
-    cdef Sp *root = roots[mirror]
-    if root == NULL or not sp_invalid(root):
-        return 0
-    read_lock(c, &kvm.mmu_lock)
-    kvm_tdp_mmu_put_root(c, kvm, root)
-    read_unlock(c, &kvm.mmu_lock)
-    roots[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
-    return 1
-
-
-cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
-    cdef Sp **roots = vcpu_roots(c, kvm)
-    if roots[mirror] != NULL:
-        read_lock(c, &kvm.mmu_lock)
-        kvm_tdp_mmu_put_root(c, kvm, roots[mirror])
-        read_unlock(c, &kvm.mmu_lock)
-        roots[mirror] = NULL
-
-
-cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
-    """kvm_mmu_reload() of a vCPU with roots of its own: valid ones, mirror first."""
-    cdef Sp **roots = vcpu_roots(c, kvm)
-    if kvm.has_mirror:
-        vcpu_load_root(c, kvm, True)
-        if roots[1] == NULL:
-            roots[1] = kvm_tdp_mmu_alloc_root(c, kvm, True)
-    vcpu_load_root(c, kvm, False)
-    if roots[0] == NULL:
-        roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, False)
-
-
-cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
-    """The root went invalid between reload and mmu_lock: such a fault is retried, not an assertion."""
-    return c.has_roots and c.root[mirror] != NULL and sp_invalid(<Sp *>c.root[mirror])
-
-
 # ---- faults ---------------------------------------------------------------------------------------------------
 
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
@@ -142,7 +104,10 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
 
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does."""
+    """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does.
+
+    A vCPU with roots of its own takes valid ones before each try, and one that went invalid since makes it retry.
+    """
     cdef Kvm *kvm = &vm.kvm
     cdef Fault fault
     cdef int tries = 0

@@ -7,13 +7,17 @@ from libc.string cimport memcpy, memset
 
 from tdpfast._arena cimport arena_restore, arena_snapshot, arena_watch
 from tdpfast._checks cimport vm_check
-from tdpfast._ops cimport vm_run_op
+from tdpfast._ops cimport (
+    OP_ALLOC_ROOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE,
+    OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TDX_FIRST, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE, vm_run_op,
+)
 from tdpfast._pyhooks cimport pyhook_serve
 from tdpfast._seam cimport seam_inject_clear, seam_record, seam_restore, seam_snapshot
 from tdpfast._sync cimport (
     CHECK_LIFE, EV_OP, EV_OP_END, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
 )
 from tdpfast._tdx cimport TDX_SEPT_PAGES
+from tdpfast._tdx_ops cimport OP_FREE_PFN, OP_POPULATE, OP_TOUCH
 from tdpfast._vm cimport VmCore, fill_op, result_dict, trace_list
 
 from tdpfast.errors import UsageError
@@ -41,6 +45,18 @@ cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
             e.a[1] = <uint64_t>t.res[i].ret
 
 
+cdef int roots_used(int kind) noexcept nogil:
+    """Which of its vCPU's roots an operation walks, faults in or replaces: 1 the direct one, 2 the mirror."""
+    if kind in (OP_GET_WALK, OP_FAST_PF_LAST):
+        return 1
+    if kind in (OP_MWALK, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_TDX_FIRST + OP_FREE_PFN):
+        return 2
+    if kind in (OP_MAP, OP_FAST_PAGE_FAULT, OP_POKE, OP_POKE_RAW, OP_RELOAD, OP_PUT_ROOT, OP_PUT_ROOTS, OP_ALLOC_ROOT,
+                OP_TDX_FIRST + OP_TOUCH, OP_TDX_FIRST + OP_POPULATE):
+        return 3
+    return 0
+
+
 cdef void world_reset(void *user) noexcept nogil:
     """Back to the state after the set-up operations."""
     cdef World *w = <World *>user
@@ -56,6 +72,8 @@ cdef void world_reset(void *user) noexcept nogil:
     for i in range(w.nthreads):
         # A thread may have been left in the middle of a guest instruction.
         w.cpus[i].lp = w.lp[i]
+        w.cpus[i].root[0] = w.root[i][0]
+        w.cpus[i].root[1] = w.root[i][1]
         memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
         w.threads[i].done = 0
 
@@ -119,6 +137,7 @@ cdef class ScenarioProgram(ProgramRef):
             self.cpus[i] = vm.add_cpu()
             self.args[i] = &w.threads[i]
         rcu_cpu = vm.add_cpu()
+        self.give_roots()
         self.snapshot()
         w.cpus = self.cpus
         for i in range(self.nthreads):
@@ -154,6 +173,31 @@ cdef class ScenarioProgram(ProgramRef):
         for i in range(n):
             check_op(ops[i], td=True)
             fill_op(&t.master[i], ops[i], True)
+        return 0
+
+    cdef int give_roots(self) except -1:
+        """Each thread that acts as a vCPU holds references to roots of its own, as the kernel's vCPUs do. Those of
+        the set-up's vCPU go to the first of them, so that a root's last reference can be dropped."""
+        cdef World *w = self.world
+        cdef Kvm *kvm = &w.vm.kvm
+        cdef bint taken[2]
+        cdef int i, j, k, used
+        taken[0] = taken[1] = False
+        for i in range(self.nthreads):
+            used = 0
+            for j in range(w.threads[i].nops):
+                used |= roots_used(w.threads[i].master[j].kind)
+                if w.threads[i].master[j].kind in (OP_INVALIDATE_ROOTS, OP_UNINIT):
+                    kvm.roots_change = True
+            self.cpus[i].has_roots = used != 0
+            for k in range(2):
+                if used >> k & 1 and kvm.vcpu_root[k] != NULL:
+                    self.cpus[i].root[k] = w.root[i][k] = kvm.vcpu_root[k]
+                    kvm.vcpu_root[k].root_count += taken[k]
+                    taken[k] = True
+        for k in range(2):
+            if taken[k]:
+                kvm.vcpu_root[k] = NULL
         return 0
 
     cdef int snapshot(self) except -1:

@@ -25,7 +25,8 @@ from tdpfast._sync cimport (
     EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu,
     lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
     rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert,
-    sync_fetch_and, sync_load, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
+    sync_fetch_and, sync_load, sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock,
+    write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -430,7 +431,7 @@ cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new
             ret = kvm.hooks.link_external_spt(c, kvm, iter.gfn, iter.level, external)
     if ret:
         tdp_fetch_add(&kvm.hook_failures, 1)
-    sync_store(c, iter.sptep, old_spte if ret else new_spte)
+    __kvm_tdp_mmu_write_spte(c, kvm, iter.sptep, old_spte if ret else new_spte)
     return ret
 
 
@@ -480,7 +481,7 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     if sp.is_mirror:
         if freeze or ret:
             if not (ret and kvm.design.no_rollback):
-                sync_store(c, iter.sptep, iter.old_spte if ret else new_spte)
+                __kvm_tdp_mmu_write_spte(c, kvm, iter.sptep, iter.old_spte if ret else new_spte)
     elif ret:
         kvm_bug_on(c, kvm, b"tdp_mmu_set_spte_atomic", b"direct_update_failed")
     return ret
@@ -492,8 +493,9 @@ cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t
                                      int level) noexcept nogil:
     """Writes an SPTE under the write lock; with xchg when hardware or a lockless path may change it meanwhile."""
     if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
+        check_ve_possible(c, kvm, new_spte, b"kvm_tdp_mmu_write_spte_atomic")
         return sync_xchg(c, sptep, new_spte)
-    sync_store(c, sptep, new_spte)
+    __kvm_tdp_mmu_write_spte(c, kvm, sptep, new_spte)
     return old_spte
 
 
@@ -525,11 +527,16 @@ cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_
     """Clears bits, atomically when others may change the SPTE; the value that stood there."""
     if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
         return sync_fetch_and(c, sptep, ~mask)
-    sync_store(c, sptep, old_spte & ~mask)
+    __kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte & ~mask)
     return old_spte
 
 
 # ---- loops --------------------------------------------------------------------------------------------------
+
+cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil:
+    """Whether the CPU is wanted elsewhere and the walk moved since it yielded last."""
+    return need_resched(c) and iter.next_last_level_gfn != iter.yielded_gfn
+
 
 cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
     """Drops RCU and mmu_lock for a moment if the CPU is wanted elsewhere and the walk moved since the last time.
@@ -538,9 +545,7 @@ cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush,
     """
     if iter.yielded and kvm.design.prove_mmu:
         kvm_warn(c, b"tdp_mmu_iter_cond_resched", b"yielded")
-    if not need_resched(c):
-        return False
-    if iter.next_last_level_gfn == iter.yielded_gfn:
+    if not tdp_mmu_iter_need_resched(c, iter):
         return False
     if flush:
         kvm_flush_remote_tlbs(c, kvm)

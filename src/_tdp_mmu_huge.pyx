@@ -14,8 +14,8 @@ from tdpfast._sync cimport (
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     EAGAIN, ENOENT, ENOMEM, KVM_VALID_ROOTS, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, spte_to_child_sp,
-    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_iter_cond_resched, tdp_mmu_retry,
-    tdp_mmu_set_spte_atomic,
+    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_iter_cond_resched,
+    tdp_mmu_iter_need_resched, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
 )
 from tdpfast._tdp_mmu_map cimport max_mapping_level_in, tdp_mmu_split_huge_page
 from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
@@ -98,7 +98,8 @@ cdef int kvm_tdp_mmu_try_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint
 
 
 cdef int tdp_mmu_make_huge_spte(Cpu *c, Kvm *kvm, TdpIter *parent, uint64_t *huge_spte) noexcept nogil:
-    """A huge SPTE after the first present leaf below parent; -ENOENT without one, -EAGAIN after a yield."""
+    """A huge SPTE after the first present leaf below parent; -ENOENT without one, -EAGAIN when the caller, who knows
+    what must be flushed before it, should yield."""
     cdef Sp *root = spte_to_child_sp(kvm, parent.old_spte)
     cdef uint64_t end = parent.gfn + pages_per_hpage(parent.level)
     cdef uint32_t warn = 0
@@ -109,7 +110,7 @@ cdef int tdp_mmu_make_huge_spte(Cpu *c, Kvm *kvm, TdpIter *parent, uint64_t *hug
     while iter.valid and iter.gfn < end:
         if is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level):
             # The parent decides whether there was progress, or this would yield for ever.
-            if tdp_mmu_iter_cond_resched(c, kvm, parent, False, True):
+            if tdp_mmu_iter_need_resched(c, parent):
                 return -EAGAIN
             huge_spte[0] = make_huge_spte(&kvm.spte, iter.old_spte, parent.level, kvm.nx_huge_pages, &warn)
             if warn:

@@ -185,7 +185,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     """One attempt to map fault->gfn, making tables on the way. mmu_lock for read. Yields.
 
     RET_PF_RETRY when an SPTE was frozen, changed under us, or the external table refused: tables linked so far
-    stay.
+    stay. The caller has looked for an obsolete root: one that is invalid all the same is warned of and mapped into.
     """
     cdef bint mirror = kvm.has_mirror and fault.is_private
     cdef Sp *root = vcpu_roots(c, kvm)[mirror]
@@ -193,10 +193,9 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     cdef int ret = RET_PF_RETRY
     if root == NULL or sp_invalid(root):
         kvm_warn(c, b"kvm_tdp_mmu_map", b"no_valid_root")
-        return RET_PF_RETRY
     kvm_mmu_hugepage_adjust(kvm, fault)
     rcu_read_lock(c)
-    tdp_iter_start(c, &iter, kvm.arena, root, 1, fault.gfn, kvm_gfn_root_bits(kvm, root))
+    tdp_iter_start(c, &iter, kvm.arena, root, 1, fault.gfn, kvm_gfn_root_bits(kvm, root) if root != NULL else 0)
     while iter.valid and iter.gfn < fault.gfn + 1:
         if fault.nx_huge_page_workaround_enabled or (mirror and kvm.design.promo_block):
             disallowed_hugepage_adjust(kvm, fault, iter.old_spte, iter.level, mirror and kvm.design.promo_block)

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""tdp_mmu.c: roots. Allocation, iteration with references, invalidation."""
+"""tdp_mmu.c: roots. Allocation, iteration with references, invalidation. mmu.c: the roots that a vCPU runs on."""
 
 from libc.stdint cimport uint64_t
 
@@ -11,7 +11,7 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_mmu cimport (
     KVM_DIRECT_ROOTS, KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS,
-    KVM_VALID_ROOTS, kvm_bug_on, kvm_warn, tdp_mmu_init_sp,
+    KVM_VALID_ROOTS, kvm_bug_on, kvm_warn, tdp_mmu_init_sp, vcpu_roots,
 )
 
 
@@ -149,6 +149,8 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
     while root != NULL:
         if tdp_mmu_root_match(c, root, types) and not sp_invalid(root):
             root.scheduled_to_zap = 1
+            if kvm.roots_change:
+                sync_point(c, SYNC_STORE, <uint64_t>&root.invalid)
             tdp_write_once8(&root.invalid, 1)
         root = after(kvm, root)
 
@@ -164,3 +166,58 @@ cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) n
     if not types:
         kvm_warn(c, b"kvm_gfn_range_filter_to_root_types", b"empty_result")
     return types
+
+
+# ---- mmu.c: the roots that a vCPU runs on ------------------------------------------------------------------------
+
+cdef bint is_obsolete_root(Cpu *c, const Kvm *kvm, const Sp *root) noexcept nogil:
+    """Whether a vCPU must let go of its root. Without a lock: it may go invalid at any time. May yield."""
+    if kvm.roots_change:
+        sync_point(c, SYNC_LOAD, <uint64_t>&root.invalid)
+    return sp_invalid(root)
+
+
+cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """Puts an invalid root and takes a new one; 1 if it did. Takes mmu_lock for read. Yields."""
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    if roots[mirror] == NULL or not is_obsolete_root(c, kvm, roots[mirror]):
+        return 0
+    vcpu_put_root(c, kvm, mirror)
+    roots[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
+    return 1
+
+
+cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+    """mmu_free_root_page(): drops the vCPU's reference, if it has a root. Takes mmu_lock for read. Yields."""
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    if roots[mirror] == NULL:
+        return
+    read_lock(c, &kvm.mmu_lock)
+    kvm_tdp_mmu_put_root(c, kvm, roots[mirror])
+    read_unlock(c, &kvm.mmu_lock)
+    roots[mirror] = NULL
+
+
+cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
+    """kvm_mmu_reload() of a vCPU with roots of its own: valid ones, mirror first. Takes mmu_lock for read. Yields."""
+    cdef Sp **roots = vcpu_roots(c, kvm)
+    if kvm.has_mirror:
+        vcpu_load_root(c, kvm, True)
+        if roots[1] == NULL:
+            roots[1] = kvm_tdp_mmu_alloc_root(c, kvm, True)
+    vcpu_load_root(c, kvm, False)
+    if roots[0] == NULL:
+        roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, False)
+
+
+cdef bint is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil:
+    """Whether a root went invalid between reload and mmu_lock: the fault is retried then. mmu_lock in either mode.
+
+    The kernel looks at the direct root, whichever root the fault is for: mirrors are not invalidated while a vCPU
+    runs. Ungated designs may do so, and their faults look at both.
+    """
+    cdef const Sp *direct = <const Sp *>c.root[0]
+    cdef const Sp *root = <const Sp *>c.root[mirror]
+    if not c.has_roots:
+        return False
+    return (direct != NULL and sp_invalid(direct)) or (root != NULL and sp_invalid(root))

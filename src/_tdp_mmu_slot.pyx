@@ -5,11 +5,12 @@ from libc.stdint cimport uint32_t
 
 from tdpfast._arena cimport Sp, sptep_to_sp
 from tdpfast._spte cimport (
-    PT_WRITABLE_MASK, is_accessed_spte, is_last_spte, is_shadow_present_pte, mark_spte_for_access_track,
-    spte_ad_enabled,
+    PT_WRITABLE_MASK, SPTE_LAYOUT_6_18, is_accessed_spte, is_last_spte, is_shadow_present_pte, mark_spte_for_access_track,
+    spte_ad_enabled, spte_ad_need_write_protect,
 )
 from tdpfast._sync cimport (
-    lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, sync_fetch_and,
+    ASSERT_BUG, lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, sync_assert,
+    sync_fetch_and,
 )
 from tdpfast._tdp_iter cimport TdpIter, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
@@ -29,14 +30,22 @@ cdef inline bint is_leaf(const TdpIter *iter) noexcept nogil:
     return is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level)
 
 
+cdef void check_min_level(Cpu *c, Kvm *kvm, int min_level, const char *fn) noexcept nogil:
+    """No leaf is larger than 1G: BUG_ON() in 6.18, KVM_BUG_ON() since."""
+    if min_level <= KVM_MAX_HUGEPAGE_LEVEL:
+        return
+    if kvm.spte.layout == SPTE_LAYOUT_6_18:
+        sync_assert(c, ASSERT_BUG, fn, b"min_level")
+    kvm_bug_on(c, kvm, fn, b"min_level")
+
+
 cdef bint wrprot_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, int min_level) noexcept nogil:
     """Takes W from the leaves at or above min_level; whether one changed. mmu_lock for read. May yield."""
     cdef TdpIter iter
     cdef bint spte_set = False
     cdef int ret
     rcu_read_lock(c)
-    if min_level > KVM_MAX_HUGEPAGE_LEVEL:
-        kvm_bug_on(c, kvm, b"wrprot_gfn_range", b"min_level")
+    check_min_level(c, kvm, min_level, b"wrprot_gfn_range")
     tdp_iter_start(c, &iter, kvm.arena, root, min_level, start, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < end:
         while True:
@@ -71,6 +80,12 @@ cdef inline uint64_t dirty_bit(const Kvm *kvm, bint wrprot) noexcept nogil:
     return PT_WRITABLE_MASK if wrprot or not kvm.spte.kvm_ad_enabled else kvm.spte.shadow_dirty_mask
 
 
+cdef inline void check_dirty_bit(Cpu *c, const Kvm *kvm, uint64_t spte, uint64_t dbit, const char *fn) noexcept nogil:
+    """KVM_MMU_WARN_ON(): where D alone marks a page dirty, no SPTE may ask for write protection."""
+    if kvm.design.prove_mmu and dbit == kvm.spte.shadow_dirty_mask and spte_ad_need_write_protect(&kvm.spte, spte):
+        kvm_warn(c, fn, b"ad_need_write_protect")
+
+
 cdef void clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:
     """Clears the dirty state of the leaves. mmu_lock for read. May yield.
 
@@ -83,7 +98,10 @@ cdef void clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint
     tdp_iter_start(c, &iter, kvm.arena, root, 1, start, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < end:
         while is_leaf(&iter):
-            if tdp_mmu_iter_cond_resched(c, kvm, &iter, False, True) or not iter.old_spte & dbit:
+            if tdp_mmu_iter_cond_resched(c, kvm, &iter, False, True):
+                break
+            check_dirty_bit(c, kvm, iter.old_spte, dbit, b"clear_dirty_gfn_range")
+            if not iter.old_spte & dbit:
                 break
             ret = tdp_mmu_set_spte_atomic(c, kvm, &iter, iter.old_spte & ~dbit)
             if ret == 0:
@@ -118,9 +136,10 @@ cdef void clear_dirty_pt_masked(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, gfn + lowest_bit(mask), kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < gfn + 64 and mask:
-        if is_leaf(&iter) and iter.level == 1:
+        if is_leaf(&iter):
+            check_dirty_bit(c, kvm, iter.old_spte, dbit, b"clear_dirty_pt_masked")
             index = iter.gfn - gfn
-            if mask >> index & 1:
+            if iter.level == 1 and mask >> index & 1:
                 mask &= ~(<uint64_t>1 << index)
                 if iter.old_spte & dbit:
                     iter.old_spte = tdp_mmu_clear_spte_bits(c, kvm, iter.sptep, iter.old_spte, dbit, iter.level)
@@ -146,8 +165,7 @@ cdef bint write_protect_gfn(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, int min_le
     cdef TdpIter iter
     cdef uint64_t new_spte
     cdef bint spte_set = False
-    if min_level > KVM_MAX_HUGEPAGE_LEVEL:
-        kvm_bug_on(c, kvm, b"write_protect_gfn", b"min_level")
+    check_min_level(c, kvm, min_level, b"write_protect_gfn")
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, min_level, gfn, kvm_gfn_root_bits(kvm, root))
     while iter.valid and iter.gfn < gfn + 1:

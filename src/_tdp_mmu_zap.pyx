@@ -1,16 +1,14 @@
 # cython: language_level=3
 """tdp_mmu.c: zapping leaves, whole roots, and one table."""
 
-from tdpfast._spte cimport (
-    SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte,
-)
+from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_present_pte
 from tdpfast._atomic cimport tdp_read_once
-from tdpfast._arena cimport SP_FREED, UAF_SP, sp_hpa, sp_invalid, sp_note_uaf
+from tdpfast._arena cimport SP_FREED, UAF_SP, sp_invalid, sp_note_uaf
 from tdpfast._sync cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, sync_load, write_lock, write_unlock,
 )
-from tdpfast._tdp_iter cimport TdpIter, tdp_iter_next, tdp_iter_start
+from tdpfast._tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, kvm_bug_on, kvm_gfn_root_bits,
     kvm_warn, tdp_mmu_iter_cond_resched, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
@@ -156,10 +154,11 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     iter.gfn = sp.gfn
     iter.yielded = False
     iter.valid = True
-    if not is_shadow_present_pte(iter.old_spte) or (iter.old_spte & SPTE_BASE_ADDR_MASK) != sp_hpa(sp):
+    # Present is not enough: by now a leaf or another table may stand there.
+    if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) != sp.spt:
         return False
     if tdp_mmu_set_spte_atomic(c, kvm, &iter, SHADOW_NONPRESENT_VALUE):
-        if (iter.old_spte & SPTE_BASE_ADDR_MASK) == sp_hpa(sp):
+        if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) == sp.spt:
             kvm_warn(c, fn, b"still_linked")
         return False
     return True

@@ -154,8 +154,6 @@ cdef struct Vm:
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil
-cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil
-cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void hooks_record_v73(Kvm *kvm) noexcept nogil

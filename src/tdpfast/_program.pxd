@@ -26,6 +26,7 @@ cdef struct World:       # what reset() and check() work on
     ThreadOps *threads
     Cpu **cpus
     int lp[16]
+    void *root[16][2]    # Sp *, [is_mirror]: the roots each thread begins with
     int nthreads
     bint uses_only       # `life` counts uses of freed tables, not entries that merely lead to one
     Trace *trace
@@ -40,4 +41,5 @@ cdef class ScenarioProgram(ProgramRef):
     cdef Trace trace
     cdef int nthreads
     cdef int add_thread(self, ThreadOps *t, object ops) except -1
+    cdef int give_roots(self) except -1
     cdef int snapshot(self) except -1

@@ -7,8 +7,9 @@ asserts of locks is asserted here, in the same functions.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Arena, Sp
-from tdpfast._spte cimport SpteCfg
-from tdpfast._sync cimport Cpu, Rcu, RcuHead, RwLock, SpinLock
+from tdpfast._atomic cimport tdp_unlikely
+from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
+from tdpfast._sync cimport Cpu, Rcu, RcuHead, RwLock, SpinLock, sync_store
 from tdpfast._tdp_iter cimport TdpIter
 
 cdef enum Gate:              # when __handle_changed_spte() propagates a change to the external table
@@ -90,6 +91,7 @@ cdef enum:
     KVM_INVALID_ROOTS = 8
     KVM_FILTER_SHARED = 1
     KVM_FILTER_PRIVATE = 2
+    EPERM = 1
     EBUSY = 16
     EIO = 5
     EAGAIN = 11
@@ -120,6 +122,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t gfn_direct_bits
     uint64_t shadow_mmio_value
     Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds, and every CPU without roots of its own
+    bint roots_change        # explorer: some thread invalidates roots, so that a look at one is an access of its own
     Slot slot
     bint has_mirror
     bint nx_huge_pages
@@ -190,6 +193,15 @@ cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t o
 cdef void trace_spte_changed(Cpu *c, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte) noexcept nogil
 cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+# KVM_MMU_WARN_ON(): such a value would hand the guest a #VE. The MMIO SPTEs of a TD are meant to, and come by cmpxchg.
+cdef inline void check_ve_possible(Cpu *c, const Kvm *kvm, uint64_t spte, const char *fn) noexcept nogil:
+    if tdp_unlikely(kvm.design.prove_mmu) and is_ept_ve_possible(&kvm.spte, spte):
+        kvm_warn(c, fn, b"ve_possible")
+
+cdef inline void __kvm_tdp_mmu_write_spte(Cpu *c, const Kvm *kvm, uint64_t *sptep, uint64_t spte) noexcept nogil:
+    check_ve_possible(c, kvm, spte, b"__kvm_tdp_mmu_write_spte")
+    sync_store(c, sptep, spte)
+
 cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
                                      int level) noexcept nogil
 cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
@@ -197,6 +209,7 @@ cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_s
 cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
                                       int level) noexcept nogil
+cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil
 cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
 cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil
 

@@ -29,14 +29,14 @@ ages = st.sampled_from([{"op": name, "start": FIRST, "end": FIRST + 3, "filter":
 def vcpu_ops(vcpu):
     """What the thread of a vCPU does; nobody else runs its guest."""
     return st.one_of(
-        maps, gfns.map(lambda gfn: {"op": "mwalk", "gfn": gfn}), st.just({"op": "vp_enter", "vcpu": vcpu}),
+        maps, shared, gfns.map(lambda gfn: {"op": "mwalk", "gfn": gfn}), st.just({"op": "vp_enter", "vcpu": vcpu}),
         st.just({"op": "td_exit", "vcpu": vcpu}), gfns.map(lambda gfn: {"op": "accept", "vcpu": vcpu, "gpa": gfn << 12}),
         gfns.map(lambda gfn: {"op": "guest_access", "vcpu": vcpu, "gpa": gfn << 12}),
         gfns.map(lambda gfn: {"op": "touch", "vcpu": vcpu, "gfn": gfn, "pfn": pfn(gfn), "retries": -1}))
 
 
-# Without invalidate_roots: threads of a scenario share the VM's roots and do not take new ones before a fault.
-host_ops = st.one_of(unmaps, zaps, ages, maps, shared, st.just({"op": "zap_all"}))
+fast_zap = st.sampled_from([{"op": "invalidate_roots", "types": 2}, {"op": "zap_invalidated_roots", "shared": 1}])
+host_ops = st.one_of(unmaps, zaps, ages, maps, shared, fast_zap, st.just({"op": "zap_all"}))
 
 
 @st.composite
