@@ -258,7 +258,10 @@ cdef int tdx_mem_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept n
     cdef uint64_t err
     if not c.slots_lock:
         sync_assert(c, ASSERT_LOCKDEP, b"tdx_mem_page_add", b"slots_lock")
-    if t.pre_fault_allowed or not t.page_add_src:
+    if t.pre_fault_allowed:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"pre_fault_allowed")
+        return -EIO
+    if not t.page_add_src:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"no_page_add_src")
         return -EIO
     memset(&r, 0, sizeof(r))

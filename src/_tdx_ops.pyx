@@ -9,7 +9,7 @@ from tdpfast._atomic cimport (
 )
 from tdpfast._ops cimport OP_TDX_FIRST
 from tdpfast._seam cimport (
-    SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
+    SeamInject, SeamRegs, TDH_MR_EXTEND, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
 )
 from tdpfast._seam_core cimport PT_NDA, PamtEntry
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
@@ -18,16 +18,17 @@ from tdpfast._seam_guest cimport (
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock,
-    sync_point, sync_retry, trace1, trace3, trace_new,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock, spin_lock,
+    spin_unlock, sync_point, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
-    EIO, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm, vcpu_roots,
+    EIO, EPERM, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm, kvm_bug_on, vcpu_roots,
 )
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
-from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
+from tdpfast._tdp_mmu_map cimport gfn_tracked, kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
+from tdpfast._tdp_mmu_roots cimport vcpu_reload
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
+    TD_STATE_RUNNABLE, Tdx, tdx_bug, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
     tdx_vcpu_inside, tdx_vm_dead,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
@@ -36,6 +37,7 @@ from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, 
 cdef enum:
     EXT_QUAL_PENDING = 6
     TDCALL_LENGTH = 4
+    TDX_EXTENDMR_CHUNKSIZE = 256
 
 
 # ---- injection ------------------------------------------------------------------------------------------------
@@ -223,32 +225,68 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 # ---- build ----------------------------------------------------------------------------------------------------
 
 cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
-    """tdx_gmem_post_populate(): one page with its content before finalisation. Holds slots_lock. 0 or an errno."""
+    """KVM_TDX_INIT_MEM_REGION of one page before finalisation. Takes slots_lock. 0 or an errno."""
     cdef Tdx *t = <Tdx *>vm.tdx
-    cdef Fault fault
-    cdef int ret = RET_PF_RETRY
+    cdef int ret
     if t.state == TD_STATE_RUNNABLE:
         return -22
+    spin_lock(c, &t.slots_lock)
     c.slots_lock += 1
+    ret = tdx_gmem_post_populate(c, vm, op)
+    c.slots_lock -= 1
+    spin_unlock(c, &t.slots_lock)
+    return ret
+
+
+cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    """Maps the page with PAGE.ADD and, if asked, measures it, 256 bytes at a time. slots_lock held. 0 or an errno."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int ret, i
+    if t.page_add_src:
+        kvm_bug_on(c, &vm.kvm, b"tdx_gmem_post_populate", b"page_add_src_set")
+        return -EIO
     t.page_add_src = op.src
+    ret = kvm_tdp_mmu_map_private_pfn(c, vm, op.gfn, op.pfn)
+    t.page_add_src = 0
+    if ret or not op.measure:
+        return ret
+    for i in range(4096 // TDX_EXTENDMR_CHUNKSIZE):
+        memset(&r, 0, sizeof(r))
+        r.rcx = op.gfn << 12 | <uint64_t>i * TDX_EXTENDMR_CHUNKSIZE
+        r.rdx = t.tdr_pa
+        err = tdx_seamcall(c, t, TDH_MR_EXTEND, &r)
+        if err:
+            tdx_bug(c, t, b"tdx_gmem_post_populate", b"seamcall_failed", TDH_MR_EXTEND, err)
+            return -EIO
+    return 0
+
+
+cdef int kvm_tdp_mmu_map_private_pfn(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Maps a given page at 4K, as often as RET_PF_RETRY asks for. slots_lock held; takes mmu_lock for read. 0, -EPERM
+    for a write-tracked gfn, or -EIO: mapped already, or the VM is dead. Yields."""
+    cdef Fault fault
+    cdef int ret = RET_PF_RETRY
+    if gfn_tracked(&vm.kvm, gfn):
+        return -EPERM
+    if c.has_roots:
+        vcpu_reload(c, &vm.kvm)
+    memset(&fault, 0, sizeof(fault))
+    fault.gfn = gfn
+    fault.pfn = pfn
+    fault.max_level = fault.req_level = fault.goal_level = 1
+    fault.prefetch = True
+    fault.map_writable = True
+    fault.is_private = True
+    fault.nx_huge_page_workaround_enabled = vm.kvm.nx_huge_pages
     while not tdx_fault_cancelled(c, vm):
-        memset(&fault, 0, sizeof(fault))
-        fault.gfn = op.gfn
-        fault.pfn = op.pfn
-        fault.max_level = 1
-        fault.prefetch = True
-        fault.map_writable = True
-        fault.is_private = True
-        fault.write = True
-        fault.error_code = 2
         read_lock(c, &vm.kvm.mmu_lock)
         ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
         read_unlock(c, &vm.kvm.mmu_lock)
         if ret != RET_PF_RETRY:
             break
-        sync_retry(c, <uint64_t>op ^ vm.kvm.hook_failures)
-    t.page_add_src = 0
-    c.slots_lock -= 1
+        sync_retry(c, gfn ^ vm.kvm.hook_failures)
     return 0 if ret == RET_PF_FIXED else -EIO
 
 

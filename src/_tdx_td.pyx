@@ -11,14 +11,20 @@ from tdpfast._seam cimport (
     TDH_MR_FINALIZE, TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, TDH_VP_ADDCX,
     TDH_VP_CREATE, TDH_VP_FLUSH, TDH_VP_INIT, SeamRegs,
 )
-from tdpfast._seam_defs cimport TDX_OPERAND_BUSY
+from tdpfast._seam_defs cimport (
+    TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_NO_HKID_READY_TO_WBCACHE, TDX_OPERAND_BUSY,
+    TDX_VCPU_NOT_ASSOCIATED,
+)
 from tdpfast._sync cimport EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, trace1, trace3
 from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn
 from tdpfast._tdx cimport (
-    TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES, TDX_TDCX_PAGES,
-    seamcall3, tdx_free_page, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall, tdx_vcpu_inside,
+    TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TD_STATE_UNINITIALIZED, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES,
+    TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall, tdx_vcpu_inside,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
+
+cdef enum:
+    TDX_SEAMCALL_RETRIES = 10000
 
 
 cdef uint64_t give_page(Cpu *c, Tdx *t, int leaf, uint64_t page, uint64_t to) noexcept nogil:
@@ -96,15 +102,17 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
 
 
 cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
-    """tdx_td_finalize(): 0, -EINVAL when done already, -EBUSY, -EIO; the SEAMCALL's status in *hw_error."""
+    """tdx_td_finalize(): 0, -EINVAL when done already or without a key, -EBUSY, -EIO with the VM bugged; the
+    SEAMCALL's status in *hw_error."""
     cdef SeamRegs r
     hw_error[0] = 0
-    if t.state == TD_STATE_RUNNABLE:
+    if t.hkid < 0 or t.state == TD_STATE_RUNNABLE:
         return -22
     hw_error[0] = seamcall3(c, t, TDH_MR_FINALIZE, t.tdr_pa, 0, 0, &r)
     if tdx_operand_busy(hw_error[0]):
         return -EBUSY
     if hw_error[0]:
+        tdx_bug(c, t, b"tdx_td_finalize", b"seamcall_failed", TDH_MR_FINALIZE, hw_error[0])
         return -EIO
     t.state = TD_STATE_RUNNABLE
     # Who sees pre_fault_allowed must see RUNNABLE: map_leaf pairs with this order.
@@ -116,13 +124,30 @@ cdef void tdx_flush_vp(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """Ends the vCPU's association with its logical processor, on that processor."""
     cdef SeamRegs r
     cdef int lp = c.lp
+    cdef uint64_t err
     if not t.loaded[vcpu]:
         return
     tdx_kick(c, t, vcpu)
     c.lp = vcpu + 1
-    seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
+    err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
     c.lp = lp
     t.loaded[vcpu] = False
+    if err and err != TDX_VCPU_NOT_ASSOCIATED:
+        tdx_bug(c, t, b"tdx_flush_vp_on_cpu", b"seamcall_failed", TDH_VP_FLUSH, err)
+
+
+cdef void phymem_cache_wb(Cpu *c, Tdx *t) noexcept nogil:
+    """smp_func_do_phymem_cache_wb(): goes on while interrupted; that another TD's release did it is fine too."""
+    cdef SeamRegs r
+    cdef uint64_t err = 0
+    cdef int i
+    for i in range(TDX_SEAMCALL_RETRIES):
+        err = seamcall3(c, t, TDH_PHYMEM_CACHE_WB, err != 0, 0, 0, &r)
+        if err != TDX_INTERRUPTED_RESUMABLE:
+            break
+    if err and err != TDX_NO_HKID_READY_TO_WBCACHE:
+        kvm_warn(c, b"smp_func_do_phymem_cache_wb", b"seamcall_failed")
+        trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_CACHE_WB, err, 0)
 
 
 cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
@@ -135,15 +160,15 @@ cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
     for v in range(t.nvcpus):
         tdx_flush_vp(c, t, v)
     err = seamcall3(c, t, TDH_MNG_VPFLUSHDONE, t.tdr_pa, 0, 0, &r)
-    if err:
-        kvm_warn(c, b"tdx_mmu_release_hkid", b"vpflushdone_failed")
-        trace3(c, EV_SEAMCALL_FAILED, TDH_MNG_VPFLUSHDONE, err, 0)
+    if err == TDX_FLUSHVP_NOT_DONE:
         return
-    seamcall3(c, t, TDH_PHYMEM_CACHE_WB, 0, 0, 0, &r)
+    if err:
+        tdx_bug(c, t, b"tdx_mmu_release_hkid", b"vpflushdone_failed", TDH_MNG_VPFLUSHDONE, err)
+        return
+    phymem_cache_wb(c, t)
     err = seamcall3(c, t, TDH_MNG_KEY_FREEID, t.tdr_pa, 0, 0, &r)
     if err:
-        kvm_warn(c, b"tdx_mmu_release_hkid", b"key_freeid_failed")
-        trace3(c, EV_SEAMCALL_FAILED, TDH_MNG_KEY_FREEID, err, 0)
+        tdx_bug(c, t, b"tdx_mmu_release_hkid", b"key_freeid_failed", TDH_MNG_KEY_FREEID, err)
         return
     trace1(c, EV_KEYID_FREE, t.hkid)
     t.hkid = -1
@@ -171,14 +196,22 @@ cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
 
 cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil:
     """Takes TDCS and TDR back. A page the module still counts for the TD keeps the TDR, which is then leaked."""
+    tdx_reclaim_td_control_pages(c, t)
+    t.state = TD_STATE_UNINITIALIZED
+
+
+cdef void tdx_reclaim_td_control_pages(Cpu *c, Tdx *t) noexcept nogil:
     cdef SeamRegs r
     cdef uint64_t err
     cdef int i
     if t.hkid >= 0:
         return
-    for i in range(TDX_TDCS_PAGES):
-        reclaim_control_page(c, t, t.tdcs_pa[i])
-    t.tdcs_owned = False
+    if t.tdcs_owned:
+        for i in range(TDX_TDCS_PAGES):
+            reclaim_control_page(c, t, t.tdcs_pa[i])
+        t.tdcs_owned = False
+    if not t.tdr_owned:
+        return
     err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, t.tdr_pa, 0, 0, &r)
     if err:
         kvm_warn(c, b"__tdx_reclaim_page", b"seamcall_failed")
@@ -187,8 +220,7 @@ cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil:
     err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD,
                     t.tdr_pa | <uint64_t>TDX_GLOBAL_HKID << t.seam.hkid_shift, 0, 0, &r)
     if err:
-        kvm_warn(c, b"tdx_reclaim_td_control_pages", b"wbinvd_failed")
-        trace3(c, EV_SEAMCALL_FAILED, TDH_PHYMEM_PAGE_WBINVD, err, 0)
+        tdx_bug(c, t, b"tdx_reclaim_td_control_pages", b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
         return
     trace1(c, EV_RESET_PADDR, t.tdr_pa)
     tdx_pamt_put(c, t, t.tdr_pa)

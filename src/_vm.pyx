@@ -278,6 +278,7 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     op.rcu = flag(f, "rcu", 0)
     op.vcpu = flag(f, "vcpu", 0)
     op.same_rip = flag(f, "same_rip", 0)
+    op.measure = flag(f, "measure", 0)
     if not 0 <= op.vcpu < 8:
         raise UsageError(f"vcpu {op.vcpu} of op {name!r}", "a TD has at most 8", "use 0..7")
     fill_modifiers(op, f)

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from tdpfast._arena cimport Sp
 from tdpfast._ops cimport HookRule, Inject, Op, OpResult, Vm
 from tdpfast._seam cimport Seam, SeamRegs
-from tdpfast._sync cimport Cpu
+from tdpfast._sync cimport Cpu, SpinLock
 from tdpfast._tdp_mmu cimport Kvm
 
 cdef enum:
@@ -46,6 +46,7 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     bint pre_fault_allowed
     bint tdr_owned
     bint tdcs_owned
+    SpinLock slots_lock          # kvm->slots_lock, as far as KVM's TDX side takes it
     uint64_t page_add_src
     uint32_t guest_busy[TDX_MAX_VCPUS]   # the vCPU is inside an instruction or on its way in: a kick waits
     bint loaded[TDX_MAX_VCPUS]

@@ -37,7 +37,7 @@ no_gp: RCU callbacks that are due do not run at the end."""
 TD_OPS: dict[str, tuple[str, ...]] = {
     "vp_enter": ("vcpu",), "td_exit": ("vcpu",), "accept": ("vcpu", "gpa", "level", "same_rip"),
     "guest_access": ("vcpu", "gpa", "same_rip"), "touch": ("vcpu", "gfn", "pfn", "retries", "same_rip"),
-    "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src"), "finalize": (), "release_hkid": (),
+    "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src", "measure"), "finalize": (), "release_hkid": (),
     "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
     "pamt_get": ("pfn",), "pamt_put": ("pfn",),
 }

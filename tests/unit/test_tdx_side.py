@@ -4,9 +4,11 @@ import pytest
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
 from tdpfast._vm import LEAF_NUMBERS
+from tdpfast.check import check
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform.names import PageNames
 from tdpfast.design import PRESETS
+from tdpfast.scenario import parse
 from tdpfast.status import sept_state
 
 PFN = 0x140200
@@ -241,3 +243,103 @@ def test_hugepage_tables_go_after_the_key():
     events = teardown(rig, {"op": "release_hkid"})
     assert [e[1] for e in events if e[0] == "reclaimed" and e[1].startswith("S")] == ["S2", "S1", "S0"]
     assert asserts(events) == [] and rig.vm.kvm_state()["tdr_owned"] == 0
+
+
+# ---- build and end where a SEAMCALL fails or comes twice
+
+def bugged(rig):
+    state = rig.vm.kvm_state()
+    return state["vm_bugged"], state["vm_dead"]
+
+
+def test_a_page_is_measured_in_sixteen_pieces():
+    rig = Rig(runnable=False)
+    result, events = rig.run("populate", gfn=BASE, pfn=PFN, measure=1)
+    assert result["ret"] == 0 and leaves(events)[-17:] == ["MEM.PAGE.ADD"] + ["MR.EXTEND"] * 16
+    assert [e[2][0] for e in events if e[:2] == ["seam", "MR.EXTEND"]] == [
+        hex((BASE << 12) + i * 256) for i in range(16)]
+
+
+def test_a_measurement_that_fails_kills_the_vm():
+    rig = Rig(runnable=False)
+    result, events = rig.run("populate", gfn=BASE, pfn=PFN, measure=1, inject=held("MR.EXTEND", "tdr", skip=3))
+    assert result["ret"] == -5 and leaves(events).count("MR.EXTEND") == 4
+    assert asserts(events) == [("WARN", "tdx_gmem_post_populate", "seamcall_failed")] and bugged(rig) == (1, 1)
+
+
+def test_a_write_tracked_page_is_not_populated():
+    rig = Rig(runnable=False)
+    rig.run("track", gfn=BASE)
+    result, events = rig.run("populate", gfn=BASE, pfn=PFN)
+    assert (result["ret"], leaves(events)) == (-1, [])
+    assert rig.run("populate", gfn=BASE + 1, pfn=PFN + 1)[0]["ret"] == 0
+
+
+@pytest.mark.parametrize("design", ["v7.3", "v6.18"])
+def test_two_populators_wait_for_each_other(design):
+    """slots_lock: the source page of one is not taken for the other's."""
+    threads = [{"ops": [{"op": "populate", "gfn": BASE + i, "pfn": PFN + i}]} for i in range(2)]
+    setup = [{"op": "populate", "gfn": BASE + 7, "pfn": PFN + 7}]
+    found = check(parse({"name": "two", "vm": {"runnable": 0}, "setup": setup, "thread": threads}, "two"), design)
+    assert (found.verdict, found.complete, found.assertions) == ("holds", True, [])
+
+
+def test_finalize_needs_a_key_and_is_not_to_fail():
+    rig = Rig(runnable=False)
+    assert rig.run("finalize", inject=held("MR.FINALIZE", "tdr", count=1))[0]["ret"] == -16 and bugged(rig) == (0, 0)
+    rig.run("release_hkid")
+    result, events = rig.run("finalize")
+    assert (result["ret"], leaves(events), bugged(rig)) == (-22, [], (0, 0))
+    rig = Rig(runnable=False)
+    rig.run("raw", leaf="MR.FINALIZE", rcx=rig.vm.tdr)          # behind KVM's back
+    result, events = rig.run("finalize")
+    assert result["ret"] == -5 and bugged(rig) == (1, 1)
+    assert asserts(events) == [("WARN", "tdx_td_finalize", "seamcall_failed")]
+
+def test_a_vcpu_that_cannot_be_flushed_kills_the_vm_and_keeps_the_key():
+    """VP.FLUSH fails: KVM takes the vCPU for flushed, VPFLUSHDONE then says it is not, and nobody warns of that."""
+    rig = Rig()
+    rig.run("vp_enter", vcpu=0)
+    rig.run("td_exit", vcpu=0)
+    _, events = rig.run("release_hkid", inject=held("VP.FLUSH", "tdr", count=1))
+    assert asserts(events) == [("WARN", "tdx_flush_vp_on_cpu", "seamcall_failed")] and bugged(rig) == (1, 1)
+    assert statuses(events, "MNG.VPFLUSHDONE") == ["TDX_FLUSHVP_NOT_DONE"]
+    assert rig.vm.kvm_state()["hkid"] > 0 and "PHYMEM.CACHE.WB" not in leaves(events)
+
+
+def test_a_vcpu_that_was_never_associated_is_fine():
+    rig = Rig(runnable=False)
+    rig.run("vp_enter", vcpu=0)             # loaded, but the module does not let it in
+    _, events = rig.run("release_hkid")
+    assert statuses(events, "VP.FLUSH") == ["TDX_VCPU_NOT_ASSOCIATED"]
+    assert asserts(events) == [] and rig.vm.kvm_state()["hkid"] == -1
+
+
+@pytest.mark.parametrize("leaf, name", [("MNG.VPFLUSHDONE", "vpflushdone_failed"), ("MNG.KEY.FREEID", "key_freeid_failed")])
+def test_a_key_that_cannot_be_released_kills_the_vm(leaf, name):
+    rig = Rig()
+    _, events = rig.run("release_hkid", inject=held(leaf, "tdr", count=1))
+    assert asserts(events) == [("WARN", "tdx_mmu_release_hkid", name)]
+    assert bugged(rig) == (1, 1) and rig.vm.kvm_state()["hkid"] > 0
+
+
+def test_control_pages_are_reclaimed_once():
+    rig = Rig()
+    for op in ("release_hkid", "put_roots", "uninit"):
+        rig.run(op)
+    for vcpu in range(3):
+        rig.run("vcpu_free", vcpu=vcpu)
+    _, events = rig.run("vm_destroy")
+    assert events[-1] == ["free_page", "TDR"] and asserts(events) == []
+    assert rig.run("vm_destroy")[1] == [] and rig.vm.kvm_state()["state"] == 0
+
+
+def test_a_tdr_whose_cache_is_not_written_back_is_kept():
+    rig = Rig()
+    for op in ("release_hkid", "put_roots", "uninit"):
+        rig.run(op)
+    for vcpu in range(3):
+        rig.run("vcpu_free", vcpu=vcpu)
+    _, events = rig.run("vm_destroy", inject=held("PHYMEM.PAGE.WBINVD", "pamt_rcx", count=1))
+    assert asserts(events) == [("WARN", "tdx_reclaim_td_control_pages", "wbinvd_failed")]
+    assert bugged(rig) == (1, 1) and rig.vm.kvm_state()["tdr_owned"] == 1
