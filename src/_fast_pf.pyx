@@ -3,7 +3,7 @@
 back without mmu_lock, by one cmpxchg inside an RCU read section."""
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport tdp_unlikely
+from tdpfast._atomic cimport tdp_read_once, tdp_unlikely
 from tdpfast._spte cimport (
     PT_WRITABLE_MASK, is_access_track_spte, is_last_spte, is_mmu_writable_spte, is_shadow_present_pte,
     is_writable_pte, restore_acc_track_spte,
@@ -108,6 +108,7 @@ cdef int fast_page_fault(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil:
             break
     if tdp_unlikely(ret < 0):
         ret = RET_PF_INVALID
+        new_spte = tdp_read_once(iter.sptep)    # the tracepoint shows what stands there, not what was wanted
     trace5(c, EV_FAST_PF, fault.gfn, fault.error_code, iter.old_spte, new_spte, ret)
     rcu_read_unlock(c)
     return ret

@@ -333,7 +333,7 @@ cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, co
     cdef uint64_t err
     if tdx_pamt_get(c, t, page):
         return -EIO
-    err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page, &r)
+    err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page if page else TDX_PA_OF_NULL, &r)
     if tdx_operand_busy(err):
         return pamt_put_on_error(c, t, page, -EBUSY)
     if err:

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from tdpfast import Memslot, Vm
 from tdpfast._vm import VmCore
 from tdpfast.design import get_design
 
@@ -243,9 +244,39 @@ def test_recovery_undoes_a_split(seed):
     check_split_and_back(seed)
 
 
+def check_batches(seed, count=40):
+    """map_range() leaves what as many faults leave, whatever is mapped already, across the slot's ends."""
+    rng = random.Random(seed)
+    design, mmu, tdx = rng.choice(DESIGNS), rng.choice(MMUS), rng.random() < 0.5
+    slot = Memslot(BASE - rng.choice((0, 0x80, 0x200)), SPAN + rng.choice((0, 0x33, 0x400)))
+    batch, single = (Vm(design, tdx=tdx, ungated=True, mmu=mmu, memslot=slot) for _ in range(2))
+    for op in Ops(seed, tdx=tdx).take(count):
+        batch.run(op)
+        single.run(op)
+    for _ in range(8):
+        private = tdx and rng.random() < 0.5
+        level = 1 if private else rng.choice((1, 1, 2))
+        step = 1 << 9 * (level - 1)
+        gfn = (BASE + rng.randrange(SPAN)) // step * step
+        pfn = gfn + (0x100000 if private else 0x800000)
+        access = {"write": rng.random() < 0.7, "prefetch": rng.random() < 0.2, "private": private}
+        n = rng.choice((1, 5, 300, 600)) if level == 1 else rng.choice((1, 2, 4))
+        counts = {}
+        for i in range(n):
+            ret = single.map(gfn + i * step, pfn + i * step, level, **access).ret
+            counts[ret] = counts.get(ret, 0) + 1
+        assert batch.map_range(gfn, pfn, n, level, **access) == counts, (design, mmu, tdx)
+        assert state(batch.core) == state(single.core), (design, mmu, tdx, slot)
+
+
+@seeds(8)
+def test_batches_leave_what_single_faults_leave(seed):
+    check_batches(seed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("relation", [check_resched, check_zap_modes, check_levels, check_failing_hooks,
-                                      check_dirty_forms, check_split_and_back])
+                                      check_dirty_forms, check_split_and_back, check_batches])
 def test_many_more(relation):
     for seed in range(1000, 1400):
         relation(seed)
