@@ -7,13 +7,16 @@ from tdpfast.errors import UsageError
 
 
 class Result(NamedTuple):
-    """Outcome of one case: "passed", "failed" with the difference, or "skipped" with the reason."""
+    """Outcome of one case: "passed", "failed" with the difference, "skipped" with the reason, or "left out" with what
+    tdpfast does not have."""
 
     status: str
     text: str = ""
 
 
 PASSED = Result("passed")
+BAD_FIELD = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+"""What a record raises that lacks a field or has one of a wrong type or size."""
 
 
 def malformed(what: str, error: Exception) -> UsageError:
