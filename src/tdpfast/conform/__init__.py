@@ -92,9 +92,10 @@ def conform_file(path: str | Path, design=None, *, max_diffs: int = 10) -> FileR
     replayer = _located(path, first[0], module.Replayer, design)
     report = FileReport(str(path), module.NAME)
     for line, record in _chain(first, records):
-        if not isinstance(record, dict):
-            raise UsageError(f"{path}:{line}: not a {module.NAME} record",
-                             f"it is a JSON {type(record).__name__}", "one JSON object per record")
+        if not isinstance(record, dict) or not module.matches(record):
+            what = "it lacks fields of one" if isinstance(record, dict) else f"it is a JSON {type(record).__name__}"
+            raise UsageError(f"{path}:{line}: not a {module.NAME} record", what,
+                             "one JSON object per record, all of one kind")
         outcome = _located(path, line, replayer.replay, record)
         for case, result in outcome if isinstance(outcome, list) else [(_case(record), outcome)]:
             _count(report, line, case, result, max_diffs)
