@@ -325,6 +325,11 @@ cdef class SeamModule:
         cdef PamtEntry *e = self._pamt(hpa, size)
         return e.pt, e.owner, e.bepoch, e.lock
 
+    def pamt_words(self, uint64_t hpa, int size=0):
+        """A page's PAMT entry as the 16 bytes that module 1.5 keeps: (lock, type and owner; BEPOCH)."""
+        cdef PamtEntry *e = self._pamt(hpa, size)
+        return (e.lock & 0xffff) | <uint64_t>e.pt << 16 | (e.owner >> 12) << 24, e.bepoch
+
     def content(self, uint64_t hpa, int size=0):
         """What a guest page holds: 0 zeroes, else an id that RELOCATE and DEMOTE copy."""
         return self._pamt(hpa, size).content
@@ -339,6 +344,11 @@ cdef class SeamModule:
         memcpy(page, <const char *>content, 4096)
         pamt_touch(self.s, e)
         e.flags |= PAMT_BYTES
+
+    def read_page(self, uint64_t hpa):
+        """The 4096 bytes that lie at a 4K page: an S-EPT page's entries, or what write_page() put there."""
+        self._pamt(hpa, 0)
+        return (<char *>page_memory(self.s, hpa & ~<uint64_t>0xfff))[:4096]
 
     def set_pamt(self, uint64_t hpa, int size=0, *, pt=None, owner=None, bepoch=None, lock=None, content=None):
         cdef PamtEntry *e = self._pamt(hpa, size)

@@ -285,7 +285,7 @@ cdef uint64_t tdh_vp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     version 0."""
     cdef VpCall v
     cdef uint64_t n
-    cdef uint64_t status = vp_build(c, s, r, r.rcx, OP_RCX, OPS_FOR_VP, &v)
+    cdef uint64_t status = vp_build(c, s, r, r.rcx, OP_RCX, OPS_FOR_BUILD, &v)
     if status != TDX_SUCCESS:
         return status
     if v.vp.num_tdvpx < <uint64_t>(SEAM_TDVPX_PAGES + 3 * v.k.td.num_l2):

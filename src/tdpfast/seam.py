@@ -20,7 +20,7 @@ from tdpfast import status as st
 from tdpfast._seam_api import SeamModule
 from tdpfast.errors import UsageError
 
-__all__ = ["FIELDS", "LEAVES", "LOCKS", "SeamResult", "Td", "TdxModule", "tdmr_pamt_size"]
+__all__ = ["FIELDS", "LEAVES", "LOCKS", "OTHER_LEAVES", "TDCALLS", "SeamResult", "Td", "TdxModule", "tdmr_pamt_size"]
 
 LEAVES = {
     "vp_enter": 0, "mng_addcx": 1, "mem_page_add": 2, "mem_sept_add": 3, "vp_addcx": 4, "mem_page_relocate": 5,
@@ -34,6 +34,24 @@ LEAVES = {
     "phymem_pamt_remove": 59,
 }
 """Leaf name -> leaf number."""
+
+OTHER_LEAVES = {
+    "mem_rd": 12, "mem_wr": 14, "sys_info": 32, "sys_rdall": 37, "mem_sept_wr": 42, "sys_lp_shutdown": 44,
+    "sys_shutdown": 52, "sys_update": 53, "servtd_bind": 48, "servtd_prebind": 49, "export_abort": 64,
+    "export_blockw": 65, "export_restore": 66, "export_mem": 68, "export_pause": 70, "export_track": 71,
+    "export_state_immutable": 72, "export_state_td": 73, "export_state_vp": 74, "export_unblockw": 75,
+    "import_abort": 80, "import_end": 81, "import_commit": 82, "import_mem": 83, "import_track": 84,
+    "import_state_immutable": 85, "import_state_td": 86, "import_state_vp": 87, "mig_stream_create": 96,
+}
+"""The same for what module 1.5 has and tdpfast does not: a call of these is answered as one of an unknown leaf."""
+
+TDCALLS = {
+    "vp_vmcall": 0, "vp_info": 1, "mr_rtmr_extend": 2, "vp_veinfo_get": 3, "mr_report": 4, "vp_cpuidve_set": 5,
+    "mem_page_accept": 6, "vm_rd": 7, "vm_wr": 8, "vp_rd": 9, "vp_wr": 10, "sys_rd": 11, "sys_rdall": 12,
+    "servtd_rd": 18, "servtd_wr": 20, "mr_verifyreport": 22, "mem_page_attr_rd": 23, "mem_page_attr_wr": 24,
+    "vp_enter": 25, "vp_invept": 26, "vp_invvpid": 27,
+}
+"""TDCALL leaf name -> leaf number. Emulated are mem_page_accept, mem_page_attr_rd and mem_page_attr_wr."""
 
 LOCKS = {"tdr": 1, "op_state": 2, "sept_tree": 3, "epoch": 4, "entry": 5, "pamt_r8": 6, "pamt_page": 7, "pamt_rcx": 8}
 """Lock names of inject()."""
@@ -189,7 +207,8 @@ class TdxModule:
     def call(self, leaf: str, lp: int = 0, *, version: int = 0, intr_after: int = -1, **registers: int) -> SeamResult:
         """Run a leaf with the given registers (rcx, rdx, r8 .. r11) on a logical processor."""
         if leaf not in LEAVES:
-            raise UsageError(f"leaf {leaf!r}", "unknown", "one of " + ", ".join(LEAVES))
+            raise UsageError(f"leaf {leaf!r}", "not emulated" if leaf in OTHER_LEAVES else "unknown",
+                             "one of " + ", ".join(LEAVES))
         try:
             rax, *out = self.native.seamcall(LEAVES[leaf], lp, version=version, intr_after=intr_after, **registers)
         except (TypeError, OverflowError) as error:

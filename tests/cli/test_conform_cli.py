@@ -63,9 +63,9 @@ def test_design_replaces_the_recorded_release(tdpfast, tmp_path):
 
 
 def test_skipped_cases_name_the_reason(tdpfast, tmp_path):
-    path = recording(tmp_path / "x.jsonl", {"id": "a", "claim": "b", "evidence": {}})
+    path = recording(tmp_path / "x.jsonl", {"id": "a", "claim": "b", "evidence": {"c": 1}})
     code, out, _ = tdpfast("conform", path)
-    assert code == 0 and "1 skipped" in out and "module quirks" in out
+    assert code == 0 and "1 skipped" in out and "  skipped 1: unknown quirk 'a'" in out
 
 
 BAD_FILES = {

@@ -41,4 +41,6 @@ def _text(report: FileReport) -> str:
         lines.append(f"  ... and {hidden} more")
     for reason, count in report.skip_reasons.most_common():
         lines.append(f"  skipped {count}: {reason}")
+    for reason, count in report.left_out.most_common():
+        lines.append(f"  left out {count}: {reason}")
     return "\n".join(lines)

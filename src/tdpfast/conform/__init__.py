@@ -12,7 +12,8 @@ kind is a module of this package, listed in `KINDS`, with
 ``matches(record) -> bool``
     is this first record of the kind? Decides on its fields alone;
 ``Replayer(design=None)``
-    made once per file; ``replay(record) -> Result``, called in the order of the file. A record that is
+    made once per file; ``replay(record) -> Result``, called in the order of the file, or a list of
+    (case, Result) for a record that is a whole document. A record that is
     not what its kind should be raises UsageError (result.malformed() makes one of a KeyError and the
     like); file and line are added here.
 """
@@ -30,7 +31,7 @@ from tdpfast.errors import UsageError
 
 __all__ = ["KINDS", "Difference", "FileReport", "Result", "conform", "conform_file"]
 
-KINDS = ["spte", "mmu", "seam", "stack", "pending"]
+KINDS = ["spte", "mmu", "seam", "stack"]
 """Modules of tdpfast.conform, in the order in which they are asked."""
 
 
@@ -58,6 +59,8 @@ class FileReport:
     """Of the failed cases the first ``max_diffs``."""
     skip_reasons: Counter[str] = field(default_factory=Counter)
     """Reason -> how many cases."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Why -> how many recorded facts are about something that tdpfast does not have: no cases of it."""
 
     @property
     def ok(self) -> bool:
@@ -89,10 +92,13 @@ def conform_file(path: str | Path, design=None, *, max_diffs: int = 10) -> FileR
     replayer = _located(path, first[0], module.Replayer, design)
     report = FileReport(str(path), module.NAME)
     for line, record in _chain(first, records):
-        if not isinstance(record, dict):
-            raise UsageError(f"{path}:{line}: not a {module.NAME} record",
-                             f"it is a JSON {type(record).__name__}", "one JSON object per record")
-        _count(report, line, record, _located(path, line, replayer.replay, record), max_diffs)
+        if not isinstance(record, dict) or not module.matches(record):
+            what = "it lacks fields of one" if isinstance(record, dict) else f"it is a JSON {type(record).__name__}"
+            raise UsageError(f"{path}:{line}: not a {module.NAME} record", what,
+                             "one JSON object per record, all of one kind")
+        outcome = _located(path, line, replayer.replay, record)
+        for case, result in outcome if isinstance(outcome, list) else [(_case(record), outcome)]:
+            _count(report, line, case, result, max_diffs)
     return report
 
 
@@ -118,14 +124,20 @@ def _chain(first, rest: Iterator) -> Iterator:
     yield from rest
 
 
-def _count(report: FileReport, line: int, record: dict, result: Result, max_diffs: int) -> None:
+def _case(record: dict) -> str:
+    """What a recording calls a case."""
+    return str(next((record[name] for name in ("name", "id", "fn", "op") if name in record), "?"))
+
+
+def _count(report: FileReport, line: int, case: str, result: Result, max_diffs: int) -> None:
     if result.status == "passed":
         report.passed += 1
     elif result.status == "skipped":
         report.skipped += 1
         report.skip_reasons[result.text] += 1
+    elif result.status == "left out":
+        report.left_out[result.text] += 1
     else:
         report.failed += 1
         if len(report.differences) < max_diffs:
-            case = record.get("name", record.get("id", record.get("fn", record.get("op", "?"))))
-            report.differences.append(Difference(line, str(case), result.text))
+            report.differences.append(Difference(line, case, result.text))

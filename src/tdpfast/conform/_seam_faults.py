@@ -111,3 +111,6 @@ FAULTS = {
     "version=2 (RAX)": _given("version", 2),
 }
 """A fault by its recorded name: what it changes on the machine or in the operands."""
+
+SETS = {"target == source": "r8", "HPA outside TDMR": "r8", "TDR HPA outside TDMR": "rdx"}
+"""Faults that give an operand another value, so that of two on the same operand only one can be there."""

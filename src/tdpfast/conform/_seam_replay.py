@@ -1,8 +1,8 @@
 """What the replayers of the module's recordings share: a machine, and how a row is compared."""
 from __future__ import annotations
 
-from tdpfast.conform._seam_rig import Rig
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform._seam_rig import CannotSetUp, Rig
+from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed
 
 
 class RigReplayer:
@@ -13,14 +13,16 @@ class RigReplayer:
     def __init__(self, design=None):
         self.rig = Rig()
 
-    def replay(self, record: dict) -> Result:
+    def replay(self, record: dict) -> Result | list[tuple[str, Result]]:
         """Compare one record; UsageError for one that lacks what its kind has."""
         try:
             return self._replay(record)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except CannotSetUp as error:
+            return Result("failed", f"cannot set the situation up: {error}")
+        except BAD_FIELD as error:
             raise malformed(self.kind, error) from error
 
-    def _replay(self, record: dict) -> Result:
+    def _replay(self, record: dict) -> Result | list[tuple[str, Result]]:
         raise NotImplementedError
 
 

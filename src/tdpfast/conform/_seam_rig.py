@@ -1,6 +1,9 @@
 """The machine on which the module's recordings were made: memory map, one TD with three VCPUs, names of statuses."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from tdpfast import status as st
 from tdpfast._seam_api import SeamModule
 from tdpfast.seam import LEAVES
@@ -38,70 +41,113 @@ TDCALLS = ("accept", "attr_rd", "attr_wr")
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11")
 
 
+class CannotSetUp(Exception):
+    """A call that prepares a situation failed: the machine cannot be what the recording says."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie, by physical address, and which guest address is looked at: the recorder's usual ones."""
+
+    tdr: int = TDR[0]
+    """TD1, the TDCX and TDVPR pages lie as far from it as usual."""
+    gpa: int = 0
+    table: Mapping[int, int] = field(default_factory=lambda: TABLE)
+    """Level -> the S-EPT page that the entry of gpa names."""
+    leaf: Mapping[int, int] = field(default_factory=lambda: LEAF)
+    """Level -> the guest page that the entry of gpa names."""
+    aux: int = AUX
+    """A free page for a call to use."""
+
+    def beside(self, usual: int) -> int:
+        """A control page, from where it usually lies."""
+        return usual - TDR[0] + self.tdr
+
+    def entry_gpa(self, level: int) -> int:
+        """What the entry of gpa at a level maps from."""
+        return self.gpa & -(1 << 12 + 9 * level)
+
+
+USUAL = Places()
+
+
 class Rig:
     """The machine, rebuilt for each case. TD1 has no VCPU; TD0's tables are what the case makes of them."""
 
     def __init__(self):
         self.module = SeamModule([TDMR0], [RESERVED], [TDMR1])
         self.key = None
+        self.at = USUAL
 
-    def build(self, prepare=None, case=None, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3):
+    def build(self, prepare=None, case=None, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3, at=USUAL):
         """A fresh machine: TD0 (and TD1 beside it) built and, from RUNNABLE on, finalised.
 
         prepare(rig) makes a state of it; consecutive cases of the same state share that work.
+
+        Raises:
+            CannotSetUp: a call of the module that has to succeed did not.
         """
-        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, case)
+        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, at, case)
         if key == self.key:
             self.module.restore()
             return
         self.module.reset([RESERVED])
         self.key = None
+        self.at = at
         self._td(0, levels, gpaw, num_l2, int(debug))
         self._td(1, levels, gpaw, num_l2, 0)
         for v in range(nvcpu):
             self._vp(v, num_l2)
         # Not by MR.FINALIZE: TD1 has no VCPU, and most states cannot be reached here at all.
-        self.module.set_td(TDR[1], op_state=2 if op_state >= 2 else 1)
-        self.module.set_td(TDR[0], op_state=op_state)
+        self.module.set_td(at.beside(TDR[1]), op_state=2 if op_state >= 2 else 1)
+        self.module.set_td(at.tdr, op_state=op_state)
         if prepare is not None:
             prepare(self)
         self.module.snapshot()
         self.key = key
 
     def _td(self, n, levels, gpaw, num_l2, attributes):
-        self.must("mng_create", rcx=TDR[n], rdx=33 + n)
-        self.must("mng_key_config", rcx=TDR[n])
+        tdr, tdcx = self.at.beside(TDR[n]), self.at.beside(TDCX) + n * 0x100000
+        self.must("mng_create", rcx=tdr, rdx=33 + n)
+        self.must("mng_key_config", rcx=tdr)
         for i in range(6 + num_l2):
-            self.must("mng_addcx", rcx=TDCX + n * 0x100000 + i * 4096, rdx=TDR[n])
-        self.must("mng_init", rcx=TDR[n], r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32)
+            self.must("mng_addcx", rcx=tdcx + i * 4096, rdx=tdr)
+        self.must("mng_init", rcx=tdr, r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32)
 
     def _vp(self, v, num_l2):
-        self.must("vp_create", rcx=TDVPR[v], rdx=TDR[0])
+        tdvpr = self.vcpu(v)
+        self.must("vp_create", rcx=tdvpr, rdx=self.at.tdr)
         for i in range(5 + 3 * num_l2):
-            self.must("vp_addcx", rcx=TDVPR[v] + (i + 1) * 4096, rdx=TDVPR[v])
-        self.must("vp_init", rcx=TDVPR[v])
-        self.must("vp_flush", rcx=TDVPR[v])
+            self.must("vp_addcx", rcx=tdvpr + (i + 1) * 4096, rdx=tdvpr)
+        self.must("vp_init", rcx=tdvpr)
+        self.must("vp_flush", rcx=tdvpr)
 
-    def tables(self, bottom, gpa=0):
-        """S-EPT pages down to the one that holds the entry of gpa at level bottom."""
-        for level in range(self.module.td(TDR[0])["levels"] - 1, bottom, -1):
-            self.must("mem_sept_add", rcx=gpa & -(1 << 12 + 9 * level) | level, rdx=TDR[0], r8=TABLE[level])
+    def vcpu(self, v):
+        """The TDVPR of a VCPU of TD0."""
+        return self.at.beside(TDVPR[v])
+
+    def tables(self, bottom):
+        """S-EPT pages down to the one that holds the entry of the guest address at level bottom."""
+        for level in range(self.module.td(self.at.tdr)["levels"] - 1, bottom, -1):
+            self.must("mem_sept_add", rcx=self.at.entry_gpa(level) | level, rdx=self.at.tdr, r8=self.at.table[level])
 
     def page(self, gpa, level, hpa):
         """A pending guest page."""
+        tdr = self.at.tdr
         if level < 2:
-            self.must("mem_page_aug", rcx=gpa | level, rdx=TDR[0], r8=hpa)
+            self.must("mem_page_aug", rcx=gpa | level, rdx=tdr, r8=hpa)
             return
-        self.module.set_entry(TDR[0], gpa, level, hpa | 0x8100_0000_0000_00F0)
-        self.module.set_pamt(hpa, 2, pt=3, owner=TDR[0])
-        self.module.set_pamt(hpa, 1, owner=TDR[0])
-        self.module.set_td(TDR[0], chldcnt=self.module.td(TDR[0])["chldcnt"] + 512 * 512)
+        self.module.set_entry(tdr, gpa, level, hpa | 0x8100_0000_0000_00F0)
+        self.module.set_pamt(hpa, 2, pt=3, owner=tdr)
+        self.module.set_pamt(hpa, 1, owner=tdr)
+        self.module.set_td(tdr, chldcnt=self.module.td(tdr)["chldcnt"] + 512 * 512)
 
     def must(self, leaf, lp=0, **registers):
         """A call that has to succeed."""
         out = self.module.seamcall(LEAVES[leaf], lp, **registers)
         if out[0] not in (0, st.ENTERED_TD):
-            raise AssertionError(f"{leaf} {registers}: {st.status_name(out[0])}")
+            shown = ", ".join(f"{name} {value:#x}" for name, value in registers.items())
+            raise CannotSetUp(f"{leaf} with {shown}: {st.status_name(out[0])}")
         return out
 
     def call(self, op, lp=0, intr_after=-1, **registers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tdpfast.conform.mmu import expand_sptes
+from tdpfast.conform.result import page_size, times
 from tdpfast.status import status_name
 
 
@@ -14,8 +15,9 @@ def expand_reps(events: list) -> list:
             out.append(event)
             continue
         _, count, steps, group = event
-        for i in range(count):
-            out += expand_reps(advance(group, [s * i for s in steps]))
+        for i in times(count, len(out)):
+            out += expand_reps(advance(group, [step_int(s) * i for s in steps]))
+            times(0, len(out))
     return out
 
 
@@ -31,7 +33,7 @@ def advance(group: list, steps: list) -> list:
         if isinstance(value, bool):
             return value
         if isinstance(value, int):
-            return value + step_int(next(rest))
+            return value + next(rest)
         if isinstance(value, str):
             return move_text(value, rest)
         return value
@@ -46,8 +48,7 @@ def step_int(step) -> int:
 def move_text(text: str, rest) -> str:
     """Hexadecimal strings count as numbers; other strings do not."""
     if text.startswith("0x"):
-        step = next(rest)
-        return hex((int(text, 16) + step_int(step)) & ((1 << 64) - 1))
+        return hex((int(text, 16) + next(rest)) & ((1 << 64) - 1))
     return text
 
 
@@ -103,6 +104,7 @@ def expand_sept(entries: list) -> list:
         if count == 1:
             out.append([gpa, level, raw, state])
             continue
-        size = 1 << (12 + 9 * level)
-        out += [[hex(int(gpa, 16) + i * size), level, hex(int(raw, 16) + i * size), state] for i in range(count)]
+        size = page_size(level)
+        out += [[hex(int(gpa, 16) + i * size), level, hex(int(raw, 16) + i * size), state]
+                for i in times(count, len(out))]
     return out

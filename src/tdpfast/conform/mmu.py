@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tdpfast._vm import VmCore
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast._check import check_int
+from tdpfast._vm import MAX_GFN, VmCore
+from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed, needs, times
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import mmu_events
@@ -30,9 +31,9 @@ def expand(events: list) -> list:
             _, as_id, gfn, level, old, new, count, dgfn, dold, dnew = event
             old, new, dold, dnew = (int(x, 16) for x in (old, new, dold, dnew))
             out += [["chg", as_id, gfn + i * dgfn, level, hex((old + i * dold) & MASK), hex((new + i * dnew) & MASK)]
-                    for i in range(count)]
+                    for i in times(count, len(out))]
         elif event[0] == "yield":
-            out += [event[:2]] * event[2]
+            out += [event[:2]] * len(times(event[2], len(out)))
         else:
             out.append(event)
     return out
@@ -45,7 +46,8 @@ def expand_sptes(sptes: list) -> list:
         if entry[0] == "run":
             _, root, level, gfn, value, count, dgfn, dvalue = entry
             value, dvalue = int(value, 16), int(dvalue, 16)
-            out += [[root, level, gfn + i * dgfn, hex((value + i * dvalue) & MASK), False] for i in range(count)]
+            out += [[root, level, gfn + i * dgfn, hex((value + i * dvalue) & MASK), False]
+                    for i in times(count, len(out))]
         else:
             out.append([*entry[:4], len(entry) > 4])
     return out
@@ -74,13 +76,19 @@ def collapse_livelock(events: list) -> list:
 
 
 def make_vm(cfg: dict, design) -> VmCore:
-    """The VM a case's cfg describes."""
+    """The VM a case's cfg describes; what it does not name is 0, a 4-level root of a processor of 52 bits."""
+    def bits(name: str, low: int, high: int, default: int = 0) -> int:
+        return check_int(name, cfg.get(name, default), low, high)
+
+    shared = bits("direct_gfn_bit", 0, 51)
+    base = bits("slot_base", 0, MAX_GFN)
     return VmCore(
-        design, root_level=cfg["root_level"], mmu=cfg["kind"], maxphyaddr=cfg["maxpa"], l1tf=bool(cfg["l1tf"]),
-        cache_bits=cfg["cache_bits"], exec_only=bool(cfg.get("exec_only", 1)), tdx=bool(cfg["tdx"]),
-        direct_gfn_bits=1 << cfg["direct_gfn_bit"] if cfg["direct_gfn_bit"] else 0, ipat=bool(cfg["ipat"]),
-        nx=bool(cfg["nx"]), slot_base=cfg["slot_base"], slot_npages=cfg["slot_npages"], mmio_gen=cfg["mmio_gen"],
-        pml=bool(cfg["pml"]), want_mirror=bool(cfg["want_mirror"]), want_direct=bool(cfg["want_direct"]))
+        design, root_level=bits("root_level", 4, 5, 4), mmu=bits("kind", 0, 2), maxphyaddr=bits("maxpa", 36, 52, 52),
+        l1tf=bool(cfg.get("l1tf")), cache_bits=bits("cache_bits", 0, 52), exec_only=bool(cfg.get("exec_only", 1)),
+        tdx=bool(cfg.get("tdx")), direct_gfn_bits=1 << shared if shared else 0, ipat=bool(cfg.get("ipat")),
+        nx=bool(cfg.get("nx")), slot_base=base, slot_npages=bits("slot_npages", 0, MAX_GFN + 1 - base),
+        mmio_gen=bits("mmio_gen", 0, MASK), pml=bool(cfg.get("pml")), want_mirror=bool(cfg.get("want_mirror")),
+        want_direct=bool(cfg.get("want_direct")))
 
 
 class Replayer:
@@ -91,14 +99,13 @@ class Replayer:
 
     def replay(self, record: dict) -> Result:
         """Compare one case: results and events per operation, then the final state and the teardown."""
-        unknown = set(record.get("needs", ())) - MMU_NEEDS
-        if unknown:
-            return Result("skipped", "needs " + ", ".join(sorted(unknown)))
+        if skipped := needs(record, MMU_NEEDS):
+            return skipped
         try:
             text = self.difference(record)
         except UsageError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except BAD_FIELD as error:
             raise malformed("mmu case", error) from error
         return Result("failed", text) if text else PASSED
 

@@ -7,13 +7,16 @@ from tdpfast.errors import UsageError
 
 
 class Result(NamedTuple):
-    """Outcome of one case: "passed", "failed" with the difference, or "skipped" with the reason."""
+    """Outcome of one case: "passed", "failed" with the difference, "skipped" with the reason, or "left out" with what
+    tdpfast does not have."""
 
     status: str
     text: str = ""
 
 
 PASSED = Result("passed")
+BAD_FIELD = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration)
+"""What a record raises that lacks a field or has one of a wrong type or size."""
 
 
 def malformed(what: str, error: Exception) -> UsageError:
@@ -27,3 +30,34 @@ def compare(expected, got) -> Result:
     if got == expected:
         return PASSED
     return Result("failed", f"recorded {expected!r}, got {got!r}")
+
+
+MAX_EXPANDED = 1 << 19
+"""So many items a list of a record may have when its runs are written out; a real one has a few thousand."""
+
+
+def times(count, done: int = 0) -> range:
+    """The numbers of a run's repetitions, in a list that has so many items already.
+
+    Raises:
+        ValueError: a count that no recording has, before memory is spent on it.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_EXPANDED - done:
+        raise ValueError(f"a run of {str(count)[:40]}")
+    return range(count)
+
+
+def needs(record: dict, known: frozenset[str]) -> Result | None:
+    """Skipped, naming them, if a case needs what a replayer does not have."""
+    listed = record.get("needs", [])
+    if not isinstance(listed, list) or not all(isinstance(need, str) for need in listed):
+        raise malformed("needs of a case", TypeError(f"{str(listed)[:60]} is no list of names"))
+    unknown = sorted(set(listed) - known)
+    return Result("skipped", "needs " + ", ".join(unknown)) if unknown else None
+
+
+def page_size(level) -> int:
+    """Bytes that an S-EPT entry of a recorded level maps, 0 for 4K; ValueError for a level that no entry has."""
+    if level not in range(5):
+        raise ValueError(f"level {str(level)[:40]}")
+    return 1 << 12 + 9 * level

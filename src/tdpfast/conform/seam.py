@@ -1,11 +1,12 @@
 """Recordings of the TDX module alone: every kind, by the module of this package that replays it."""
 from __future__ import annotations
 
-from tdpfast.conform import seam_facts, seam_locks, seam_seq, seam_state
+from tdpfast.conform import seam_constants, seam_facts, seam_locks, seam_order, seam_quirks, seam_seq, seam_state
 from tdpfast.conform.result import Result
 
 NAME = "seam"
-KINDS = {"sequence": seam_seq, "state matrix": seam_state, "matrix": seam_facts, "locks": seam_locks}
+KINDS = {"sequence": seam_seq, "state matrix": seam_state, "matrix": seam_facts, "locks": seam_locks,
+         "order": seam_order, "quirks": seam_quirks, "constants": seam_constants}
 
 
 def _module(record: dict):
@@ -24,11 +25,9 @@ class Replayer:
         self.design = design
         self.replayers: dict[str, object] = {}
 
-    def replay(self, record: dict) -> Result:
-        """Compare one record; one that is of no kind fails."""
+    def replay(self, record: dict) -> Result | list[tuple[str, Result]]:
+        """Compare one record that matches(). A document comes to (case, Result) pairs."""
         module = _module(record)
-        if module is None:
-            return Result("failed", "not a record of the TDX module")
         if module.NAME not in self.replayers:
             self.replayers[module.NAME] = module.Replayer(self.design)
         return self.replayers[module.NAME].replay(record)

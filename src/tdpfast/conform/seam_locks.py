@@ -1,12 +1,10 @@
-"""Contention (a lock word held by somebody else) and the order of checks (two faults at once)."""
+"""Contention: a lock word held by somebody else, the host's priority, the zero-step filter."""
 from __future__ import annotations
 
-from tdpfast.conform._seam_faults import FAULTS
 from tdpfast.conform._seam_replay import RigReplayer, compared
 from tdpfast.conform._seam_rig import AUX, LEAF, LIFECYCLE, NULL_PA, SOURCE, TDR, TDVPR, Rig, number
 from tdpfast.conform._seam_states import prepare
-from tdpfast.conform.result import PASSED, Result
-from tdpfast.conform.seam_facts import SCENES
+from tdpfast.conform.result import Result
 from tdpfast.errors import UsageError
 
 NAME = "seam_locks"
@@ -14,17 +12,9 @@ _LP = 1
 _TDEL, _TDHP = 1 << 11, 1 << 52
 
 
-def _contention(record: dict) -> bool:
-    return record.get("kind") in ("baseline", "held", "inferred", "host_priority", "zero_step")
-
-
-def _order(record: dict) -> bool:
-    return "leaf" in record and "faults" in record
-
-
 def matches(record: dict) -> bool:
-    """One of the two."""
-    return _contention(record) or _order(record)
+    """One of the five kinds of rows."""
+    return record.get("kind") in ("baseline", "held", "inferred", "host_priority", "zero_step")
 
 
 class Replayer(RigReplayer):
@@ -33,7 +23,7 @@ class Replayer(RigReplayer):
     kind = "contention row"
 
     def _replay(self, row: dict) -> Result:
-        return self._order(row) if _order(row) else compared(row, getattr(self, "_" + row["kind"])(row))
+        return compared(row, getattr(self, "_" + row["kind"])(row))
 
     # ---- contention
 
@@ -145,26 +135,6 @@ class Replayer(RigReplayer):
     def _enter_mapped(self, row: dict, tree: int = 0) -> dict:
         self.rig.module.set_entry(TDR[0], 0, 0, AUX | 0x8000_0000_0000_00F7)
         return self._enter(row, tree)
-
-    # ---- order of checks
-
-    def _order(self, row: dict) -> Result:
-        for faults, want in ([[row["faults"][0]], row["single"][0]], [[row["faults"][1]], row["single"][1]],
-                             [row["faults"], row["both"]]):
-            got = self._faulty(row["leaf"], faults)
-            if got != want:
-                return Result("failed", f"{row['leaf']} {faults}: recorded {want}, got {got}")
-        return PASSED
-
-    def _faulty(self, leaf: str, faults: list[str]) -> str:
-        op, level, state, variant, given = SCENES[leaf]
-        self.rig.build(lambda rig: prepare(rig, level, state, variant), (level, state, str(variant)),
-                       op_state=1 if leaf == "page_add" else 2)
-        given = dict(given)
-        for fault in sorted(faults, key=lambda f: list(FAULTS).index(f)):
-            FAULTS[fault](self.rig, leaf, given, level)
-        intr = given.pop("intr_after", -1)
-        return self.rig.call(op, intr_after=intr, **given)[1]
 
 
 class Lock:

@@ -5,7 +5,7 @@ from tdpfast import status as st
 from tdpfast.status import l2_sept_number as l2_state
 from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_rig import REGISTERS, TDR, number
-from tdpfast.conform.result import PASSED, Result
+from tdpfast.conform.result import PASSED, Result, page_size, times
 
 NAME = "seam_seq"
 
@@ -71,8 +71,8 @@ class Replayer(RigReplayer):
     def _tables(self, end: dict) -> Result | None:
         want = set()
         for e in end["sept"]:
-            size = 1 << 12 + 9 * e["level"]
-            for i in range(e.get("count", 1)):
+            size = page_size(e["level"])
+            for i in times(e.get("count", 1), len(want)):
                 want.add((e["vm"], number(e["gpa"]) + i * size, e["level"], number(e["raw"]) + i * size, e["state"]))
         got = set()
         for vm in range(1 + self.rig.module.td(TDR[0])["num_l2"]):

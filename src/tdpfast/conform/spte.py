@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from tdpfast._spte_format import PREDICATES
-from tdpfast.conform.result import Result, compare, malformed
+from tdpfast.conform.result import BAD_FIELD, Result, compare, malformed
 from tdpfast.constants import constants
 from tdpfast.errors import UsageError
 from tdpfast.spte import LAYOUTS, SpteConfig
@@ -52,7 +52,7 @@ class Replayer:
             if self.layout is None:
                 raise
             return Result("failed", str(error))     # another layout has no such input
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except BAD_FIELD as error:
             raise malformed(f"{record['fn']} fact", error) from error
 
     def _layout(self, record: dict) -> str:

@@ -9,7 +9,7 @@ from tdpfast.conform._stack_events import Translator
 from tdpfast.conform._stack_text import expand_reps, guest_result
 from tdpfast.conform.mmu import expand, first_difference
 from tdpfast.conform.names import PageNames
-from tdpfast.conform.result import PASSED, Result, malformed
+from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed, needs
 from tdpfast.design import DISPATCH_PATCH07, DISPATCH_SINGLE, PRESETS, get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import signed, visible
@@ -36,14 +36,13 @@ class Replayer:
 
     def replay(self, record: dict) -> Result:
         """Compare one case: operations with SEAMCALLs and events, final state, teardown."""
-        unknown = set(record.get("needs", ())) - NEEDS
-        if unknown:
-            return Result("skipped", "needs " + ", ".join(sorted(unknown)))
+        if skipped := needs(record, NEEDS):
+            return skipped
         try:
             text = Case(record, self.design_of(record)).difference()
         except UsageError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except BAD_FIELD as error:
             raise malformed("stack case", error) from error
         return Result("failed", text) if text else PASSED
 
@@ -51,7 +50,7 @@ class Replayer:
         design = self.override
         if design is None:
             variant = record.get("variant", "v7.3" if record.get("release", "7.3") != "6.18" else "v6.18")
-            if variant not in PRESETS:
+            if not isinstance(variant, str) or variant not in PRESETS:
                 raise UsageError(f"no design for variant {variant!r}", "not a preset",
                                  "one of " + ", ".join(PRESETS) + ", or --design")
             design = PRESETS[variant]
