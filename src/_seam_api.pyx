@@ -35,7 +35,7 @@ cdef dict td_field = {
 }
 cdef dict vp_field = {
     "state": 0, "lp": 1, "vcpu_epoch": 2, "num_tdvpx": 3, "rip": 4, "hp_busy": 5, "hp_expired": 6,
-    "epf_rip": 7, "ve_valid": 8,
+    "trap_exit": 7, "ve_valid": 8,
 }
 
 
@@ -75,7 +75,7 @@ cdef uint64_t *vp_word(Vp *vp, int field):
     word[4] = &vp.rip
     word[5] = &vp.hp_busy
     word[6] = &vp.hp_expired
-    word[7] = &vp.epf_rip
+    word[7] = &vp.trap_exit
     word[8] = &vp.ve_valid
     return word[field]
 

@@ -8,14 +8,25 @@ from tdpfast._atomic cimport tdp_fetch_add
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport (
-    alias_bit, has_alias, l2_find, l2_leaf_again, l2_page_reg, l2_walk_failed, l2_write,
+    alias_bit, has_alias, l2_failed, l2_find, l2_page_reg, l2_table_lock, l2_unblocked, l2_uniform, l2_write,
 )
-from tdpfast._sync cimport sync_load
 
-cdef struct L2Split:
-    PageHold page[4]
+cdef struct L2Split:      # by VM, 1..3
+    PageHold page[4]      # of the table that is made or goes away
     uint64_t *ep[4]
     uint64_t entry[4]
+
+
+cdef void l2_split_init(L2Split *l2) noexcept nogil:
+    cdef int vm
+    for vm in range(4):
+        l2.page[vm].leaf = l2.page[vm].p2m = l2.page[vm].p1g = NULL
+
+
+cdef void l2_split_unlock(Cpu *c, Seam *s, L2Split *l2) noexcept nogil:
+    cdef int vm
+    for vm in range(1, 4):
+        page_unlock(c, s, &l2.page[vm])
 
 
 # ---- DEMOTE -------------------------------------------------------------------------------------------------
@@ -60,11 +71,8 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
     cdef uint64_t size = level_size(k.level - 1)
     cdef uint64_t child = demoted_leaf(k)
     cdef uint64_t status
-    cdef int vm, i
-    for vm in range(4):
-        l2.page[vm].leaf = l2.page[vm].p2m = l2.page[vm].p1g = NULL
-        l2.ep[vm] = NULL
-        l2.entry[vm] = 0
+    cdef int i
+    l2_split_init(&l2)
     status = demote_l2_lock(c, s, k, r, add_mode, &l2)
     if status == TDX_SUCCESS:
         undo_page(s, table)
@@ -79,8 +87,7 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
         else:
             demote_commit(c, s, k, r, large, page, &l2)
             hp_put_excl(c, s, &large.lock)
-    for vm in range(1, 4):
-        page_unlock(c, s, &l2.page[vm])
+    l2_split_unlock(c, s, &l2)
     return status
 
 
@@ -94,20 +101,18 @@ cdef uint64_t demoted_leaf(Call *k) noexcept nogil:
 
 
 cdef uint64_t demote_l2_lock(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, L2Split *l2) noexcept nogil:
-    """Locks the pages given for L2 tables; every VM with an alias needs one."""
+    """Locks the pages given for L2 tables (bit 63 is ignored); every VM with an alias needs one."""
     cdef uint64_t hpa, status
     cdef int vm
-    for vm in range(1, 4):
+    for vm in range(1, k.td.num_l2 + 1):
         hpa = l2_page_reg(r, vm)[0]
         if hpa == <uint64_t>-1:
-            if vm <= k.td.num_l2 and has_alias(k.entry, vm):
+            if has_alias(k.entry, vm):
                 return TDX_L2_SEPT_PAGE_NOT_PROVIDED | <uint64_t>(OP_R8 + vm)
             continue
-        if vm > k.td.num_l2:
-            return TDX_OPERAND_INVALID | <uint64_t>(OP_R8 + vm)
         if add_mode and not has_alias(k.entry, vm):
             continue
-        status = page_lock_new(c, s, hpa, 0, OP_R8 + vm, &l2.page[vm])
+        status = page_lock_new(c, s, hpa & ~SEPT_SVE, 0, OP_R8 + vm, &l2.page[vm])
         if status != TDX_SUCCESS:
             return status
     return TDX_SUCCESS
@@ -118,6 +123,7 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
     cdef uint64_t *table
     cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
     cdef uint64_t size = level_size(k.level - 1)
+    cdef uint64_t leaf
     cdef int vm, i, at
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
@@ -125,13 +131,12 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
         if interrupt_pending(s, c):
             return TDX_INTERRUPTED_RESTARTABLE
         if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
-            return l2_walk_failed(r, vm, l2.entry[vm], at)
-        table = page_memory(s, l2_page_reg(r, vm)[0])
+            return l2_failed(k, r, vm, l2.entry[vm], at, TDX_L2_SEPT_WALK_FAILED)
+        leaf = l2.entry[vm] if k.entry & SEPT_TDP else l2_unblocked(l2.entry[vm])
+        table = page_memory(s, l2_page_reg(r, vm)[0] & ~SEPT_SVE)
         undo_page(s, table)
         for i in range(512):
-            table[i] = 0
-            if has_alias(k.entry, vm):
-                table[i] = l2_leaf_again(hpa + <uint64_t>i * size, l2.entry[vm], k.entry & SEPT_TDP != 0)
+            table[i] = (leaf & ~SEPT_HPA | hpa + <uint64_t>i * size) if has_alias(k.entry, vm) else 0
     return TDX_SUCCESS
 
 
@@ -158,7 +163,7 @@ cdef void demote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *large,
         l2.page[vm].leaf.pt = PT_EPT
         l2.page[vm].leaf.owner = k.td.tdr_pa
         tdp_fetch_add(&k.td.chldcnt, 1)
-        l2_write(c, s, l2.ep[vm], l2_page_reg(r, vm)[0] | 0x407)
+        l2_write(c, s, l2.ep[vm], (l2_page_reg(r, vm)[0] & ~SEPT_SVE) | L2E_RWXX)
         entry |= alias_bit(vm)
     entry_write_unlock(c, s, k.ep, entry)
     k.held &= ~<uint32_t>HELD_ENTRY
@@ -246,19 +251,48 @@ cdef inline bint promotable(uint64_t e, int level) noexcept nogil:
 
 cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, uint64_t first,
                             uint64_t version) noexcept nogil:
-    cdef uint64_t hpa = clean_leaf(first, k.level - 1) & SEPT_HPA
-    cdef PamtEntry *large = pamt_entry(s, hpa, k.level)
-    cdef PamtEntry *small = pamt_entry(s, hpa, k.level - 1)
+    cdef PamtEntry *large = pamt_entry(s, clean_leaf(first, k.level - 1) & SEPT_HPA, k.level)
     cdef L2Split l2
     cdef uint64_t status
-    cdef int i
-    status = promote_l2_check(c, s, k, r, first, &l2)
-    if status != TDX_SUCCESS:
-        return status
-    if interrupt_pending(s, c):
-        return TDX_INTERRUPTED_RESTARTABLE
-    if not hp_try_excl(c, s, &large.lock):
-        return TDX_OPERAND_BUSY | OP_RCX
+    l2_split_init(&l2)
+    status = promote_l2_check(c, s, k, r, &l2)
+    if status == TDX_SUCCESS and interrupt_pending(s, c):
+        status = TDX_INTERRUPTED_RESTARTABLE
+    if status == TDX_SUCCESS:
+        if not hp_try_excl(c, s, &large.lock):
+            status = TDX_OPERAND_BUSY | OP_RCX
+        else:
+            promote_commit(c, s, k, r, page, large, first, &l2, version)
+            hp_put_excl(c, s, &large.lock)
+    l2_split_unlock(c, s, &l2)
+    return status
+
+
+cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2) noexcept nogil:
+    """Locks the L2 tables beside the L1 table, with a look for interrupts before each; all must be uniform."""
+    cdef uint64_t status
+    cdef int vm, at
+    for vm in range(1, 4):
+        if not has_alias(k.entry, vm):
+            continue
+        if interrupt_pending(s, c):
+            return TDX_INTERRUPTED_RESTARTABLE
+        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
+            return SEAM_MODULE_HALT      # an alias without an entry
+        status = l2_table_lock(c, s, l2.entry[vm], &l2.page[vm])
+        if status != TDX_SUCCESS:
+            return status
+        if not l2_uniform(c, page_memory(s, l2.entry[vm] & SEPT_HPA), k.level - 1):
+            regs_entry(r, k.entry, k.level)
+            return TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
+    return TDX_SUCCESS
+
+
+cdef void promote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, PamtEntry *large, uint64_t first,
+                         L2Split *l2, uint64_t version) noexcept nogil:
+    cdef PamtEntry *small = pamt_entry(s, clean_leaf(first, k.level - 1) & SEPT_HPA, k.level - 1)
+    cdef uint64_t hpa
+    cdef int vm, i
     pamt_touch(s, large)
     large.pt = small[0].pt
     large.owner = small[0].owner
@@ -267,48 +301,15 @@ cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *pa
         pamt_free(s, &small[i])
     pamt_free(s, page)
     tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
-    promote_l2_commit(c, s, k, r, first, &l2, version)
-    hp_put_excl(c, s, &large.lock)
+    for vm in range(1, 4):
+        if l2.page[vm].leaf == NULL:
+            continue
+        hpa = l2.entry[vm] & SEPT_HPA
+        pamt_free(s, l2.page[vm].leaf)
+        tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
+        l2_write(c, s, l2.ep[vm], page_memory(s, hpa)[0])
+        if version:
+            l2_page_reg(r, vm)[0] = hpa
     r.rcx = k.entry & SEPT_HPA
     entry_write_unlock(c, s, k.ep, first)
     k.held &= ~<uint32_t>HELD_ENTRY
-    return TDX_SUCCESS
-
-
-cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t first, L2Split *l2) noexcept nogil:
-    """Every L2 table must be as uniform as the L1 table."""
-    cdef uint64_t *table
-    cdef uint64_t size = level_size(k.level - 1)
-    cdef int vm, i, at
-    for vm in range(1, 4):
-        l2.ep[vm] = NULL
-        if not has_alias(k.entry, vm):
-            continue
-        if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
-            l2.ep[vm] = NULL
-            continue
-        if not has_alias(first, vm):
-            continue
-        table = page_memory(s, l2.entry[vm] & SEPT_HPA)
-        for i in range(1, 512):
-            if sync_load(c, &table[i]) != table[0] + <uint64_t>i * size:
-                regs_entry(r, k.entry, k.level)
-                return TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
-        if interrupt_pending(s, c):
-            return TDX_INTERRUPTED_RESTARTABLE
-    return TDX_SUCCESS
-
-
-cdef void promote_l2_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t first, L2Split *l2,
-                            uint64_t version) noexcept nogil:
-    cdef uint64_t hpa
-    cdef int vm
-    for vm in range(1, 4):
-        if l2.ep[vm] == NULL:
-            continue
-        hpa = l2.entry[vm] & SEPT_HPA
-        pamt_free(s, pamt_entry(s, hpa, 0))
-        tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
-        l2_write(c, s, l2.ep[vm], page_memory(s, hpa)[0] if has_alias(first, vm) else 0)
-        if version:
-            l2_page_reg(r, vm)[0] = hpa

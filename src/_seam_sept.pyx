@@ -8,7 +8,7 @@ from tdpfast._atomic cimport tdp_fetch_add, tdp_write_once
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_l2 cimport (
-    l2_add_pages, l2_alias_block, l2_alias_unblock, l2_attributes, l2_remove_pages,
+    l2_add_pages, l2_alias_block, l2_alias_unblock, l2_attributes, l2_page_reg, l2_remove_pages,
 )
 from tdpfast._sync cimport sync_load, sync_store
 
@@ -18,23 +18,25 @@ cdef enum:
 
 cdef uint64_t tdh_mem_sept_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     """RCX GPA|level, RDX TDR|ALLOW_EXISTING, R8 page, R9..R11 pages for the L2 VMs (version 1).
-    Leaf 3, versions 0 and 1."""
+    Version 1 returns in R8..R11, whatever its status, which pages are still wanted. Leaf 3, versions 0 and 1."""
     cdef Call k
-    cdef bint existing = r.rdx & ALLOW_EXISTING
     cdef uint64_t version = regs_version(r)
     cdef uint64_t rcx = r.rcx
     cdef uint64_t rdx = r.rdx
     cdef uint64_t status
+    cdef int vm
     if version > 1:
         r.rcx = r.rdx = 0
         return TDX_OPERAND_INVALID
+    for vm in range(4 if version else 0):
+        if l2_page_reg(r, vm)[0] != <uint64_t>-1:
+            l2_page_reg(r, vm)[0] &= ~SEPT_SVE
     status = mem_enter(c, s, r, &k, rdx & ~<uint64_t>ALLOW_EXISTING, OPS_FOR_SEPT_ADD, 1, -1, False)
     if status != TDX_SUCCESS:
         return status
-    existing = existing or (version == 1 and r.r8 == <uint64_t>-1)
-    if not sept_flags(k.entry) & ST_SEPT_ADD or (sept_enc(k.entry) == ENC_NL_MAPPED and not existing):
+    if not sept_flags(k.entry) & ST_SEPT_ADD:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    status = sept_add_pages(c, s, &k, r, version)
+    status = sept_add_pages(c, s, &k, r, version, rdx & ALLOW_EXISTING)
     if status == TDX_INTERRUPTED_RESUMABLE:
         r.rcx = rcx
         r.rdx = rdx
@@ -42,25 +44,25 @@ cdef uint64_t tdh_mem_sept_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     return status
 
 
-cdef uint64_t sept_add_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version) noexcept nogil:
+cdef uint64_t sept_add_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version, bint existing) noexcept nogil:
     """Adds the L1 page unless there is one, then the L2 pages. The entry is locked."""
     cdef PageHold page
-    cdef uint64_t hpa = r.r8 & ~SEPT_SVE
     cdef uint64_t status
+    cdef bint given = r.r8 != <uint64_t>-1
     cdef bint fresh = sept_enc(k.entry) == ENC_FREE
     page.leaf = page.p2m = page.p1g = NULL
-    if r.r8 == <uint64_t>-1:
-        if version == 0:
-            return TDX_OPERAND_INVALID | OP_R8
-        if fresh:
-            regs_entry(r, k.entry, k.level)
-            return TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX
-    elif fresh:
-        status = page_lock_new(c, s, hpa, 0, OP_R8, &page)
+    if not given and version == 0:
+        return TDX_OPERAND_INVALID | OP_R8
+    if given and fresh:
+        status = page_lock_new(c, s, r.r8 & ~SEPT_SVE, 0, OP_R8, &page)
         if status != TDX_SUCCESS:
             return status
-    status = l2_add_pages(c, s, k, r, version, fresh, &page)
-    return status
+    elif fresh or (given and not existing):
+        regs_entry(r, k.entry, k.level)
+        return TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX
+    elif given and version:
+        r.r8 |= SEPT_SVE
+    return l2_add_pages(c, s, k, r, version, existing, &page)
 
 
 cdef uint64_t tdh_mem_sept_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
@@ -126,7 +128,8 @@ cdef uint64_t tdh_mem_sept_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
                 status = TDX_EPT_PAGE_NOT_FREE | OP_RCX
                 break
     if status == TDX_SUCCESS:
-        l2_remove_pages(c, s, &k, r, version)
+        status = l2_remove_pages(c, s, &k, r, version)
+    if status == TDX_SUCCESS:
         pamt_free(s, page)
         tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
         entry_write_unlock(c, s, k.ep, SEPT_FREE)

@@ -11,7 +11,7 @@ from tdpfast._atomic cimport tdp_fetch_add, tdp_load_seq, tdp_try_cmpxchg
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_mr cimport mr_begin
-from tdpfast._seam_vp cimport VpCall, vp_associate, vp_lock, vp_unlock
+from tdpfast._seam_vp cimport VpCall, vp_associate, vp_lock, vp_pages, vp_unlock
 
 cdef enum:
     FIRST_RIP = 0x1000
@@ -288,9 +288,8 @@ cdef uint64_t tdh_vp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     cdef uint64_t status = vp_build(c, s, r, r.rcx, OP_RCX, OPS_FOR_BUILD, &v)
     if status != TDX_SUCCESS:
         return status
-    if v.vp.num_tdvpx < <uint64_t>(SEAM_TDVPX_PAGES + 3 * v.k.td.num_l2):
-        status = TDX_TDCX_NUM_INCORRECT
-    else:
+    status = vp_pages(&v)
+    if status == TDX_SUCCESS:
         n = tdp_fetch_add(&v.k.td.num_vcpus, 1)
         if n >= v.k.td.max_vcpus:
             tdp_fetch_add(&v.k.td.num_vcpus, <uint64_t>-1)

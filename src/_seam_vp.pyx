@@ -10,7 +10,8 @@ from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._sync cimport SYNC_RMW, sync_load
 
-cdef uint64_t VP_FLAGS = <uint64_t>3 << 52     # host recoverability hint, resume L1
+cdef uint64_t VP_HINT = <uint64_t>1 << 52      # host recoverability hint
+cdef uint64_t VP_RESUME_L1 = <uint64_t>1 << 53
 
 
 cdef uint64_t vp_lock(Cpu *c, Seam *s, uint64_t tdvpr_pa, bint excl, uint64_t opid, VpCall *v) noexcept nogil:
@@ -60,26 +61,33 @@ cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
     return True
 
 
+cdef uint64_t vp_pages(VpCall *v) noexcept nogil:
+    """Every page of the VCPU is there: its own and three for each L2 VM."""
+    if v.vp == NULL or v.vp.num_tdvpx < <uint64_t>(SEAM_TDVPX_PAGES + 3 * v.k.td.num_l2):
+        return TDX_TDCX_NUM_INCORRECT
+    return TDX_SUCCESS
+
+
 cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     """RCX TDVPR and flags. SEAM_ENTERED_TD when the guest runs; registers stay otherwise. Leaf 0, version 0."""
     cdef VpCall v
     cdef uint64_t status
     if regs_version(r) != 0:
         return TDX_OPERAND_INVALID
-    status = vp_lock(c, s, r.rcx & ~VP_FLAGS, False, OP_RCX, &v)
+    status = vp_lock(c, s, r.rcx & ~(VP_HINT | VP_RESUME_L1), False, OP_RCX, &v)
     if status != TDX_SUCCESS:
         return status
     status = td_ready(&v.k)
-    if status == TDX_SUCCESS and (v.vp == NULL or v.vp.num_tdvpx < SEAM_TDVPX_PAGES):
-        status = TDX_TDCX_NUM_INCORRECT
     if status == TDX_SUCCESS:
         status = op_state_lock(c, s, &v.k, OPS_TRACKED)
+    if status == TDX_SUCCESS:
+        status = vp_pages(&v)
     if status == TDX_SUCCESS and v.vp.state != VP_READY:
         status = TDX_VCPU_STATE_INCORRECT
     if status == TDX_SUCCESS and not vp_associate(c, v.k.td, v.vp):
         status = TDX_VCPU_ASSOCIATED
-    if status == TDX_SUCCESS and r.rcx & VP_FLAGS:
-        status = TDX_OPERAND_INVALID | OP_RCX      # nothing to recover from, no L2 VM to leave
+    if status == TDX_SUCCESS and (r.rcx & VP_RESUME_L1 or (r.rcx & VP_HINT and not v.vp.trap_exit)):
+        status = TDX_OPERAND_INVALID | OP_RCX      # no L2 VM to leave, nothing to recover from
     if status == TDX_SUCCESS:
         status = vp_enter_epoch(c, s, &v, r)
     if status != SEAM_ENTERED_TD:
@@ -103,6 +111,7 @@ cdef uint64_t vp_enter_epoch(Cpu *c, Seam *s, VpCall *v, SeamRegs *r) noexcept n
     sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[epoch & 1])
     tdp_fetch_add(&td.refcount[epoch & 1], 1)
     sharex_put_shared(c, &td.epoch_lock)
+    lp_of(s, c).entry_rip = v.vp.rip
     if v.vp.epf_n == 0:
         return SEAM_ENTERED_TD
     status = zero_step_check(c, s, td, v.vp, r)
@@ -113,7 +122,8 @@ cdef uint64_t vp_enter_epoch(Cpu *c, Seam *s, VpCall *v, SeamRegs *r) noexcept n
 
 
 cdef uint64_t zero_step_check(Cpu *c, Seam *s, Td *td, Vp *vp, SeamRegs *r) noexcept nogil:
-    """A VCPU that faulted too often at one RIP may only enter once every recorded GPA translates."""
+    """A VCPU that faulted too often at one RIP may only enter once a write to every recorded GPA would succeed. What is
+    recorded stays until the guest gets on."""
     cdef uint64_t *ep
     cdef uint64_t e
     cdef uint32_t i
@@ -122,13 +132,11 @@ cdef uint64_t zero_step_check(Cpu *c, Seam *s, Td *td, Vp *vp, SeamRegs *r) noex
         return TDX_OPERAND_BUSY | OP_SEPT_TREE
     for i in range(vp.epf_n):
         sept_leaf(c, s, td, vp.epf_gpa[i], &ep, &e)
-        if sept_enc(e) != ENC_MAPPED:
+        if not e & SEPT_PS or e & SEPT_RWX != SEPT_RWX:
+            vp.trap_exit = 0
             regs_exit(r, 0x30, 2, 0, vp.epf_gpa[i] & ~<uint64_t>0xfff)
             status = 0x30
             break
-    if status == SEAM_ENTERED_TD:
-        vp.epf_n = 0
-        vp.epf_count = 0
     sharex_put_excl(c, &td.tree_lock)
     return status
 
@@ -142,9 +150,10 @@ cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     status = vp_lock(c, s, r.rcx, True, OP_RCX, &v)
     if status != TDX_SUCCESS:
         return status
-    status = td_ready(&v.k)
-    if status == TDX_SUCCESS and v.vp == NULL:
-        status = TDX_VCPU_NOT_ASSOCIATED
+    if v.k.td == NULL or v.k.td.lifecycle != TD_KEYS_CONFIGURED:
+        status = TDX_TD_KEYS_NOT_CONFIGURED
+    if status == TDX_SUCCESS:
+        status = vp_pages(&v)
     if status == TDX_SUCCESS and v.vp.lp != 1 + (<uint64_t>c.lp & 63):
         status = TDX_VCPU_NOT_ASSOCIATED
     if status == TDX_SUCCESS:
@@ -169,9 +178,17 @@ cdef void regs_exit(SeamRegs *r, uint64_t rax, uint64_t rcx, uint64_t rdx, uint6
     r.r9 = r.r10 = r.r11 = 0
 
 
+cdef void vm_exit(Cpu *c, Seam *s, Vp *vp) noexcept nogil:
+    """The guest has exited to the module. If it got on since VP.ENTER here, the zero-step filter starts over."""
+    if vp.rip != lp_of(s, c).entry_rip:
+        vp.epf_n = 0
+        vp.epf_count = 0
+
+
 cdef void td_exit(Cpu *c, Seam *s, Vp *vp) noexcept nogil:
     """The VCPU leaves the TD: its hold on the TLB epoch, then the locks."""
     cdef Td *td = &s.td[vp.td]
+    vp.trap_exit = 0
     cdef PageHold h
     sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[vp.vcpu_epoch & 1])
     tdp_fetch_add(&td.refcount[vp.vcpu_epoch & 1], <uint64_t>-1)
@@ -191,6 +208,7 @@ cdef uint64_t td_async_exit(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if vp == NULL:
         return 0
     vp.rip += 2
+    vm_exit(c, s, vp)
     td_exit(c, s, vp)
     regs_exit(r, 1, 0, 0, 0)
     return 1

@@ -161,8 +161,8 @@ cdef struct Vp:
     uint64_t pend_nmi
     uint64_t hp_busy     # a TDCALL met the host-priority bit
     uint64_t hp_expired  # ... for longer than HP_LOCK_TIMEOUT
-    uint64_t epf_rip     # zero-step: where the last EPT violations happened
-    uint32_t epf_count
+    uint64_t trap_exit   # it left by a trap-like TD exit, which the host may hint at on the next VP.ENTER
+    uint32_t epf_count   # zero-step: EPT violations where it was entered last
     uint32_t epf_n
     uint64_t epf_gpa[32]
     uint16_t td          # slot of its TD
@@ -171,6 +171,7 @@ cdef struct Vp:
 cdef struct SeamLp:
     int64_t intr_after   # an interrupt is pending after so many polls; -1: never
     uint64_t polls
+    uint64_t entry_rip   # where the last VP.ENTER here would have resumed the guest
     uint32_t vp          # 1 + the slot of the VCPU running here
     uint32_t used_up     # how much of all injections the calls from here have used up
 

@@ -111,6 +111,22 @@ enum {
 #define SEPT_LEAF_BITS   (SEPT_SVE | SEPT_PS | SEPT_IPAT | SEPT_MT_WB)
 #define SEPT_NL_BITS     (SEPT_SVE | SEPT_RWX)
 
+/* S-EPT entry of an L2 VM. A blocked leaf keeps its permissions in SAVED. */
+#define L2E_XU           0x0000000000000400ULL
+#define L2E_RWXX         0x0000000000000407ULL   /* R, W, Xs, Xu */
+#define L2E_SAVED_R      0x0000000000000008ULL
+#define L2E_SAVED_XS     0x0000000000000010ULL
+#define L2E_SAVED_XU     0x0000000000000020ULL
+#define L2E_SAVED_W      0x0800000000000000ULL
+#define L2E_MT           0x0000000000000038ULL
+#define L2E_VGP          0x0200000000000000ULL
+#define L2E_PWA          0x0400000000000000ULL
+#define L2E_SSS          0x1000000000000000ULL
+#define L2E_ATTR         (L2E_RWXX | L2E_VGP | L2E_PWA | L2E_SSS | SEPT_SVE)
+#define L2_STATE         0x00800000000000c1ULL   /* TDB, PS, IPAT, R */
+#define L2_LEAF_SHOWN    0x800ffffffffff0f8ULL   /* what the VMM sees of a leaf, and of a table */
+#define L2_TABLE_SHOWN   0x0000000000000487ULL
+
 /* What a state is (low half) and which leaves take it (high half). */
 enum {
 	ST_PENDING = 1 << 0, ST_BLOCKED = 1 << 1, ST_BLOCKEDW = 1 << 2, ST_TRACK = 1 << 3, ST_GUEST_LEAF = 1 << 4,

@@ -11,8 +11,12 @@ cdef enum:               # page attributes of one VM, 16 bits
     L2_W = 2
     L2_XS = 4
     L2_XU = 8
-    L2_SSS = 0x40
-    L2_RESERVED = 0x7f80
+    L2_PRESENT = 0x0f
+    L2_VGP = 0x10        # verify guest paging
+    L2_PWA = 0x20        # paging-write access
+    L2_SSS = 0x40        # supervisor shadow stack
+    L2_SVE = 0x80
+    L2_RESERVED = 0x7f00
     L2_VALID = 0x8000
 
 cdef enum L2Public:
@@ -32,16 +36,24 @@ cdef inline uint64_t *l2_page_reg(SeamRegs *r, int vm) noexcept nogil:
     """R9, R10 or R11."""
     return &r.r8 + vm
 
-cdef uint64_t l2_leaf(uint64_t hpa, uint64_t attr, bint blocked) noexcept nogil
-cdef uint64_t l2_leaf_attr(uint64_t e) noexcept nogil
-cdef uint64_t l2_leaf_again(uint64_t hpa, uint64_t e, bint pending) noexcept nogil
+cdef inline bint l2_free(uint64_t e) noexcept nogil:
+    return e & L2_STATE == 0
+
+cdef uint64_t l2_leaf(uint64_t e, uint64_t hpa, uint64_t attr, bint blocked) noexcept nogil
+cdef uint64_t l2_leaf_put(uint64_t e, uint64_t attr) noexcept nogil
+cdef uint64_t l2_leaf_attr(uint64_t e, bint blockedw) noexcept nogil
+cdef bint l2_attr_legal(uint64_t attr) noexcept nogil
+cdef uint64_t l2_unblocked(uint64_t e) noexcept nogil
 cdef int l2_public(uint64_t e) noexcept nogil
 cdef bint l2_find(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil
-cdef uint64_t l2_walk_failed(SeamRegs *r, int vm, uint64_t entry, int at) noexcept nogil
+cdef bint l2_find_guest(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil
+cdef uint64_t l2_failed(Call *k, SeamRegs *r, int vm, uint64_t entry, int at, uint64_t status) noexcept nogil
+cdef bint l2_uniform(Cpu *c, const uint64_t *table, int level) noexcept nogil
+cdef uint64_t l2_table_lock(Cpu *c, Seam *s, uint64_t entry, PageHold *h) noexcept nogil
 cdef void l2_write(Cpu *c, Seam *s, uint64_t *ep, uint64_t v) noexcept nogil
-cdef uint64_t l2_add_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version, bint fresh,
+cdef uint64_t l2_add_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version, bint existing,
                            PageHold *l1) noexcept nogil
-cdef void l2_remove_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version) noexcept nogil
+cdef uint64_t l2_remove_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version) noexcept nogil
 cdef void l2_alias_block(Cpu *c, Seam *s, Call *k) noexcept nogil
 cdef void l2_alias_unblock(Cpu *c, Seam *s, Call *k) noexcept nogil
 cdef void l2_alias_free(Cpu *c, Seam *s, Call *k) noexcept nogil
