@@ -28,7 +28,7 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
-from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn, spte_to_child_sp
+from tdpfast._tdp_mmu cimport DISPATCH_V618, EBUSY, EIO, kvm_bug_on, kvm_warn, spte_to_child_sp
 
 
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil:
@@ -294,14 +294,20 @@ cdef inline bint huge_allowed(const Tdx *t) noexcept nogil:
     return t.vm.kvm.design.max_level > 1
 
 
+cdef inline const char *name_of(const Tdx *t, const char *name, const char *v618) noexcept nogil:
+    """What a function is called in the design's kernel."""
+    return v618 if t.vm.kvm.design.dispatch == DISPATCH_V618 else name
+
+
 cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
+    cdef const char *fn = name_of(t, b"tdx_sept_map_leaf_spte", b"tdx_sept_set_private_spte")
     cdef int ret
     if level != 1 and not (huge_allowed(t) and t.state == TD_STATE_RUNNABLE):
-        kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_map_leaf_spte", b"level_not_4k")
+        kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
         return -EIO
     if spte & 7 != 7:
-        kvm_warn(c, b"tdx_sept_map_leaf_spte", b"not_rwx")
+        kvm_warn(c, fn, b"not_rwx")
     ret = tdx_pamt_get(c, t, spte_to_pfn(spte) << 12)
     if ret:
         return ret
@@ -350,7 +356,7 @@ cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     return tdx_sept_add(c, t, gfn, level, page, b"tdx_sept_map_nonleaf_spte")
 
 
-cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
+cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn) noexcept nogil:
     """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host in one go."""
     cdef SeamRegs r
     cdef uint64_t err, i, hpa
@@ -358,7 +364,7 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
         hpa = (pfn + i) << 12
         err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD, hpa | <uint64_t>t.hkid << t.seam.hkid_shift, 0, 0, &r)
         if err:
-            tdx_bug(c, t, b"tdx_sept_remove_leaf_spte", b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
+            tdx_bug(c, t, fn, b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
             return -EIO
     trace1(c, EV_RESET_PADDR, pfn << 12)
     return 0
@@ -367,7 +373,7 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level) noexcept nogil:
 cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Takes a leaf out of the S-EPT: BLOCK, TRACK, REMOVE, write back. mmu_lock for write. 0, or -EIO with the VM
     bugged and the S-EPT entry as far as it got. Yields."""
-    cdef const char *fn = b"tdx_sept_remove_leaf_spte"
+    cdef const char *fn = name_of(t, b"tdx_sept_remove_leaf_spte", b"tdx_sept_remove_private_spte")
     cdef uint64_t rcx = gfn << 12 | (level - 1)
     cdef uint64_t err
     cdef SeamRegs r
@@ -388,7 +394,7 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     if err:
         tdx_bug(c, t, fn, b"remove_failed", TDH_MEM_PAGE_REMOVE, err)
         return -EIO
-    if tdx_write_back(c, t, spte_to_pfn(spte), level):
+    if tdx_write_back(c, t, spte_to_pfn(spte), level, fn):
         return -EIO
     tdx_pamt_put(c, t, spte_to_pfn(spte) << 12)      # 4K: with dynamic PAMT there are no larger leaves
     return 0

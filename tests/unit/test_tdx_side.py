@@ -158,6 +158,30 @@ def test_a_touch_faults_at_the_instruction_that_faulted():
     assert [call[3] for call in calls] == [0x30]
 
 
+# ---- v6.18
+
+def test_a_split_without_an_external_page_links_the_page_of_null():
+    """Under the read lock the 6.18 split allocates none: three assertions, then SEPT.ADD with virt_to_page(NULL)."""
+    rig = Rig("v6.18")
+    assert rig.map(level=2, hook=[{"hook": "set", "kind": "map_leaf", "count": 1, "ret": 0}])[0]["ret"] == 5
+    _, events = rig.run("split", start=BASE, end=BASE + 512, target_level=1, shared=1, resched=0,
+                        inject=held("MEM.SEPT.ADD", "tdr", count=0))
+    assert asserts(events)[:2] == [("KVM_BUG_ON", "set_external_spte_present", "was_present"),
+                                   ("KVM_BUG_ON", "set_external_spte_present", "no_external_spt")]
+    assert {e[2][2] for e in events if e[:2] == ["seam", "MEM.SEPT.ADD"]} == {"PA(NULL)"}
+
+
+def test_assertions_carry_the_names_of_their_kernel():
+    for design, map_leaf, remove_leaf in (("v7.3", "tdx_sept_map_leaf_spte", "tdx_sept_remove_leaf_spte"),
+                                          ("v6.18", "tdx_sept_set_private_spte", "tdx_sept_remove_private_spte")):
+        rig = Rig(design)
+        assert ("KVM_BUG_ON", map_leaf, "level_not_4k") in asserts(rig.map(level=2)[1])
+        rig = Rig(design)
+        rig.map()
+        _, events = rig.run("unmap", start=BASE, end=BASE + 1, inject=held("PHYMEM.PAGE.WBINVD", "pamt_rcx", count=1))
+        assert asserts(events)[0] == ("WARN", remove_leaf, "wbinvd_failed")
+
+
 # ---- teardown
 
 def teardown(rig, *before):
