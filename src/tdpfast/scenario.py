@@ -36,7 +36,11 @@ TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect
 
 @dataclass(frozen=True)
 class Thread:
-    """One thread: a name and its operations, in order, as mappings with `op`."""
+    """One thread: a name and its operations, in order, as mappings with `op`.
+
+    A thread that faults, walks or reloads acts as a vCPU: it holds references to roots of its own, and takes valid
+    ones before each try of a fault. Other threads hold none.
+    """
 
     name: str
     ops: tuple[dict, ...]

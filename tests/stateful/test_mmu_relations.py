@@ -11,6 +11,7 @@ import pytest
 from tdpfast import Memslot, Vm
 from tdpfast._vm import VmCore
 from tdpfast.design import get_design
+from tdpfast.events import mmu_events
 
 DESIGNS = ("v7.3", "v6.18", "patch15", "single-hook")
 MMUS = ("ept_ad", "ept_noad")
@@ -244,6 +245,43 @@ def test_recovery_undoes_a_split(seed):
     check_split_and_back(seed)
 
 
+def check_races(seed, count=40):
+    """Another CPU changes A and D just before an atomic of a walk: the walk ends as if that had come before it."""
+    rng = random.Random(seed)
+    design, mmu = rng.choice(("v7.3", "v6.18")), rng.choice(MMUS)
+    ops = Ops(seed, tdx=False).take(count)
+    raced, twin = (run_all(make_vm(design, tdx=False, mmu=mmu), ops) for _ in range(2))
+    raced.set_tracing(True)
+    met = 0
+    for _ in range(12):
+        op = rng.choice((
+            {"op": "wrprot_slot", "start": 0, "end": 0x4000}, {"op": "clear_dirty_slot", "start": 0, "end": 0x4000},
+            {"op": "split", "start": 0, "end": 0x4000, "target_level": 1, "shared": 1},
+            {"op": "unmap", "start": BASE, "end": BASE + 0x300},
+            {"op": "clear_dirty_pt_masked", "gfn": BASE + 64 * rng.randrange(8), "mask": hex(rng.getrandbits(64))}))
+        on, off = rng.choice(((0x100, 0), (0x200, 0), (0, 0x100), (0, 0x200), (0, 0x300)))
+        result = raced.run({**op, "race": [rng.randrange(3), "hw", hex(on), hex(off)]})
+        changed = [e for e in mmu_events(raced.events(), raced.design.layout) if e[0] == "race" and e[3] != e[4]]
+        for _, gfn, level, before, after in changed:
+            assert twin.run({"op": "poke", "gfn": gfn, "set": hex(on), "clear": hex(off)})["ret"] == level, (before, after)
+            met += 1
+        assert twin.run(op)["ret"] == result["ret"]
+        assert state(raced) == state(twin), (design, mmu, op, changed)
+        refill = Ops(rng.random(), tdx=False).take(10)
+        run_all(raced, refill)
+        run_all(twin, refill)
+    return met
+
+
+@seeds(8)
+def test_a_race_is_as_if_it_had_come_before(seed):
+    check_races(seed)
+
+
+def test_races_are_met():
+    assert sum(check_races(seed) for seed in range(100, 106)) > 5
+
+
 def check_batches(seed, count=40):
     """map_range() leaves what as many faults leave, whatever is mapped already, across the slot's ends."""
     rng = random.Random(seed)
@@ -276,7 +314,7 @@ def test_batches_leave_what_single_faults_leave(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("relation", [check_resched, check_zap_modes, check_levels, check_failing_hooks,
-                                      check_dirty_forms, check_split_and_back, check_batches])
+                                      check_dirty_forms, check_split_and_back, check_races, check_batches])
 def test_many_more(relation):
     for seed in range(1000, 1400):
         relation(seed)

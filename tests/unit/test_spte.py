@@ -42,6 +42,7 @@ def test_frozen_is_not_present_and_not_mmio(config):
     assert config.is_frozen_spte(frozen)
     assert not config.is_shadow_present_pte(frozen)
     assert not config.is_mmio_spte(frozen)
+    assert not frozen & (7 | config.masks["shadow_xu_mask"])    # nothing that lets a guest access
     assert frozen != config.SHADOW_NONPRESENT_VALUE
 
 
