@@ -347,23 +347,24 @@ def test_a_key_that_cannot_be_released_kills_the_vm(leaf, name):
     assert bugged(rig) == (1, 1) and rig.vm.kvm_state()["hkid"] > 0
 
 
-def test_control_pages_are_reclaimed_once():
+def rig_before_vm_destroy():
     rig = Rig()
     for op in ("release_hkid", "put_roots", "uninit"):
         rig.run(op)
     for vcpu in range(3):
         rig.run("vcpu_free", vcpu=vcpu)
+    return rig
+
+
+def test_control_pages_are_reclaimed_once():
+    rig = rig_before_vm_destroy()
     _, events = rig.run("vm_destroy")
     assert events[-1] == ["free_page", "TDR"] and asserts(events) == []
     assert rig.run("vm_destroy")[1] == [] and rig.vm.kvm_state()["state"] == 0
 
 
 def test_a_tdr_whose_cache_is_not_written_back_is_kept():
-    rig = Rig()
-    for op in ("release_hkid", "put_roots", "uninit"):
-        rig.run(op)
-    for vcpu in range(3):
-        rig.run("vcpu_free", vcpu=vcpu)
+    rig = rig_before_vm_destroy()
     _, events = rig.run("vm_destroy", inject=held("PHYMEM.PAGE.WBINVD", "pamt_rcx", count=1))
     assert asserts(events) == [("WARN", "tdx_reclaim_td_control_pages", "wbinvd_failed")]
     assert bugged(rig) == (1, 1) and rig.vm.kvm_state()["tdr_owned"] == 1
