@@ -150,6 +150,9 @@ class Vcpu:
             retries: int = 0, hook: Sequence[int] = ()) -> MapResult:
         """A page fault: kvm_tdp_mmu_map() (7.3, 6.18), mmu_lock for read.
 
+        vCPU 0 faults in the roots it has: after invalidate_roots() that is a WARN, until reload(). A vCPU of
+        create_vcpu() takes valid roots before each try, as the kernel does on the way into the guest.
+
         Args:
             gfn: guest frame number, without the shared bit.
             pfn: host frame number, of the gfn itself.
