@@ -10,6 +10,7 @@ from tdpfast.conform._stack_text import expand_reps, expand_sept
 from tdpfast.conform.mmu import Replayer as Mmu
 from tdpfast.conform.mmu import expand, expand_sptes
 from tdpfast.conform.seam_seq import Replayer as Sequences
+from tdpfast.conform.seam_state import Replayer as States
 from tdpfast.conform.stack import Replayer as Stack
 from tdpfast.errors import UsageError
 
@@ -165,6 +166,26 @@ def test_bulk_calls_that_fail_differently():
                 assert "calls that succeeded" in Sequences().replay(record).text
                 return
     raise AssertionError("no sequence has bulk calls")
+
+
+def test_state_matrix_on_other_pages():
+    """The page that the entry names and the free page lie elsewhere."""
+    rows = [row for row in cases("tdx-1.5/state_matrix") if row["page_hpa"] == "0x112000000"]
+    replayer = States()
+    for row in rows[::7]:
+        text = json.dumps(row).replace("11200", "11250").replace("11600", "11700")
+        assert replayer.replay(json.loads(text)).text == ""
+    assert len(rows) > 500
+
+
+@pytest.mark.parametrize("change", [{"level": 1 << 40}, {"call_level": []}, {"page_hpa": "0xg"}, {"state": "LIMBO"},
+                                    {"variant": ["half", 3]}, {"gpa": None}, {"op_state": "AWAKE"}])
+def test_malformed_matrix_rows(change):
+    row = next(row for row in cases("tdx-1.5/state_matrix") if row["state"] == "BLOCKED" and row["op"] == "page_remove")
+    try:
+        assert States().replay(row | change).status == "failed"
+    except UsageError as error:
+        assert "bad state matrix row" in str(error)
 
 
 @pytest.mark.parametrize("change", [

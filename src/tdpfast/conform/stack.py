@@ -18,7 +18,8 @@ from tdpfast.status import status_name
 NAME = "stack"
 NEEDS = frozenset({"inject", "reenter", "raw", "zero_step", "misuse", "hook", "no_hkid"})
 GUEST_OPS = frozenset({"accept", "guest_access", "touch"})
-# The TD's HKID, and the instrument's rules: that many identical failing hook calls, or spins on a frozen child, are a livelock.
+# The TD's HKID, and the instrument's rules: that many identical failing hook calls, or spins on a frozen child, are a
+# livelock.
 HKID = 33
 LIVELOCK_AFTER = 8
 LIVELOCK_SPINS = 100_000
