@@ -169,6 +169,12 @@ cdef class TdVmCore(VmCore):
         """Whether the vCPU is associated with a logical processor."""
         return bool(0 <= vcpu < self.t.nvcpus and self.t.loaded[vcpu])
 
+    def set_hkid(self, int hkid):
+        """What KVM takes for the TD's HKID from now on, -1 for none; the module is not told. For recordings."""
+        if not -1 <= hkid < 64:
+            raise UsageError(f"HKID {hkid}", "there are 64", "-1 or 0..63")
+        self.t.hkid = hkid
+
     def kvm_state(self):
         """KVM's view of the TD, as the recordings' `kvm`."""
         return {

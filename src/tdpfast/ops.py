@@ -37,8 +37,8 @@ no_gp: RCU callbacks that are due do not run at the end."""
 TD_OPS: dict[str, tuple[str, ...]] = {
     "vp_enter": ("vcpu",), "td_exit": ("vcpu",), "accept": ("vcpu", "gpa", "level", "same_rip"),
     "guest_access": ("vcpu", "gpa", "same_rip"), "touch": ("vcpu", "gfn", "pfn", "retries", "same_rip"),
-    "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src", "measure"), "finalize": (), "release_hkid": (),
-    "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
+    "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src", "measure"), "finalize": (),
+    "release_hkid": (), "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
     "pamt_get": ("pfn",), "pamt_put": ("pfn",),
 }
 """What a TD, and so a scenario, has beside `OPS`: vCPUs that run guest code, and the TD's life."""

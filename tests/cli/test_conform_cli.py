@@ -89,6 +89,28 @@ BAD_FILES = {
     "level.jsonl": (b'{"fn": "is_rsvd_spte", "cfg": "npt", "in": {"spte": "0x1", "level": 99}, "out": 0}',
                     ":1: bad level 99"),
     "plain.jsonl.gz": (b'{"fn": 1}', "damaged gzip"),
+    "line5.jsonl": (json.dumps(GOOD).encode() + b"\n" + (json.dumps(GOOD).encode() + b"\n") * 3 + b'{"fn": ' + b"\n",
+                    ":5: malformed JSON"),
+    "text.json": (b"\x7fELF\x02\x01\x01" + bytes(range(256)), "not UTF-8"),
+    "zeroes.json": (bytes(4096), ":1: malformed JSON"), "null.json": (b"null", "unknown kind"),
+    "binary.jsonl.gz": (bytes(range(256)), "damaged gzip"), "empty.jsonl.gz": (b"", "empty"), "empty.json": (b"", ":1:"),
+    "none.json": (b"[]", "empty"), "nan.jsonl": (b'{"fn": "is_rsvd_spte", "cfg": "npt", "in": NaN, "out": 0}', "bad "),
+    "kinds.jsonl": (json.dumps(GOOD).encode() + b'\n{"id": "a", "claim": "b", "evidence": {"c": 1}}\n', ":2: not a spte"),
+    "seamkinds.jsonl": (b'{"id": "fatal", "claim": "b", "evidence": {"status": "TDX_TD_FATAL"}}\n'
+                        + json.dumps(GOOD).encode(), ":2: not a seam record"),
+    "mmu.jsonl": (b'{"cfg": {"kind": 0}, "ops": [{"op": "dance"}], "res": [{"ret": 0, "ev": []}]}', "unknown op 'dance'"),
+    "stack.jsonl": (b'{"cfg": {}, "ops": [{"op": "map", "gfn": ' + b"9" * 400 + b'}], "res": [{"ret": 0, "ev": []}]}',
+                    "outside 0..2^64-1"),
+    "needs.jsonl": (b'{"cfg": {"kind": 0}, "ops": [], "res": [], "needs": [[]]}', "bad needs"),
+    "run.jsonl": (b'{"cfg": {"kind": 0}, "ops": [{"op": "zap_all"}], "res": [{"ret": 0, "ev": [["yield", "read", '
+                  b'99999999999999999999]]}]}', "a run of"),
+    "seq.jsonl": (b'{"cfg": {}, "calls": [{"op": "fly", "lp": 0, "in": {}}], "end": {}}', "bad module sequence"),
+    "lp.jsonl": (b'{"cfg": {}, "calls": [{"op": "track", "lp": 64, "in": {}}], "end": {}}', "logical processor 64"),
+    "registers.jsonl": (b'{"cfg": {}, "calls": [{"op": "track", "lp": 0, "in": {"rcx": "0x' + b"f" * 17
+                        + b'"}}], "end": {}}', "bad module sequence"),
+    "quirk.jsonl": (b'{"id": "fatal", "claim": "b", "evidence": []}', "bad module quirk"),
+    "order.json": (b'{"sept_add": [{"check": [], "status": 7}]}', "bad check order"),
+    "constants.json": (b'{"status_codes": {"TDX_SUCCESS": {}}}', "bad module constants"),
     "cut.jsonl.gz": (gzip.compress(json.dumps(GOOD).encode() * 99)[:-20], "damaged gzip"),
 }
 
@@ -111,6 +133,12 @@ def test_usage_errors_are_one_line(tdpfast, argv):
     code, out, err = tdpfast(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and "; try " in err
+
+
+def test_a_name_that_cannot_be_shown(tdpfast, tmp_path):
+    path = recording(tmp_path / "x.jsonl", {"cfg": {"kind": 0}, "ops": [], "res": [], "needs": ["\ud800"]})
+    code, out, err = tdpfast("conform", path)
+    assert (code, err) == (0, "") and "  skipped 1: needs \\ud800\n" in out
 
 
 def test_internal_errors(tdpfast, tmp_path, monkeypatch):

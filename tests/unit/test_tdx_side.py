@@ -8,6 +8,7 @@ from tdpfast.check import check
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform.names import PageNames
 from tdpfast.design import PRESETS
+from tdpfast.errors import UsageError
 from tdpfast.scenario import parse
 from tdpfast.status import sept_state
 
@@ -134,6 +135,16 @@ def test_no_track_before_the_td_runs():
     _, events = rig.run("unmap", start=BASE, end=BASE + 1)
     assert leaves(events) == ["MEM.RANGE.BLOCK", "MEM.PAGE.REMOVE", "PHYMEM.PAGE.WBINVD"]
     assert ["req", "OUTSIDE_GUEST_MODE"] not in events
+
+
+def test_set_hkid_is_what_kvm_believes():
+    rig = Rig()
+    rig.map()
+    rig.vm.set_hkid(-1)
+    _, events = rig.run("unmap", start=BASE, end=BASE + 1)
+    assert leaves(events) == [] and ("KVM_BUG_ON", "tdx_sept_remove_leaf_spte", "hkid_not_assigned") in asserts(events)
+    with pytest.raises(UsageError, match="HKID 64"):
+        rig.vm.set_hkid(64)
 
 
 def test_a_dead_vm_is_not_populated():

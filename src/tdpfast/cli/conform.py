@@ -43,4 +43,5 @@ def _text(report: FileReport) -> str:
         lines.append(f"  skipped {count}: {reason}")
     for reason, count in report.left_out.most_common():
         lines.append(f"  left out {count}: {reason}")
-    return "\n".join(lines)
+    # A recording may name a case by half a surrogate pair, which no terminal can show.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()

@@ -178,7 +178,8 @@ def eeq(section: dict, scene: Scene) -> Cases:
     scene.start(2, "PENDING")
     scene.enter()
     rdx = scene.accept(1).registers["rdx"]
-    want = {"req_sept_level": 1, "err_sept_level": 2, "err_sept_state (public)": 2, "err_sept_is_leaf": 1, "vm_index": 0}
+    want = {"req_sept_level": 1, "err_sept_level": 2, "err_sept_state (public)": 2, "err_sept_is_leaf": 1,
+            "vm_index": 0}
     exits["ACCEPT"] = rdx
     scene.start(0, "FREE")
     scene.enter()
@@ -324,7 +325,8 @@ def _root(value: str, scene: Scene) -> Result:
 def _source(text: str, scene: Scene) -> Result:
     scene.start(0, op_state=1)
     start, end = _range(text)
-    got = [scene.host("page_add", r8=scene.at.aux + i * 4096, r9=hpa).status for i, hpa in enumerate((start, end - 4096))]
+    got = [scene.host("page_add", r8=scene.at.aux + i * 4096, r9=hpa).status
+           for i, hpa in enumerate((start, end - 4096))]
     return compare(["TDX_SUCCESS", "TDX_EPT_ENTRY_STATE_INCORRECT:RCX"], got)
 
 

@@ -115,7 +115,9 @@ def op_states(section: dict) -> Cases:
     """Number and sets of an OP_STATE; that a TD is initialised shows in which calls it allows (op_state_allowed)."""
     for name, facts in section.items():
         number = native.OP_STATES.get(name)
-        sets = {key: bool(bits >> number & 1) for key, bits in native.OP_STATE_SETS.items()} if number is not None else {}
+        sets = {}
+        if number is not None:
+            sets = {key: bool(bits >> number & 1) for key, bits in native.OP_STATE_SETS.items()}
         got = {"value": number} | sets
         yield name, compare({key: facts.get(key, got[key]) for key in got}, got)
         for key in facts.keys() - got.keys():

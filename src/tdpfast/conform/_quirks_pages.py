@@ -54,7 +54,7 @@ def _relocate_mapped(scene: Scene) -> dict:
 
 def _reclaim(scene: Scene, level: int, inside: int = 0, lifecycle: str = "TD_TEARDOWN") -> dict:
     tdr = scene.given("rdx", 0) & HPA
-    scene.start(level, "MAPPED", tdr=tdr, epoch=max(scene.given("pamt.bepoch", 1), 1))
+    scene.start(level, "MAPPED", tdr=tdr)
     scene.set_td(lifecycle=LIFECYCLE[lifecycle])
     before = scene.td()["chldcnt"]
     answer = scene.host("reclaim", rcx=scene.guest_page() + inside, rdx=0)

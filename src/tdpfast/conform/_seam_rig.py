@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tdpfast import status as st
 from tdpfast._seam_api import SeamModule
+from tdpfast.conform.result import page_size
 from tdpfast.seam import LEAVES
 
 TDMR0 = (0x1_0000_0000, 0x2_0000_0000)
@@ -65,7 +66,7 @@ class Places:
 
     def entry_gpa(self, level: int) -> int:
         """What the entry of gpa at a level maps from."""
-        return self.gpa & -(1 << 12 + 9 * level)
+        return self.gpa & -page_size(level)
 
 
 USUAL = Places()

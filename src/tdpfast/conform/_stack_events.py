@@ -10,7 +10,7 @@ from tdpfast.status import status_name
 OPERANDS = {
     "MEM.SEPT.ADD": 3, "MEM.PAGE.AUG": 3, "MEM.PAGE.ADD": 4, "MEM.PAGE.DEMOTE": 3, "MEM.RANGE.BLOCK": 2,
     "MEM.RANGE.UNBLOCK": 2, "MEM.PAGE.REMOVE": 2, "MEM.SEPT.RD": 2, "MEM.SEPT.REMOVE": 2, "MEM.PAGE.PROMOTE": 2,
-    "MEM.PAGE.RELOCATE": 3,
+    "MEM.PAGE.RELOCATE": 3, "MR.EXTEND": 2,
 }
 REGISTERS = ("rcx", "rdx", "r8", "r9")
 # The leaves that are given a page, in R8.

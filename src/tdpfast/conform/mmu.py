@@ -91,6 +91,11 @@ def make_vm(cfg: dict, design) -> VmCore:
         want_direct=bool(cfg.get("want_direct")))
 
 
+def proving(design, record: dict):
+    """The design as CONFIG_KVM_PROVE_MMU builds it, if the case was recorded with that."""
+    return design.replace(prove_mmu=True) if record["cfg"].get("prove_mmu") else design
+
+
 class Replayer:
     """Runs each case on a fresh VM of the design that its release names, or of ``design``."""
 
@@ -114,14 +119,15 @@ class Replayer:
         design = self.design
         if design is None:
             release = record.get("release", "7.3")
-            if release not in DESIGN_OF_RELEASE:
+            if not isinstance(release, str) or release not in DESIGN_OF_RELEASE:
                 raise UsageError(f"no design for release {release!r}", "not a known release",
                                  "one of " + ", ".join(DESIGN_OF_RELEASE) + ", or --design")
             design = get_design(DESIGN_OF_RELEASE[release]).replace(ungated=True)
+        design = proving(design, record)
         vm = make_vm(record["cfg"], design)
         vm.set_tracing(True)
         for i, (op, res) in enumerate(zip(record["ops"], record["res"], strict=True)):
-            text = compare_op(vm, op, res, design.layout)
+            text = compare_op(vm, op, res, design.layout) if not vm.ended else "the case ended before"
             if text:
                 return f"op {i} {op}: {text}"
         if record.get("bug"):

@@ -25,7 +25,7 @@ def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
             else:
                 for line, text in enumerate(stream, 1):
                     if text.strip():
-                        yield line, _parse(path, line, text)
+                        yield line, _parse(path, line, text.strip())
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UsageError(f"cannot read {path}", f"damaged gzip: {error}", "a complete copy") from None
     except OSError as error:

@@ -1,8 +1,8 @@
 """The module's quirks: behaviour that a re-implementation is likely to get wrong, one situation per claim.
 
 A record has an id, a claim and evidence. The situation that the claim describes is built and run on the module, and
-every field of the evidence is compared with what was measured. Only what the recorder chose (addresses, epochs, operands)
-is taken from the evidence.
+every field of the evidence is compared with what was measured. Only what the recorder chose (addresses, epochs,
+operands) is taken from the evidence.
 """
 from __future__ import annotations
 

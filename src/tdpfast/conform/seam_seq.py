@@ -35,7 +35,9 @@ class Replayer(RigReplayer):
             self.rig.module.set_td(TDR[0], **given)
             return ""
         if call["op"] == "bulk_page_aug":
-            _, name, rax, out = self._bulk(given)
+            done, (_, name, rax, out) = self._bulk(given)
+            if done != given["succeeded"]:
+                return f"recorded {given['succeeded']} calls that succeeded, got {done}, then {name}"
         else:
             _, name, rax, out = self.rig.call(call["op"], call["lp"], call.get("intr_after", -1), **given)
         if name != call["st"] or rax != number(call["rax"]):
@@ -47,16 +49,17 @@ class Replayer(RigReplayer):
         return ""
 
     def _bulk(self, given: dict):
-        done = 0
-        for i in range(given["count"]):
+        """How many calls succeeded, and the last one's result."""
+        done, result = 0, None
+        for i in times(given["count"]):
             result = self.rig.call("page_aug", rcx=given["gpa"] + i * given["step"] | given["level"], rdx=TDR[0],
                                    r8=given["hpa"] + i * given["step"])
             if result[2] != 0:
                 break
             done += 1
-        if done != given["succeeded"]:
-            raise ValueError(f"{done} of {given['count']} calls succeeded")
-        return result
+        if result is None:
+            raise ValueError("a bulk of no calls")
+        return done, result
 
     def _end(self, end: dict, calls: list) -> Result:
         td = self.rig.module.td(TDR[0])

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from tdpfast import status as st
 from tdpfast.conform._seam_replay import RigReplayer
-from tdpfast.conform._seam_rig import AUX, NULL_PA, OP_STATES, SOURCE, TDCALLS, TDR, TDVPR, number
+from tdpfast.conform._seam_rig import (
+    AUX, LEAF, NULL_PA, OP_STATES, SOURCE, TABLE, TDCALLS, TDR, TDVPR, Places, number,
+)
 from tdpfast.conform._seam_states import prepare
 from tdpfast.conform.result import PASSED, Result
 
@@ -29,7 +31,7 @@ class Replayer(RigReplayer):
         epoch = 2 if level == 2 and row["op_state"] == "RUNNABLE" and not state.startswith("NL_") else 1
         built = row["op_state"] == "INITIALIZED"
         self.rig.build(lambda rig: prepare(rig, level, state, variant, epoch, built), (level, state, str(variant)),
-                       op_state=OP_STATES[row["op_state"]])
+                       op_state=OP_STATES[row["op_state"]], at=places(row))
         before = self.rig.module.td(TDR[0])
         rip = self.rig.module.vp(TDVPR[0])["rip"]
         got = self._call(row)
@@ -78,12 +80,22 @@ class Replayer(RigReplayer):
         return out
 
     def _entry(self, level: int) -> dict:
-        raw, reached = self.rig.module.walk(TDR[0], 0, level)
+        raw, reached = self.rig.module.walk(TDR[0], self.rig.at.gpa, level)
         return dict(raw=f"0x{raw:016x}", state=st.sept_state(raw), level=reached)
 
     def _pamt(self, hpa: int, size: int) -> dict:
         pt, owner, bepoch, _ = self.rig.module.pamt(hpa, size)
         return dict(pt=pt, owner=hex(owner), bepoch=bepoch)
+
+
+def places(row: dict) -> Places:
+    """Where a row's entry and the page it names lie."""
+    level, gpa = row["level"], number(row["gpa"])
+    if row["page_hpa"] is None:
+        return Places(gpa=gpa)
+    table = row["state"].startswith("NL_")
+    usual = TABLE if table else LEAF
+    return Places(gpa=gpa, **{"table" if table else "leaf": usual | {level: number(row["page_hpa"])}})
 
 
 def operands(row: dict) -> dict:

@@ -57,7 +57,7 @@ class Replayer:
 
     def _layout(self, record: dict) -> str:
         release = self.layout or record.get("release", "7.3")
-        if release not in _LAYOUT:
+        if not isinstance(release, str) or release not in _LAYOUT:
             raise UsageError(f"no layout for release {release!r}", "not a known release",
                              "one of " + ", ".join(_LAYOUT))
         return _LAYOUT[release]

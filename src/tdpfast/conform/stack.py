@@ -7,7 +7,7 @@ from tdpfast._tdx_vm import TdVmCore
 from tdpfast.conform._stack_end import TDMR, End
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform._stack_text import expand_reps, guest_result
-from tdpfast.conform.mmu import expand, first_difference
+from tdpfast.conform.mmu import expand, first_difference, proving
 from tdpfast.conform.names import PageNames
 from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed, needs
 from tdpfast.design import DISPATCH_PATCH07, DISPATCH_SINGLE, PRESETS, get_design
@@ -18,7 +18,9 @@ from tdpfast.status import status_name
 NAME = "stack"
 NEEDS = frozenset({"inject", "reenter", "raw", "zero_step", "misuse", "hook", "no_hkid"})
 GUEST_OPS = frozenset({"accept", "guest_access", "touch"})
-# The instrument's rules: that many identical failing hook calls, or spins on a frozen child, are a livelock.
+# The TD's HKID, and the instrument's rules: that many identical failing hook calls, or spins on a frozen child, are a
+# livelock.
+HKID = 33
 LIVELOCK_AFTER = 8
 LIVELOCK_SPINS = 100_000
 
@@ -57,7 +59,7 @@ class Replayer:
         cfg = record["cfg"]
         if cfg.get("promo_block") and design.dispatch == DISPATCH_SINGLE:
             design = design.replace(promo_block=True)
-        return design.replace(ungated=True)
+        return proving(design, record).replace(ungated=True)
 
 
 class Case:
@@ -86,7 +88,7 @@ class Case:
     def difference(self) -> str | None:
         record = self.record
         for i, (op, res) in enumerate(zip(record["ops"], record["res"], strict=True)):
-            text = self.compare_op(op, res)
+            text = self.compare_op(op, res) if not self.vm.ended else "the case ended before"
             if text:
                 return f"op {i} {op}: {text}"
             if res["ret"] == "LIVELOCK" and record.get("cont"):
@@ -97,6 +99,9 @@ class Case:
 
     def run(self, op: dict) -> tuple[dict, list]:
         """Runs one operation; its result and its events in the files' form."""
+        if op["op"] == "set_hkid":
+            self.vm.set_hkid(op.get("hkid", HKID))
+            return {"ret": 0}, []
         fields = dict(op)
         for key in ("rcx", "rdx", "r8"):
             if isinstance(fields.get(key), str):
@@ -181,6 +186,8 @@ class Case:
             return None
         recorded = list(teardown["steps"])
         for op in self.end.teardown_ops(teardown["mode"]):
+            if self.vm.ended:
+                break
             self.end.note_epoch()
             got, records = self.run(op)
             events, _ = self.translator.translate(records, op)
