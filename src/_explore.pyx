@@ -288,9 +288,9 @@ cdef class Explorer:
         if self.e.strategy <= EXPLORE_BOUND:
             return search_progress(&self.e.search)
         if self.e.max_executions:
-            return min(1.0, self.e.executions / self.e.max_executions)
+            return min(1.0, <double>self.e.executions / self.e.max_executions)
         if self.e.max_transitions:
-            return min(1.0, self.e.walk.transitions / self.e.max_transitions)
+            return min(1.0, <double>self.e.walk.transitions / self.e.max_transitions)
         return None
 
     def run(self, progress=None):
