@@ -22,7 +22,7 @@ ALLOWED = {
     "Tdx.sept_share_used": ANY,
     # Written for the call that looks at it next, and offered with the list of injections.
     "Tdx.until_kick": ANY,
-    "Kvm.tracked": MMU_WRITE, "Kvm.ntracked": MMU_WRITE, "Td.lifecycle": TDR,
+    "Kvm.tracked": MMU_WRITE, "Kvm.ntracked": MMU_WRITE, "Kvm.nroots": PAGES_LOCK, "Td.lifecycle": TDR,
     # A table's descriptor belongs to whoever made it or unlinked it; only a second removal looks at its state, and
     # it comes to the same whichever of the two is first.
     "Sp.state": ANY, "Sp.external_spt": ANY,
