@@ -16,7 +16,8 @@ from tdpfast._explore_exec cimport (
     exec_free, exec_init,
 )
 from tdpfast._explore_search cimport (
-    SEARCH_BOUND, SEARCH_DFS, SEARCH_DPOR, SEARCH_SLEEP, search_execution, search_free, search_init, search_restart,
+    SEARCH_BOUND, SEARCH_DFS, SEARCH_DPOR, SEARCH_SLEEP, search_execution, search_free, search_init, search_progress,
+    search_restart,
 )
 from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
 
@@ -114,10 +115,16 @@ cdef void keep_failure(Engine *e, uint32_t bits) noexcept nogil:
 
 # ---- the search ----------------------------------------------------------------------------------------------
 
+cdef inline uint64_t outcome(Exec *x, uint32_t bits) noexcept nogil:
+    """What an execution came to: its final state, what it violated, and how it ended."""
+    return x.prog.digest(x.prog.user) + (<uint64_t>bits << 8 | <uint64_t>x.end) * 0x9e3779b97f4a7c15u
+
+
 cdef void engine_note(Engine *e) noexcept nogil:
     """Takes down the execution that just ended."""
     cdef Exec *x = &e.exec
     cdef uint32_t bits = exec_finish(x)
+    e.last_checks = bits
     e.ends[<int>x.end] += 1
     if x.end != END_PRUNED:
         e.executions += 1
@@ -126,7 +133,7 @@ cdef void engine_note(Engine *e) noexcept nogil:
     if x.end == END_STEPS or x.spun or x.end == END_DIVERGED:
         e.complete = False
     if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.digest != NULL:
-        digest_add(&e.digests, x.prog.digest(x.prog.user))
+        digest_add(&e.digests, outcome(x, bits))
     if bits:
         e.checks |= bits
         keep_failure(e, bits)
@@ -152,6 +159,15 @@ cdef void engine_tree_step(Engine *e) noexcept nogil:
     engine_note(e)
 
 
+cdef void engine_once(Engine *e) noexcept nogil:
+    """The next execution of the strategy."""
+    if e.strategy <= EXPLORE_BOUND:
+        engine_tree_step(e)
+    else:
+        walk_execution(&e.walk)
+        engine_note(e)
+
+
 cdef void engine_run(Engine *e, double until) noexcept nogil:
     """Executions until the strategy is done, a stop condition holds, or the clock passes `until`."""
     cdef uint32_t steps = 0
@@ -162,11 +178,7 @@ cdef void engine_run(Engine *e, double until) noexcept nogil:
             e.finished = True
             e.complete = False
             break
-        if e.strategy <= EXPLORE_BOUND:
-            engine_tree_step(e)
-        else:
-            walk_execution(&e.walk)
-            engine_note(e)
+        engine_once(e)
         steps += e.exec.depth + 1
         if steps >= 2000:
             steps = 0
@@ -193,11 +205,14 @@ cdef class Explorer:
     """Explores the schedules of a program with one strategy.
 
     run() goes on until the strategy is done or a limit is reached and returns the result as a dict; schedules are
-    bytes, one agent per step. replay() runs one schedule again and returns what happened, step by step.
+    bytes, one agent per step. replay() runs one schedule again and returns what happened, step by step. With a
+    prefix every execution begins with that schedule, and "complete" is about what can follow it; a prefix that does
+    not fit the program ends the search with "diverged" executions.
     """
 
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
-                 max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False, wanted=0):
+                 max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False,
+                 wanted=0, prefix=b""):
         if program.p == NULL:
             raise UsageError("the program is empty")
         if strategy not in STRATEGIES:
@@ -208,6 +223,7 @@ cdef class Explorer:
             raise UsageError("an Explorer is initialised once")
         self.program = program
         self.strategy_name = strategy
+        self.prefix = bytes(prefix)
         self.options = {"bound": bound, "depth": depth, "seed": seed, "first": first}
         exec_init(&self.e.exec, program.p, max_steps, retry_bound)
         self.ready = True
@@ -223,8 +239,12 @@ cdef class Explorer:
         self.e.walk.seed = seed
         self.e.walk.index = first
         self.e.walk.depth = depth
+        self.e.walk.script = self.prefix
+        self.e.walk.nscript = len(self.prefix)
         if self.e.strategy <= EXPLORE_BOUND:
             search_init(&self.e.search, &self.e.exec, self.e.strategy, 0)
+            self.e.search.fixed = self.prefix
+            self.e.search.nfixed = len(self.prefix)
         else:
             self.e.walk.kind = WALK_RANDOM if self.e.strategy == EXPLORE_RANDOM else WALK_PCT
 
@@ -237,12 +257,50 @@ cdef class Explorer:
         if self.ready:
             exec_free(&self.e.exec)
 
-    def run(self):
-        """Explores; returns the result so far (see result()). KeyboardInterrupt leaves it usable."""
+    cdef int prepare(self) except -1:
+        if self.e.strategy == EXPLORE_PCT and self.e.walk.length == 0:
+            self.e.walk.length = self.run_script(self.prefix, WALK_FOLLOW, False)
+        return 0
+
+    def step(self):
+        """Runs one more execution: dict of checks, end and schedule; None once the strategy is done.
+
+        Executions that end "pruned" were cut short: what they would have come to was explored before.
+        """
+        self.prepare()
+        if self.e.finished or (self.e.max_executions and self.e.executions >= self.e.max_executions):
+            return None
+        with nogil:
+            engine_once(&self.e)
+        if self.e.no_memory:
+            raise MemoryError("the search ran out of memory")
+        return {
+            "checks": self.e.last_checks,
+            "end": END_NAMES[<int>self.e.exec.end],
+            "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
+        }
+
+    def progress(self):
+        """How much of the search is done, 0..1: an estimate from the tree known so far, or the share of the limit.
+        None: no estimate (a walk without a limit)."""
+        if self.e.finished:
+            return 1.0
+        if self.e.strategy <= EXPLORE_BOUND:
+            return search_progress(&self.e.search)
+        if self.e.max_executions:
+            return min(1.0, <double>self.e.executions / self.e.max_executions)
+        if self.e.max_transitions:
+            return min(1.0, <double>self.e.walk.transitions / self.e.max_transitions)
+        return None
+
+    def run(self, progress=None):
+        """Explores; returns the result so far (see result()). KeyboardInterrupt leaves it usable.
+
+        progress: called with this Explorer some 20 times a second.
+        """
         cdef double start = now()
         cdef double until
-        if self.e.strategy == EXPLORE_PCT and self.e.walk.length == 0:
-            self.e.walk.length = self.run_script(b"", WALK_FOLLOW, False)
+        self.prepare()
         if self.e.deadline > 0:
             self.e.deadline += start
         try:
@@ -251,6 +309,8 @@ cdef class Explorer:
                 with nogil:
                     engine_run(&self.e, until)
                 PyErr_CheckSignals()
+                if progress is not None:
+                    progress(self)
         finally:
             self.elapsed += now() - start
             if self.e.deadline > 0:
@@ -298,7 +358,8 @@ cdef class Explorer:
         }
 
     def states(self):
-        """The digests of the final states seen, sorted; empty if the program has no digest."""
+        """What executions came to, as numbers, sorted: one for each final state, with the checks it violates and how
+        it ended. Empty if the program has no digest."""
         found = [self.e.digests.slot[i] for i in range(self.e.digests.cap) if self.e.digests.slot[i]]
         return sorted([*found, 0] if self.e.digests.zero else found)
 
@@ -330,7 +391,7 @@ cdef class Explorer:
             steps.append((r.agent, r.kind, r.obj, r.val))
         digest = None
         if self.program.p.digest != NULL:
-            digest = self.program.p.digest(self.program.p.user)
+            digest = outcome(&self.e.exec, bits)
         return {
             "checks": bits,
             "end": END_NAMES[<int>self.e.exec.end],

@@ -110,7 +110,7 @@ cdef void detach(Exec *x) noexcept nogil:
 cdef void cpu_clear(Cpu *c) noexcept nogil:
     """What an execution cut short leaves behind on a CPU."""
     c.rcu_depth = c.mmu_read = c.mmu_write = c.pages_lock = c.slots_lock = 0
-    c.rcu_seq = c.rmw_count = c.retry_key = c.retry_seen = c.step = 0
+    c.rcu_seq = c.rmw_count = c.retry_key = c.used_up = c.step = 0
     c.resched_calls = c.retry_count = c.checks = 0
     memset(c.asserts, 0, sizeof(c.asserts))
     memset(c.first_fn, 0, sizeof(c.first_fn))
@@ -151,6 +151,8 @@ cdef void exec_begin(Exec *x) noexcept nogil:
     for i in range(x.nthreads):
         run_to_offer(x, &x.agent[i])
     rcu_offer(x)
+    if x.prog.watch != NULL:
+        x.prog.watch(x.prog.user, -1, 0, 0, 0)
 
 
 # ---- retry loops ---------------------------------------------------------------------------------------------
@@ -368,6 +370,7 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     cdef Agent *g = &x.agent[a]
     cdef Seen *seen = NULL
     cdef int kind = g.kind
+    cdef uint64_t obj = g.obj, arg = g.arg
     if may_decide(kind):
         seen = seen_access(g, kind, g.obj & ~<uint64_t>7)
     if x.spun and g.equal == 0:
@@ -393,6 +396,8 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
         if seen != NULL:
             seen.after = (<uint64_t *>seen.obj)[0]
     rcu_offer(x)
+    if x.prog.watch != NULL:
+        x.prog.watch(x.prog.user, a, kind, obj, arg)
     if x.depth >= x.max_steps and x.end == END_RUNNING:
         x.end = END_STEPS
     if x.prog.check_every_quiescent and not x.replaying and x.prog.check != NULL:

@@ -376,6 +376,8 @@ cdef bint node_open(Search *s, uint32_t i, uint32_t sleep) noexcept nogil:
     if e.enabled == 0:
         exec_stop(x)
         return False
+    if i < s.nfixed:
+        return node_fixed(s, e, s.fixed[i])
     choices = e.enabled & ~e.sleep
     if choices == 0:
         x.end = END_PRUNED
@@ -394,6 +396,17 @@ cdef bint node_open(Search *s, uint32_t i, uint32_t sleep) noexcept nogil:
         e.agent = lowest(choices)
     if s.mode == SEARCH_DPOR and not x.lone:
         e.backtrack = 1u << e.agent
+    return True
+
+
+cdef bint node_fixed(Search *s, Node *e, int agent) noexcept nogil:
+    """A state of the given beginning: its agent and no other. False: it does not fit the program."""
+    if not e.enabled & (1u << agent):
+        s.x.end = END_DIVERGED
+        return False
+    e.sleep = 0
+    e.agent = agent
+    e.backtrack = 1u << agent
     return True
 
 
@@ -453,7 +466,7 @@ cdef bint repeat_prefix(Search *s) noexcept nogil:
 cdef void next_branch(Search *s) noexcept nogil:
     """The deepest state with an agent left to try becomes the end of the next prefix."""
     cdef uint32_t todo, i = s.n
-    while i > 0:
+    while i > s.nfixed:
         i -= 1
         todo = s.node[i].backtrack & ~s.node[i].done & ~s.node[i].sleep
         if todo:
@@ -493,3 +506,28 @@ cdef bint search_execution(Search *s) noexcept nogil:
         races_at_end(s)
     next_branch(s)
     return True
+
+
+cdef inline int bits(uint32_t mask) noexcept nogil:
+    cdef int n = 0
+    while mask:
+        mask &= mask - 1
+        n += 1
+    return n
+
+
+cdef double search_progress(const Search *s) noexcept nogil:
+    """How much of the tree is done, 0..1, if what is known of it now were all and its branches alike (Knuth, 1975).
+    Backtrack sets grow, so it may go back."""
+    cdef double part = 1, done = 0
+    cdef uint32_t i, tried
+    cdef int choices
+    if s.exhausted:
+        return 1
+    for i in range(s.n):
+        tried = s.node[i].done
+        choices = bits((s.node[i].backtrack & ~s.node[i].sleep) | tried)
+        if choices > 1:
+            part /= choices
+            done += part * (bits(tried) - 1)
+    return done

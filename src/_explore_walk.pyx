@@ -84,7 +84,7 @@ cdef int pick_script(Walk *w, uint32_t enabled, uint32_t *at) noexcept nogil:
         at[0] += 1
         if a < w.x.nagents and enabled & (1u << a):
             return a
-        if w.kind == WALK_REPLAY:
+        if w.kind != WALK_FOLLOW:
             return -1
     return -1 if w.kind == WALK_REPLAY else pick_default(w, enabled)
 
@@ -105,7 +105,9 @@ cdef void walk_execution(Walk *w) noexcept nogil:
         if enabled == 0:
             exec_stop(x)
             break
-        if w.kind == WALK_RANDOM:
+        if w.kind <= WALK_PCT and at < w.nscript:
+            a = pick_script(w, enabled, &at)
+        elif w.kind == WALK_RANDOM:
             a = pick_random(w, enabled)
         elif w.kind == WALK_PCT:
             a = pick_pct(w, enabled)

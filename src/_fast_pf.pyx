@@ -13,7 +13,7 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_iter cimport tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
-    RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS, kvm_gfn_root_bits, kvm_warn, vcpu_roots,
+    RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS, kvm_gfn_root_bits, kvm_warn, slot_dirty_log, vcpu_roots,
 )
 from tdpfast._tdp_mmu_map cimport fault_allowed
 
@@ -45,7 +45,7 @@ cdef inline bint page_fault_can_be_fast(const Kvm *kvm, const Fault *fault) noex
     return fault.write
 
 
-cdef uint64_t fast_pf_new_spte(const Kvm *kvm, const Fault *fault, const Sp *sp, uint64_t spte) noexcept nogil:
+cdef uint64_t fast_pf_new_spte(Cpu *c, const Kvm *kvm, const Fault *fault, const Sp *sp, uint64_t spte) noexcept nogil:
     """What the leaf becomes; spte itself if only the slow path can help."""
     cdef uint64_t new_spte = spte
     if not kvm.spte.kvm_ad_enabled and is_access_track_spte(&kvm.spte, spte):
@@ -53,7 +53,7 @@ cdef uint64_t fast_pf_new_spte(const Kvm *kvm, const Fault *fault, const Sp *sp,
     if fault.write and is_mmu_writable_spte(&kvm.spte, spte):
         new_spte |= PT_WRITABLE_MASK
         # Only the first page would be marked dirty: the slow path makes small pages instead.
-        if sp.level > 1 and kvm.slot.dirty_log:
+        if sp.level > 1 and slot_dirty_log(c, kvm):
             return spte
     return new_spte if fault_allowed(kvm, fault, new_spte) else spte
 
@@ -64,7 +64,7 @@ cdef bint fast_pf_fix_direct_spte(Cpu *c, Kvm *kvm, const Fault *fault, TdpIter 
     cdef uint64_t old_spte = iter.old_spte
     if not sync_try_cmpxchg(c, iter.sptep, &old_spte, new_spte):
         return False
-    if is_writable_pte(new_spte) and not is_writable_pte(old_spte) and kvm.slot.dirty_log:
+    if is_writable_pte(new_spte) and not is_writable_pte(old_spte) and slot_dirty_log(c, kvm):
         trace1(c, EV_DIRTY, fault.gfn)      # mark_page_dirty_in_slot()
     return True
 
@@ -83,7 +83,7 @@ cdef int fast_pf_once(Cpu *c, Kvm *kvm, const Fault *fault, TdpIter *iter, uint6
     # TLBs are flushed lazily, and another CPU may have been here first.
     if fault_allowed(kvm, fault, iter.old_spte):
         return RET_PF_SPURIOUS
-    new_spte[0] = fast_pf_new_spte(kvm, fault, sp, iter.old_spte)
+    new_spte[0] = fast_pf_new_spte(c, kvm, fault, sp, iter.old_spte)
     if new_spte[0] == iter.old_spte:
         return RET_PF_INVALID
     return RET_PF_FIXED if fast_pf_fix_direct_spte(c, kvm, fault, iter, new_spte[0]) else -1

@@ -11,14 +11,14 @@ from tdpfast._spte cimport (
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, rcu_barrier,
-    rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_retry,
-    sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
+    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, SYNC_STORE,
+    rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_rare,
+    sync_retry, sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits,
-    spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
+    slot_dirty_log, spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
     vcpu_roots,
 )
 from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
@@ -125,12 +125,12 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         tries += 1
         if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries):
             break
-        if op.gp_at_retry:
+        if op.gp_at_retry and not c.slow & SLOW_YIELD:
             rcu_run(c, &kvm.rcu, 0)
         if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
             ret = -5
             break
-        sync_retry(c, <uint64_t>op ^ tdp_load32(&kvm.script_pos))
+        sync_retry(c, <uint64_t>op ^ tdp_load32(&kvm.script_pos) ^ c.used_up << 32)
     res.ret = ret
     res.level = fault.goal_level
     res.pfn = fault.pfn
@@ -223,6 +223,7 @@ cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept no
         kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, True)
     elif op.kind == OP_RECOVER:
         slot = kvm.slot
+        slot.dirty_log = slot_dirty_log(c, kvm)
         slot.base_gfn = op.start
         slot.npages = op.end - op.start
         kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
@@ -381,11 +382,14 @@ cdef void track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
 cdef void op_setting(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
     if op.kind == OP_SET_DIRTY_LOG:
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.slot.dirty_log)
         kvm.slot.dirty_log = op.on != 0
     elif op.kind == OP_SET_GEN:
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.mmio_generation)
         kvm.mmio_generation = op.value
     elif op.kind == OP_TRACK:
         write_lock(c, &kvm.mmu_lock)
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.ntracked)
         track_gfn(kvm, op.gfn, op.on != 0)
         write_unlock(c, &kvm.mmu_lock)
 
@@ -428,7 +432,8 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     are due run at its end, unless the operation says no_gp."""
     memset(res, 0, sizeof(OpResult))
     tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
-    c.gp_at_yield = op.gp_at_yield != 0
+    # Under the explorer the grace-period agent may come between any two steps anyway.
+    c.gp_at_yield = op.gp_at_yield != 0 and not c.slow & SLOW_YIELD
     c.resched = op.resched
     c.resched_calls = 0
     if op.nscript:

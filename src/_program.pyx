@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 
 from tdpfast._arena cimport arena_restore, arena_snapshot, arena_watch
 from tdpfast._checks cimport vm_check
+from tdpfast._digest cimport world_digest
 from tdpfast._ops cimport (
     OP_ALLOC_ROOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE,
     OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TDX_FIRST, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE, vm_run_op,
@@ -14,11 +15,12 @@ from tdpfast._ops cimport (
 from tdpfast._pyhooks cimport pyhook_serve
 from tdpfast._seam cimport seam_inject_clear, seam_record, seam_restore, seam_snapshot
 from tdpfast._sync cimport (
-    CHECK_LIFE, EV_OP, EV_OP_END, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
+    CHECK_LIFE, EV_OP, EV_OP_END, SLOW_RARE, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
 )
 from tdpfast._tdx cimport TDX_SEPT_PAGES
 from tdpfast._tdx_ops cimport OP_FREE_PFN, OP_POPULATE, OP_TOUCH
 from tdpfast._vm cimport VmCore, fill_op, result_dict, trace_list
+from tdpfast._watch cimport watch_free, watch_image, watch_new, watch_report, watch_step
 
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
@@ -87,6 +89,16 @@ cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
     return found if quiescent else found & CHECK_LIFE
 
 
+# What changes words that are constant while none of these is among the threads' operations (see sync_rare()).
+RARE_OPS = frozenset((
+    "invalidate_roots", "zap_invalidated_roots", "reload", "put_root", "put_roots", "alloc_root", "uninit",
+    "set_dirty_log", "set_gen", "populate", "finalize", "release_hkid", "vcpu_free", "vm_destroy", "raw"))
+
+
+cdef bint is_rare(object op) except -1:
+    return op["op"] in RARE_OPS or any([inject.get("until_kick") for inject in op.get("inject", ())])
+
+
 def lower(fields):
     """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
     cdef Op op
@@ -114,6 +126,7 @@ cdef class ScenarioProgram(ProgramRef):
                 free(self.world.threads[i].master)
                 free(self.world.threads[i].res)
             free(self.world.threads)
+            watch_free(self.world.watch)
             free(self.world)
         trace_free(&self.trace)
 
@@ -137,6 +150,7 @@ cdef class ScenarioProgram(ProgramRef):
             self.cpus[i] = vm.add_cpu()
             self.args[i] = &w.threads[i]
         rcu_cpu = vm.add_cpu()
+        rare = any([is_rare(op) for ops in threads for op in ops])
         self.give_roots()
         self.snapshot()
         w.cpus = self.cpus
@@ -144,6 +158,8 @@ cdef class ScenarioProgram(ProgramRef):
             w.lp[i] = self.cpus[i].lp
         for i in range(self.nthreads):
             arena_watch(&vm.vm.arena, self.cpus[i])
+            if rare:
+                self.cpus[i].slow |= SLOW_RARE
             self.cpus[i].trace = &self.trace
         arena_watch(&vm.vm.arena, rcu_cpu)
         rcu_cpu.trace = &self.trace
@@ -155,6 +171,7 @@ cdef class ScenarioProgram(ProgramRef):
         self.program.rcu_cpu = rcu_cpu
         self.program.reset = world_reset
         self.program.check = world_check
+        self.program.digest = world_digest
         self.program.python_hook = pyhook_serve
         self.program.user = w
         self.program.hidden_state = any("hook" in op or "inject" in op for ops in threads for op in ops)
@@ -216,6 +233,26 @@ cdef class ScenarioProgram(ProgramRef):
     def life_by_use(self, bint on):
         """Whether `life` needs a use of a freed table; else an entry that leads to one is enough."""
         self.world.uses_only = on
+
+    def watch(self):
+        """From now on every step is followed by a look at what it changed without having offered it: touched()."""
+        if self.world.watch == NULL:
+            self.world.watch = watch_new(self.world)
+        if self.world.watch == NULL:
+            raise MemoryError("no memory for copies of the TD")
+        self.program.watch = watch_step
+
+    def touched(self):
+        """What steps changed that they had not offered, by field, since watch(): (name, how often, locks held every
+        time as bits, kind of a step that did), sorted. Locks: 1 mmu_lock for write, 2 in either mode, 4
+        tdp_mmu_pages_lock, 8 pamt_lock, 16 the entry's own, 32 the TD's epoch, 64 the TDR, 128 a vCPU's processor, 256
+        slots_lock."""
+        return watch_report(self.world.watch) if self.world.watch != NULL else []
+
+    def image(self):
+        """A digest of all that an execution can change, after going back to the state executions begin with."""
+        world_reset(self.world)
+        return watch_image(self.world)
 
     def record(self, bint on):
         """Keeps the module's calls for events; the explorer is faster without."""

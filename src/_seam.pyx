@@ -29,7 +29,7 @@ from tdpfast._seam_td cimport (
     tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_vp_addcx, tdh_vp_create, tdh_vp_init,
 )
 from tdpfast._seam_vp cimport tdh_vp_enter, tdh_vp_flush
-from tdpfast._sync cimport EV_SEAM, Event, trace_new
+from tdpfast._sync cimport EV_SEAM, Event, sync_load, sync_rare, trace_new
 
 ctypedef uint64_t (*leaf_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 
@@ -197,17 +197,16 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
             lp.intr_after = inj.intr_after
             lp.polls = 0
         if inj.lock != INJ_NONE:
-            word = inject_word(s, &inj, leaf, r)
+            word = inject_word(c, s, &inj, leaf, r)
             if word != NULL:
-                undo_word(s, word)
-                if not inject_hold(&inj, word):
+                if not inject_hold(c, s, &inj, word):
                     word = NULL
             if word == NULL and inj.intr_after < 0:
-                inject_undo(s, which - 1, lp)
+                inject_undo(c, s, which - 1)
                 which = 0
         r.rax = leaves[leaf](c, s, r)
         if word != NULL:
-            inject_drop(&inj, word)
+            inject_drop(c, s, &inj, word)
         lp.intr_after = intr
     if s.record != NULL:
         record_call(c, s, leaf, &before, r, which)
@@ -220,9 +219,10 @@ cdef int inject_find(Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept nogil:
     cdef int i
     if tdp_read_once32(&s.ninject) == 0:
         return 0
+    sync_rare(c, SYNC_LOAD, <uint64_t>&s.side_lock)
     side_lock(s)
     for i in range(s.ninject):
-        if inject_matches(c, &s.inject[i], leaf, lp_of(s, c)):
+        if inject_matches(c, &s.inject[i], leaf):
             inj[0] = s.inject[i]
             which = i + 1
             break
@@ -230,32 +230,50 @@ cdef int inject_find(Cpu *c, Seam *s, int leaf, SeamInject *inj) noexcept nogil:
     return which
 
 
-cdef void inject_undo(Seam *s, int index, SeamLp *lp) noexcept nogil:
+cdef void inject_undo(Cpu *c, Seam *s, int index) noexcept nogil:
     """Nobody holds what is not there or what others hold: the injection did not act."""
     side_lock(s)
     s.inject[index].used -= 1
     if s.inject[index].count >= 0:
         s.inject[index].count += 1
-        lp.used_up -= 1
+        c.used_up -= 1
     side_unlock(s)
 
 
-cdef bint inject_matches(const Cpu *c, SeamInject *inj, int leaf, SeamLp *lp) noexcept nogil:
+cdef bint inject_matches(Cpu *c, SeamInject *inj, int leaf) noexcept nogil:
     if inj.leaf != -1 and inj.leaf != leaf or inj.count == 0 or (inj.cpu and inj.cpu != c.id + 1):
         return False
     if inj.skip > 0:
         inj.skip -= 1
-        lp.used_up += 1
+        c.used_up += 1
         return False
     if inj.count > 0:
         inj.count -= 1
-        lp.used_up += 1
+        c.used_up += 1
     inj.used += 1
     return True
 
 
-cdef uint64_t *inject_word(Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noexcept nogil:
-    """The lock word an injection is about; NULL if this call has none such."""
+cdef uint64_t *inject_entry(Cpu *c, Seam *s, const Td *td, uint64_t gpa, int level) noexcept nogil:
+    """As seam_entry(), offering each entry it reads; NULL if the walk ends above level. May yield."""
+    cdef uint64_t *page = <uint64_t *>td.root[0]
+    cdef uint64_t e
+    cdef int at = td.levels - 1
+    if level > at or page == NULL:
+        return NULL
+    while at > level:
+        e = sync_load(c, &page[sept_index(gpa, at)])
+        if e & SEPT_PS or e & SEPT_HPA == 0:
+            return NULL
+        page = page_memory(s, e & SEPT_HPA)
+        if page == NULL:
+            return NULL
+        at -= 1
+    return &page[sept_index(gpa, at)]
+
+
+cdef uint64_t *inject_word(Cpu *c, Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noexcept nogil:
+    """The lock word an injection is about; NULL if this call has none such. May yield."""
     cdef uint64_t tdr = r.rdx & ~<uint64_t>0xfff
     cdef Td *td
     cdef PamtEntry *e = NULL
@@ -287,23 +305,23 @@ cdef uint64_t *inject_word(Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noex
         return &td.tree_lock
     if inj.lock == INJ_EPOCH:
         return &td.epoch_lock
-    ep = seam_entry(s, td, 0, r.rcx & SEPT_HPA, level, &level)
-    if ep == NULL or level != <int>(r.rcx & 7):
-        return NULL
-    if inj.lock == INJ_ENTRY:
+    ep = inject_entry(c, s, td, r.rcx & SEPT_HPA, level)
+    if ep == NULL or inj.lock == INJ_ENTRY:
         return ep
-    raw = tdp_read_once(ep)
+    raw = sync_load(c, ep)
     e = entry_pamt(s, raw, level)
     return &e.lock if e != NULL and raw & SEPT_HPA else NULL
 
 
-cdef bint inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
+cdef bint inject_hold(Cpu *c, Seam *s, SeamInject *inj, uint64_t *word) noexcept nogil:
     """The other processor takes the lock, if it is to be had: nobody holds what others hold already."""
     cdef bint plain = inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH
-    cdef uint64_t old = tdp_read_once(word)
-    cdef uint64_t held
+    cdef uint64_t old, held
+    sync_point(c, SYNC_TRY_EXCL, <uint64_t>word)
+    undo_word(s, word)
     if inj.lock == INJ_ENTRY:
         return not tdp_fetch_or(word, SEPT_TDEL) & SEPT_TDEL
+    old = tdp_read_once(word)
     while not (old & 1 or (inj.exclusive and old >> (1 if plain else 2))):
         held = old | 1 if inj.exclusive else old + (2 if plain else 4)
         if tdp_try_cmpxchg(word, &old, held):    # at once: a reader may come meanwhile
@@ -311,9 +329,11 @@ cdef bint inject_hold(SeamInject *inj, uint64_t *word) noexcept nogil:
     return False
 
 
-cdef void inject_drop(SeamInject *inj, uint64_t *word) noexcept nogil:
+cdef void inject_drop(Cpu *c, Seam *s, SeamInject *inj, uint64_t *word) noexcept nogil:
     """As the holder would: an exclusive release rewrites the word, but host priority stays."""
     cdef bint plain = inj.lock == INJ_SEPT_TREE or inj.lock == INJ_EPOCH
+    sync_point(c, SYNC_PUT_EXCL, <uint64_t>word)
+    undo_word(s, word)
     if inj.lock == INJ_ENTRY:
         tdp_fetch_and(word, ~SEPT_TDEL)
     elif inj.exclusive:

@@ -574,7 +574,7 @@ cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) 
     cdef uint64_t key = <uint64_t>iter.sptep
     key = (key ^ iter.old_spte) * 0x9e3779b97f4a7c15u
     key = (key ^ <uint64_t>error) * 0x9e3779b97f4a7c15u
-    key = (key ^ tdp_load32(&kvm.script_pos)) * 0x9e3779b97f4a7c15u
+    key = (key ^ tdp_load32(&kvm.script_pos) ^ c.used_up << 32) * 0x9e3779b97f4a7c15u
     sync_retry(c, key)
 
 

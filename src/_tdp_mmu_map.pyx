@@ -12,13 +12,13 @@ from tdpfast._spte cimport (
     spte_to_pfn,
 )
 from tdpfast._sync cimport (
-    EV_DIRTY, EV_SPLIT, rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, trace1, trace5,
+    EV_DIRTY, EV_SPLIT, SYNC_LOAD, rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, sync_rare, trace1, trace5,
 )
 from tdpfast._tdp_iter cimport gfn_round_for_level, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, kvm_bug_on,
     kvm_flush_remote_tlbs_range, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn,
-    spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
+    slot_dirty_log, spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
     tdp_mmu_set_spte_atomic, track_possible_nx_huge_page, vcpu_roots,
 )
 
@@ -42,12 +42,12 @@ cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil:
     return False
 
 
-cdef void kvm_mmu_hugepage_adjust(Kvm *kvm, Fault *fault) noexcept nogil:
+cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     """Raises the goal level as far as slot, dirty logging and the NX mitigation allow."""
     cdef uint64_t mask
     fault.huge_page_disallowed = fault.exec_ and fault.nx_huge_page_workaround_enabled
     fault.goal_level = fault.req_level = 1
-    if fault.max_level == 1 or fault.noslot or kvm.slot.dirty_log:
+    if fault.max_level == 1 or fault.noslot or slot_dirty_log(c, kvm):
         return
     fault.req_level = max_mapping_level_in(fault.gfn, kvm.slot.base_gfn, kvm.slot.npages, fault.max_level)
     if fault.req_level == 1 or fault.huge_page_disallowed:
@@ -75,6 +75,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     cdef MakeSpteIn inp
     cdef MakeSpteOut out
     if fault.noslot:
+        sync_rare(c, SYNC_LOAD, <uint64_t>&kvm.mmio_generation)
         new_spte[0] = make_mmio_spte(&kvm.spte, kvm.shadow_mmio_value, iter.gfn, kvm.spte.acc_all,
                                      kvm.mmio_generation)
         return False
@@ -88,7 +89,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     inp.host_writable = fault.map_writable
     inp.nx_huge_pages = kvm.nx_huge_pages
     inp.tracked = gfn_tracked(kvm, iter.gfn)
-    inp.dirty_log = kvm.slot.dirty_log
+    inp.dirty_log = slot_dirty_log(c, kvm)
     inp.ad_disabled = sp.ad_disabled
     inp.pml = kvm.pml
     inp.ipat = kvm.ipat
@@ -193,7 +194,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     cdef int ret = RET_PF_RETRY
     if root == NULL or sp_invalid(root):
         kvm_warn(c, b"kvm_tdp_mmu_map", b"no_valid_root")
-    kvm_mmu_hugepage_adjust(kvm, fault)
+    kvm_mmu_hugepage_adjust(c, kvm, fault)
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, fault.gfn, kvm_gfn_root_bits(kvm, root) if root != NULL else 0)
     while iter.valid and iter.gfn < fault.gfn + 1:

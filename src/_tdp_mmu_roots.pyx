@@ -7,7 +7,7 @@ from tdpfast._arena cimport SP_LINKED, SP_QUEUED, arena_alloc, sp_invalid
 from tdpfast._atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_store_release, tdp_try_cmpxchg, tdp_write_once8
 from tdpfast._sync cimport (
     SYNC_LOAD, SYNC_RMW, SYNC_STORE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock,
-    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_point,
+    rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_point, sync_rare,
 )
 from tdpfast._tdp_mmu cimport (
     KVM_DIRECT_ROOTS, KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS,
@@ -15,11 +15,16 @@ from tdpfast._tdp_mmu cimport (
 )
 
 
-cdef inline Sp *after(Kvm *kvm, Sp *prev) noexcept nogil:
+cdef inline Sp *after(Cpu *c, Kvm *kvm, Sp *prev) noexcept nogil:
     """The root after prev, or the first: rcu_dereference() of the list's pointers."""
-    if prev != NULL:
-        return <Sp *>tdp_load_acquire(<uint64_t *>&prev.next)
-    return <Sp *>tdp_load_acquire(<uint64_t *>&kvm.tdp_mmu_roots)
+    cdef Sp **link = &prev.next if prev != NULL else &kvm.tdp_mmu_roots
+    sync_rare(c, SYNC_LOAD, <uint64_t>link)
+    return <Sp *>tdp_load_acquire(<uint64_t *>link)
+
+
+cdef void root_flags_point(Cpu *c, Sp *root, int kind) noexcept nogil:
+    """Offers the word that holds role.invalid and tdp_mmu_scheduled_root_to_zap."""
+    sync_rare(c, kind, <uint64_t>&root.invalid)
 
 
 cdef bint kvm_tdp_mmu_get_root(Cpu *c, Sp *root) noexcept nogil:
@@ -46,6 +51,7 @@ cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
     while link[0] != NULL and link[0] != root:
         link = &link[0].next
     if link[0] == root:
+        sync_rare(c, SYNC_STORE, <uint64_t>link)
         tdp_store_release(<uint64_t *>link, <uint64_t>root.next)
     spin_unlock(c, &kvm.tdp_mmu_pages_lock)
     # Before it is queued: another CPU may run the callback at once.
@@ -57,6 +63,7 @@ cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
     if not types & KVM_VALID_ROOTS:
         kvm_warn(c, b"tdp_mmu_root_match", b"no_root_type")
         return False
+    root_flags_point(c, root, SYNC_LOAD)
     if sp_invalid(root) and not types & KVM_INVALID_ROOTS:
         return False
     if root.is_mirror:
@@ -69,11 +76,11 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
     cdef Sp *root
     lockdep_assert_held(c, b"tdp_mmu_next_root", b"mmu_lock")
     rcu_read_lock(c)
-    root = after(kvm, prev)
+    root = after(c, kvm, prev)
     while root != NULL:
         if tdp_mmu_root_match(c, root, types) and kvm_tdp_mmu_get_root(c, root):
             break
-        root = after(kvm, root)
+        root = after(c, kvm, root)
     rcu_read_unlock(c)
     if prev != NULL:
         kvm_tdp_mmu_put_root(c, kvm, prev)
@@ -82,30 +89,30 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 
 cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil:
     """for_each_tdp_mmu_root(): no references, so mmu_lock must be held for write."""
-    cdef Sp *root = after(kvm, prev)
+    cdef Sp *root = after(c, kvm, prev)
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
     while root != NULL and not tdp_mmu_root_match(c, root, types):
-        root = after(kvm, root)
+        root = after(c, kvm, root)
     return root
 
 
 cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
     """for_each_tdp_mmu_root_rcu(): inside an RCU read section, without mmu_lock."""
-    cdef Sp *root = after(kvm, prev)
+    cdef Sp *root = after(c, kvm, prev)
     while root != NULL and not tdp_mmu_root_match(c, root, types):
-        root = after(kvm, root)
+        root = after(c, kvm, root)
     return root
 
 
 cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     """The usable root of this role, with a reference taken, or NULL. Caller holds a lock that keeps the list."""
-    cdef Sp *root = after(kvm, NULL)
+    cdef Sp *root = after(c, kvm, NULL)
     while root != NULL:
         if not sp_invalid(root) and root.is_mirror == mirror:
             if kvm_tdp_mmu_get_root(c, root):
                 return root
             kvm_warn(c, b"kvm_tdp_mmu_alloc_root", b"get_root_failed")
-        root = after(kvm, root)
+        root = after(c, kvm, root)
     return NULL
 
 
@@ -133,6 +140,7 @@ cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
                 root.root_number = kvm.nroots
                 kvm.nroots += 1
                 root.next = kvm.tdp_mmu_roots
+                sync_rare(c, SYNC_STORE, <uint64_t>&kvm.tdp_mmu_roots)
                 tdp_store_release(<uint64_t *>&kvm.tdp_mmu_roots, <uint64_t>root)
         spin_unlock(c, &kvm.tdp_mmu_pages_lock)
     read_unlock(c, &kvm.mmu_lock)
@@ -141,18 +149,17 @@ cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
 
 cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nogil:
     """Marks roots invalid and schedules them for zapping. mmu_lock for write while the VM has users."""
-    cdef Sp *root = after(kvm, NULL)
+    cdef Sp *root = after(c, kvm, NULL)
     if types & KVM_INVALID_ROOTS:
         kvm_warn(c, b"kvm_tdp_mmu_invalidate_roots", b"invalid_type")
     if kvm.users:
         lockdep_assert_held_write(c, b"kvm_tdp_mmu_invalidate_roots", b"mmu_lock_write")
     while root != NULL:
         if tdp_mmu_root_match(c, root, types) and not sp_invalid(root):
+            root_flags_point(c, root, SYNC_STORE)
             root.scheduled_to_zap = 1
-            if kvm.roots_change:
-                sync_point(c, SYNC_STORE, <uint64_t>&root.invalid)
             tdp_write_once8(&root.invalid, 1)
-        root = after(kvm, root)
+        root = after(c, kvm, root)
 
 
 cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) noexcept nogil:

@@ -5,16 +5,17 @@ from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_pres
 from tdpfast._atomic cimport tdp_read_once
 from tdpfast._arena cimport SP_FREED, UAF_SP, sp_invalid, sp_note_uaf
 from tdpfast._sync cimport (
-    lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
+    SYNC_RMW, lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, sync_load, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, kvm_bug_on, kvm_gfn_root_bits,
-    kvm_warn, tdp_mmu_iter_cond_resched, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
+    kvm_warn, sp_point, tdp_mmu_iter_cond_resched, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
 )
 from tdpfast._tdp_mmu_roots cimport (
-    kvm_gfn_range_filter_to_root_types, kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_put_root, tdp_mmu_next_root,
+    kvm_gfn_range_filter_to_root_types, kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_put_root, root_flags_point,
+    tdp_mmu_next_root,
 )
 
 
@@ -124,6 +125,7 @@ cdef void kvm_tdp_mmu_zap_invalidated_roots(Cpu *c, Kvm *kvm, bint shared) noexc
         write_lock(c, &kvm.mmu_lock)
     root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
+        root_flags_point(c, root, SYNC_RMW)
         if root.scheduled_to_zap:
             root.scheduled_to_zap = 0
             if not sp_invalid(root):
@@ -143,6 +145,7 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     cdef TdpIter iter
     cdef const char *fn = b"kvm_tdp_mmu_zap_possible_nx_huge_page"
     lockdep_assert_held_read(c, fn, b"mmu_lock_read")
+    sp_point(c, sp)
     if sp.state == SP_FREED:
         sp_note_uaf(kvm.arena, c, sp, UAF_SP)
     if sp.ptep == NULL:

@@ -9,26 +9,26 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, UAF_SP, sp_note_uaf
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_fetch_add32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_store32, tdp_try_cmpxchg8,
-    tdp_try_cmpxchg32, tdp_unlikely, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8,
+    tdp_try_cmpxchg32, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK,
     TDH_MEM_SEPT_ADD, TDH_MEM_TRACK, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, pamt_peek, seam_inject_off,
     seam_vp, seamcall,
 )
-from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp, lp_of
+from tdpfast._seam_core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
 from tdpfast._seam_defs cimport TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_TLB_TRACKING_NOT_DONE
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._spte cimport spte_to_pfn
 from tdpfast._sync cimport (
     ASSERT_LOCKDEP, CHECK_EPOCH, CHECK_KERNEL, CHECK_LIFE, EV_FREE_PAGE, EV_KICK, EV_REQ, EV_RESET_PADDR,
-    EV_SEAMCALL_FAILED, SYNC_RMW, SYNC_STORE, lockdep_assert_held_write, sync_assert, sync_point, sync_wait_eq,
-    trace1, trace3,
+    EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_RMW, SYNC_STORE, lockdep_assert_held_write, sync_assert, sync_point,
+    sync_rare, sync_wait_eq, trace1, trace3,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
-from tdpfast._tdp_mmu cimport DISPATCH_V618, EBUSY, EIO, kvm_bug_on, kvm_warn, spte_to_child_sp
+from tdpfast._tdp_mmu cimport DISPATCH_V618, EBUSY, EIO, kvm_bug_on, kvm_warn, sp_point, spte_to_child_sp
 
 
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil:
@@ -43,19 +43,7 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """One SEAMCALL; the module puts it into the trace. Yields."""
-    if tdp_unlikely(tdp_read_once32(&t.seam.ninject) != 0):
-        return seamcall_injected(c, t, leaf, r)
     return seamcall(c, t.seam, leaf, r)
-
-
-cdef uint64_t seamcall_injected(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
-    """As above, noting when an injection was used up: a retry that comes after it is not the same round again."""
-    cdef const uint32_t *used_up = &lp_of(t.seam, c).used_up
-    cdef uint32_t before = used_up[0]
-    cdef uint64_t err = seamcall(c, t.seam, leaf, r)
-    if used_up[0] != before:
-        tdp_fetch_add32(&t.vm.kvm.script_pos, 1)
-    return err
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
@@ -131,6 +119,7 @@ cdef void tdx_request_outside_guest_mode(Cpu *c, Tdx *t) noexcept nogil:
     cdef uint32_t kicked = 0
     cdef int i
     trace1(c, EV_REQ, 0)
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.seam.side_lock)      # calls of others look whether they are injected
     for i in range(SEAM_MAX_INJECT):
         if tdp_load32(&t.until_kick) >> i & 1:
             seam_inject_off(t.seam, i)
@@ -178,7 +167,7 @@ cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil:
     """Bumps the TD's epoch and makes every vCPU leave the guest once. mmu_lock for write. Cannot fail upward."""
     cdef SeamRegs r
     cdef uint64_t err
-    if t.state != TD_STATE_RUNNABLE or t.vm.kvm.design.no_track:
+    if tdx_state(c, t) != TD_STATE_RUNNABLE or t.vm.kvm.design.no_track:
         return
     lockdep_assert_held_write(c, b"tdx_track", b"mmu_lock_write")
     err = tdh_do_no_vcpus(c, t, TDH_MEM_TRACK, t.tdr_pa, 0, 0, &r)
@@ -217,6 +206,7 @@ cdef void tdx_free_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     """free_page() of a page KVM owned. One that the module still uses is use after free in the making."""
     cdef uint64_t i = (page - t.sept_base) >> 12
     cdef const PamtEntry *e = pamt_peek(t.seam, page, 0)
+    sync_rare(c, SYNC_LOAD, <uint64_t>e)
     trace1(c, EV_FREE_PAGE, page)
     if e != NULL and e.pt != PT_NDA:
         c.checks |= CHECK_LIFE
@@ -303,7 +293,7 @@ cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_
     """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
     cdef const char *fn = name_of(t, b"tdx_sept_map_leaf_spte", b"tdx_sept_set_private_spte")
     cdef int ret
-    if level != 1 and not (huge_allowed(t) and t.state == TD_STATE_RUNNABLE):
+    if level != 1 and not (huge_allowed(t) and tdx_state(c, t) == TD_STATE_RUNNABLE):
         kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
         return -EIO
     if spte & 7 != 7:
@@ -311,7 +301,7 @@ cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_
     ret = tdx_pamt_get(c, t, spte_to_pfn(spte) << 12)
     if ret:
         return ret
-    if t.state != TD_STATE_RUNNABLE:
+    if tdx_state(c, t) != TD_STATE_RUNNABLE:
         ret = tdx_mem_page_add(c, t, gfn, spte_to_pfn(spte))
     else:
         ret = tdx_mem_page_aug(c, t, gfn, level, spte_to_pfn(spte))
@@ -362,7 +352,7 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn)
     cdef uint64_t err, i, hpa
     for i in range(pages_per_hpage(level)):
         hpa = (pfn + i) << 12
-        err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD, hpa | <uint64_t>t.hkid << t.seam.hkid_shift, 0, 0, &r)
+        err = seamcall3(c, t, TDH_PHYMEM_PAGE_WBINVD, hpa | <uint64_t>tdx_hkid(c, t) << t.seam.hkid_shift, 0, 0, &r)
         if err:
             tdx_bug(c, t, fn, b"wbinvd_failed", TDH_PHYMEM_PAGE_WBINVD, err)
             return -EIO
@@ -378,7 +368,7 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     cdef uint64_t err
     cdef SeamRegs r
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    if t.hkid < 0:
+    if tdx_hkid(c, t) < 0:
         kvm_bug_on(c, &t.vm.kvm, fn, b"hkid_not_assigned")
         return -EIO
     if level != 1 and not huge_allowed(t):
@@ -408,7 +398,7 @@ cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, ui
     cdef uint64_t page, err
     cdef SeamRegs r
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    if t.state != TD_STATE_RUNNABLE or level != 2:
+    if tdx_state(c, t) != TD_STATE_RUNNABLE or level != 2:
         kvm_bug_on(c, &t.vm.kvm, fn, b"not_runnable_2m")
         return -EIO
     page = tdx_spte_to_sept_pt(c, t, gfn, level, new_spte)
@@ -428,7 +418,7 @@ cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, ui
 
 cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
     """Takes the page of an unlinked table back. Only after the HKID is gone; 0 or -EIO (the page is leaked)."""
-    if t.hkid >= 0:
+    if tdx_hkid(c, t) >= 0:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_free_private_spt", b"hkid_assigned")
         return -EIO
     return tdx_reclaim_page(c, t, sp.external_spt)
@@ -438,12 +428,14 @@ cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
     """single-hook: as above, but from the set hook, after the table was queued for freeing. mmu_lock for write."""
     cdef int ret = -EIO
     lockdep_assert_held_write(c, b"tdx_sept_reclaim_private_spt", b"mmu_lock_write")
+    sp_point(c, sp)
     if sp.state == SP_FREED:
         sp_note_uaf(&t.vm.arena, c, sp, UAF_SP)
-    if t.hkid >= 0:
+    if tdx_hkid(c, t) >= 0:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_reclaim_private_spt", b"hkid_assigned")
     elif tdx_reclaim_page(c, t, sp.external_spt) == 0:
         tdx_free_page(c, t, sp.external_spt)
         ret = 0
+    sp_point(c, sp)
     sp.external_spt = 0
     return ret

@@ -9,7 +9,6 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp
-from tdpfast._atomic cimport tdp_fetch_add32
 from tdpfast._ops cimport HookRule, Op
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport (
@@ -124,7 +123,7 @@ cdef bint scripted_hook(Cpu *c, Kvm *kvm, int hook, int kind, int level, uint64_
         rule.used += 1
         if rule.count >= 0:
             # A retry that comes after a used-up rule is not the same round again.
-            tdp_fetch_add32(&kvm.script_pos, 1)
+            c.used_up += 1
         ret[0] = rule.ret
         return True
     return False

@@ -11,24 +11,25 @@ from tdpfast._ops cimport OP_TDX_FIRST
 from tdpfast._seam cimport (
     SeamInject, SeamRegs, TDH_MR_EXTEND, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
 )
-from tdpfast._seam_core cimport PT_NDA, PamtEntry
+from tdpfast._seam_core cimport PT_NDA, PT_PAMT, PamtEntry, Seam
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, read_lock, read_unlock, spin_lock,
-    spin_unlock, sync_point, sync_retry, trace1, trace3, trace_new,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
+    spin_lock, spin_unlock, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
     EIO, EPERM, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm, kvm_bug_on, vcpu_roots,
 )
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
+from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu_map cimport gfn_tracked, kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdp_mmu_roots cimport vcpu_reload
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_bug, tdx_of, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end,
+    TD_STATE_RUNNABLE, Tdx, tdx_bug, tdx_of, tdx_seamcall, tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
     tdx_vcpu_inside, tdx_vm_dead,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
@@ -62,6 +63,7 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.cpu = c.id + 1
         op.inject[i].slot = seam_inject(t.seam, &inj)
         if op.inject[i].until_kick and op.inject[i].slot >= 0:
+            sync_rare(c, SYNC_STORE, <uint64_t>&t.seam.side_lock)
             tdp_fetch_or32(&t.until_kick, <uint32_t>1 << op.inject[i].slot)
 
 
@@ -71,6 +73,8 @@ cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef int i
     for i in range(op.ninject):
         if op.inject[i].slot >= 0:
+            if op.inject[i].until_kick:
+                sync_rare(c, SYNC_STORE, <uint64_t>&t.seam.side_lock)
             op.inject[i].used = seam_inject_put(t.seam, op.inject[i].slot)
             tdp_fetch_and32(&t.until_kick, ~(<uint32_t>1 << op.inject[i].slot))
 
@@ -98,6 +102,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             trace1(c, EV_WAIT_SEPT_ZAP, vcpu)
             res.ret = -1
         else:
+            sync_rare(c, SYNC_STORE, <uint64_t>&t.loaded[vcpu])
             t.loaded[vcpu] = True
             memset(&r, 0, sizeof(r))
             r.rcx = t.tdvpr_pa[vcpu]
@@ -114,7 +119,8 @@ cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """A vCPU that was just kicked wants back at once."""
     cdef OpResult res
     memset(&res, 0, sizeof(res))
-    if t.loaded[vcpu] and not tdx_vcpu_inside(t, vcpu):
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.loaded[vcpu])
+    if t.loaded[vcpu]:                   # vp_enter() sees to the rest
         vp_enter(c, t, vcpu, &res)
 
 
@@ -228,11 +234,9 @@ cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """KVM_TDX_INIT_MEM_REGION of one page before finalisation. Takes slots_lock. 0 or an errno."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef int ret
-    if t.state == TD_STATE_RUNNABLE:
-        return -22
     spin_lock(c, &t.slots_lock)
     c.slots_lock += 1
-    ret = tdx_gmem_post_populate(c, vm, op)
+    ret = -22 if tdx_state(c, t) == TD_STATE_RUNNABLE else tdx_gmem_post_populate(c, vm, op)
     c.slots_lock -= 1
     spin_unlock(c, &t.slots_lock)
     return ret
@@ -268,6 +272,7 @@ cdef int kvm_tdp_mmu_map_private_pfn(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn)
     for a write-tracked gfn, or -EIO: mapped already, or the VM is dead. Yields."""
     cdef Fault fault
     cdef int ret = RET_PF_RETRY
+    sync_rare(c, SYNC_LOAD, <uint64_t>&vm.kvm.ntracked)
     if gfn_tracked(&vm.kvm, gfn):
         return -EPERM
     if c.has_roots:
@@ -315,20 +320,31 @@ cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil
         return False
     level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vcpu_roots(c, &vm.kvm)[1], gfn, sptes)
     return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
-            and spte_to_pfn(sptes[level]) == pfn)
+            and spte_to_pfn(sptes[level]) + (gfn & (pages_per_hpage(level) - 1)) == pfn)
+
+
+cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
+    """Whether the PAMT says that a 4K page is in use, by itself or as part of a 2M page. May yield."""
+    cdef const PamtEntry *e = pamt_peek(s, hpa, 1)
+    if e == NULL:
+        return False
+    # What splits or merges the page holds this entry's lock, and what adds or removes it that of the next.
+    sync_point(c, SYNC_LOAD, <uint64_t>e)
+    if e.pt != PT_NDA and e.pt != PT_PAMT:
+        return True
+    e = pamt_peek(s, hpa, 0)
+    sync_point(c, SYNC_LOAD, <uint64_t>e)
+    return e.pt != PT_NDA
 
 
 cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
     must not use it any more. -EBUSY (and nothing freed) while the mirror maps it."""
     cdef Tdx *t = <Tdx *>vm.tdx
-    cdef const PamtEntry *e
     if mirror_maps(c, vm, op.gfn, op.pfn):
         res.ret = -16
         return
-    sync_point(c, SYNC_LOAD, <uint64_t>pamt_peek(t.seam, op.pfn << 12, 0))
-    e = pamt_peek(t.seam, op.pfn << 12, 0)
-    if e != NULL and e.pt != PT_NDA:
+    if module_holds(c, t.seam, op.pfn << 12):
         c.checks |= CHECK_PAGE
         res.ret = 1
 

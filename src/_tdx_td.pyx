@@ -15,11 +15,14 @@ from tdpfast._seam_defs cimport (
     TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_NO_HKID_READY_TO_WBCACHE, TDX_OPERAND_BUSY,
     TDX_VCPU_NOT_ASSOCIATED,
 )
-from tdpfast._sync cimport EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, trace1, trace3
+from tdpfast._sync cimport (
+    EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, sync_rare, trace1, trace3,
+)
 from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn
 from tdpfast._tdx cimport (
     TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TD_STATE_UNINITIALIZED, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES,
-    TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall, tdx_vcpu_inside,
+    TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall,
+    tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 
@@ -106,7 +109,7 @@ cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
     SEAMCALL's status in *hw_error."""
     cdef SeamRegs r
     hw_error[0] = 0
-    if t.hkid < 0 or t.state == TD_STATE_RUNNABLE:
+    if tdx_hkid(c, t) < 0 or tdx_state(c, t) == TD_STATE_RUNNABLE:
         return -22
     hw_error[0] = seamcall3(c, t, TDH_MR_FINALIZE, t.tdr_pa, 0, 0, &r)
     if tdx_operand_busy(hw_error[0]):
@@ -114,6 +117,7 @@ cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
     if hw_error[0]:
         tdx_bug(c, t, b"tdx_td_finalize", b"seamcall_failed", TDH_MR_FINALIZE, hw_error[0])
         return -EIO
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.state)
     t.state = TD_STATE_RUNNABLE
     # Who sees pre_fault_allowed must see RUNNABLE: map_leaf pairs with this order.
     t.pre_fault_allowed = True
@@ -124,14 +128,17 @@ cdef void tdx_flush_vp(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """Ends the vCPU's association with its logical processor, on that processor."""
     cdef SeamRegs r
     cdef int lp = c.lp
-    cdef uint64_t err
-    if not t.loaded[vcpu]:
-        return
-    tdx_kick(c, t, vcpu)
-    c.lp = vcpu + 1
-    err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
-    c.lp = lp
-    t.loaded[vcpu] = False
+    cdef uint64_t err = 0
+    # An IPI: what the processor is doing ends first, and nothing else begins meanwhile.
+    tdx_vcpu_begin(c, t, vcpu)
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.loaded[vcpu])
+    if t.loaded[vcpu]:
+        tdx_kick(c, t, vcpu)
+        c.lp = vcpu + 1
+        err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
+        c.lp = lp
+        t.loaded[vcpu] = False
+    tdx_vcpu_end(c, t, vcpu)
     if err and err != TDX_VCPU_NOT_ASSOCIATED:
         tdx_bug(c, t, b"tdx_flush_vp_on_cpu", b"seamcall_failed", TDH_VP_FLUSH, err)
 
@@ -155,7 +162,7 @@ cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
     cdef SeamRegs r
     cdef uint64_t err
     cdef int v
-    if t.hkid < 0:
+    if tdx_hkid(c, t) < 0:
         return
     for v in range(t.nvcpus):
         tdx_flush_vp(c, t, v)
@@ -171,6 +178,7 @@ cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
         tdx_bug(c, t, b"tdx_mmu_release_hkid", b"key_freeid_failed", TDH_MNG_KEY_FREEID, err)
         return
     trace1(c, EV_KEYID_FREE, t.hkid)
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.hkid)
     t.hkid = -1
 
 
@@ -183,11 +191,12 @@ cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     """Takes the vCPU's control pages back. With the HKID still assigned, or of a vCPU that was loaded again after
     its release, they are leaked."""
     cdef int i
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.loaded[vcpu])
     if t.loaded[vcpu]:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_vcpu_free", b"still_initialized")
         tdx_flush_vp(c, t, vcpu)
         return
-    if t.hkid >= 0:
+    if tdx_hkid(c, t) >= 0:
         return
     for i in range(TDX_TDCX_PAGES):
         reclaim_control_page(c, t, t.tdcx_pa[vcpu][i])
@@ -197,6 +206,7 @@ cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
 cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil:
     """Takes TDCS and TDR back. A page the module still counts for the TD keeps the TDR, which is then leaked."""
     tdx_reclaim_td_control_pages(c, t)
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.state)
     t.state = TD_STATE_UNINITIALIZED
 
 
@@ -204,7 +214,7 @@ cdef void tdx_reclaim_td_control_pages(Cpu *c, Tdx *t) noexcept nogil:
     cdef SeamRegs r
     cdef uint64_t err
     cdef int i
-    if t.hkid >= 0:
+    if tdx_hkid(c, t) >= 0:
         return
     if t.tdcs_owned:
         for i in range(TDX_TDCS_PAGES):

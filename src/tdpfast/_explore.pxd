@@ -45,6 +45,7 @@ cdef struct Engine:
     uint64_t ends[8]     # by EndKind
     uint32_t max_depth
     uint32_t checks
+    uint32_t last_checks # of the last execution
     uint32_t wanted      # stop once all of these were seen
     bint stop_first
     bint finished        # no more to do
@@ -65,7 +66,9 @@ cdef class Explorer:
     cdef bint ready
     cdef object strategy_name
     cdef object options
+    cdef bytes prefix
     cdef double elapsed
+    cdef int prepare(self) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0
 
 cdef void engine_run(Engine *e, double until) noexcept nogil

@@ -27,6 +27,8 @@ cdef struct Program:
     uint32_t (*check)(void *user, bint quiescent) noexcept nogil   # Check bits; may be NULL
     uint64_t (*digest)(void *user) noexcept nogil        # of a final state, to count distinct ones; may be NULL
     void (*python_hook)(Cpu *c) noexcept nogil           # SYNC_HOOK, on the scheduler's stack; takes the GIL itself
+    # NULL, or called after each step that agent made, with what it had offered; agent -1: an execution begins
+    void (*watch)(void *user, int agent, int kind, uint64_t obj, uint64_t arg) noexcept nogil
     void *user
     bint check_every_quiescent         # also call check whenever every thread is between two operations
     bint hidden_state                  # retry loops consume state no yield point shows (injected faults): a key

@@ -1,7 +1,7 @@
 """Depth-first search over the schedules of a program by re-execution: all of them, one per class of equivalent
 ones (dynamic partial-order reduction), or those with few preemptions."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._explore_exec cimport Exec
 
@@ -37,6 +37,8 @@ cdef struct Search:
     bint suppressed      # the bound took a choice away
     bint exhausted
     bint started
+    const uint8_t *fixed # every execution begins with these agents, and nothing is tried in their place
+    uint32_t nfixed
     uint32_t enabled     # after the last step
     Node *node
     size_t cap
@@ -52,3 +54,4 @@ cdef int search_init(Search *s, Exec *x, int mode, uint32_t bound) except -1
 cdef void search_free(Search *s) noexcept nogil
 cdef void search_restart(Search *s, uint32_t bound) noexcept nogil
 cdef bint search_execution(Search *s) noexcept nogil
+cdef double search_progress(const Search *s) noexcept nogil

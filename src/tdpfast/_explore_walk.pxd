@@ -22,7 +22,7 @@ cdef struct Walk:
     uint64_t rng
     uint32_t priority[17]
     uint32_t change[64]
-    const uint8_t *script
+    const uint8_t *script    # random walks and PCT begin with it
     uint32_t nscript
     uint64_t transitions
 

@@ -173,7 +173,6 @@ cdef struct SeamLp:
     uint64_t polls
     uint64_t entry_rip   # where the last VP.ENTER here would have resumed the guest
     uint32_t vp          # 1 + the slot of the VCPU running here
-    uint32_t used_up     # how much of all injections the calls from here have used up
 
 cdef struct SeamRegs:
     uint64_t rax         # in: leaf, version in bits 23:16; out: status

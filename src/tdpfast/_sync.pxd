@@ -41,6 +41,7 @@ cdef enum:
     SLOW_YIELD = 1       # a scheduler wants to see every access
     SLOW_CHECK = 2       # accesses to freed pages are looked for
     SLOW_RMW = 4         # on_rmw wants to run before each atomic read-modify-write
+    SLOW_RARE = 8        # the scheduler wants to see sync_rare() as well
 
 cdef enum AssertKind:
     ASSERT_WARN = 0
@@ -185,7 +186,7 @@ cdef struct Cpu:
     uint32_t retry_count
     uint32_t retry_limit
     int32_t retry_why    # RetryWhy
-    uint64_t retry_seen  # explorer: foreign writes seen when the loop last went round
+    uint64_t used_up     # scripted failures and injected faults so far: a retry after one is not the same round again
     # results
     Event scratch        # where records go when memory ran out
     Trace *trace         # NULL: nothing is recorded
@@ -213,6 +214,12 @@ cdef void sync_assert(Cpu *c, int kind, const char *fn, const char *id) noexcept
 
 cdef inline void sync_point(Cpu *c, int kind, uint64_t obj) noexcept nogil:
     if tdp_unlikely(c.slow != 0):
+        sync_slow(c, kind, obj)
+
+# A word that only rare operations change: roots that come and go, a slot's flags, the TD's life. Offered only if some
+# thread of the scenario has such an operation; in all others the word is constant and the step would be wasted.
+cdef inline void sync_rare(Cpu *c, int kind, uint64_t obj) noexcept nogil:
+    if tdp_unlikely(c.slow & SLOW_RARE != 0):
         sync_slow(c, kind, obj)
 
 # The four ways to touch an SPTE (or any word another CPU may touch). May yield.

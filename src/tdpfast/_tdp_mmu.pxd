@@ -9,7 +9,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from tdpfast._arena cimport Arena, Sp
 from tdpfast._atomic cimport tdp_unlikely
 from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
-from tdpfast._sync cimport Cpu, Rcu, RcuHead, RwLock, SpinLock, sync_store
+from tdpfast._sync cimport (
+    Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SYNC_LOAD, SpinLock, sync_rare, sync_store,
+)
 from tdpfast._tdp_iter cimport TdpIter
 
 cdef enum Gate:              # when __handle_changed_spte() propagates a change to the external table
@@ -142,7 +144,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t nx_lpage_splits
     uint64_t nx_possible
     uint64_t mmio_created
-    # scripted hook returns; script_pos also counts what else a script used up (hook rules, injected faults)
+    # scripted hook returns of a VM without a module
     const int32_t *script
     uint32_t script_len
     uint32_t script_pos
@@ -222,5 +224,18 @@ cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept 
 # The roots this CPU runs on, [is_mirror].
 cdef inline Sp **vcpu_roots(Cpu *c, Kvm *kvm) noexcept nogil:
     return <Sp **>c.root if c.has_roots else kvm.vcpu_root
+
+cdef inline bint slot_dirty_log(Cpu *c, const Kvm *kvm) noexcept nogil:
+    """kvm_slot_dirty_track_enabled(), offered as a read."""
+    sync_rare(c, SYNC_LOAD, <uint64_t>&kvm.slot.dirty_log)
+    return kvm.slot.dirty_log
+
+cdef inline void sp_point(Cpu *c, const Sp *sp) noexcept nogil:
+    """A table's descriptor is about to be looked at or written. Outside a read section, or when grace periods wait
+    for nobody, the table may be freed meanwhile: offered as a read of it. May yield."""
+    if tdp_unlikely(c.slow & SLOW_YIELD != 0) and (c.rcu_depth == 0 or c.rcu.no_grace):
+        c.y_kind = SYNC_LOAD
+        c.y_obj = <uint64_t>sp.spt
+        c.yield_to(c)
 
 cdef void kvm_init(Kvm *kvm, Arena *arena) noexcept nogil

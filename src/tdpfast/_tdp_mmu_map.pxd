@@ -21,6 +21,6 @@ cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int 
 cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil
 
 # Parts of kvm_tdp_mmu_map(), for batches that walk on instead of starting at the root again.
-cdef void kvm_mmu_hugepage_adjust(Kvm *kvm, Fault *fault) noexcept nogil
+cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil
 cdef int link_or_split(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from tdpfast._arena cimport Sp
 from tdpfast._ops cimport HookRule, Inject, Op, OpResult, Vm
 from tdpfast._seam cimport Seam, SeamRegs
-from tdpfast._sync cimport Cpu, SpinLock
+from tdpfast._sync cimport Cpu, SYNC_LOAD, SpinLock, sync_rare
 from tdpfast._tdp_mmu cimport Kvm
 
 cdef enum:
@@ -66,6 +66,15 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     bint cut_at_next             # finish the round before the cut
     bint cut
     void (*reenter_fn)(Cpu *c, Tdx *t, int vcpu) noexcept nogil      # what a kicked vCPU does at once
+
+# What changes when the TD is finalised or loses its key, offered as a read.
+cdef inline int32_t tdx_state(Cpu *c, Tdx *t) noexcept nogil:
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.state)
+    return t.state
+
+cdef inline int32_t tdx_hkid(Cpu *c, Tdx *t) noexcept nogil:
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.hkid)
+    return t.hkid
 
 cdef bint tdx_operand_busy(uint64_t err) noexcept nogil
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil

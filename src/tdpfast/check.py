@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tdpfast._explore import Explorer
 from tdpfast._program import ScenarioProgram
@@ -16,15 +17,18 @@ from tdpfast._tdx_vm import TdVmCore
 from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
-from tdpfast.minimise import minimise
+from tdpfast.minimise import cost, minimise
 from tdpfast.scenario import Scenario, check_ops
 from tdpfast.story import Line, assertions_of, tell
-from tdpfast.token import Token, digest_of, fingerprint
+from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
 MEMORY = (0x100000000, 0x200000000)        # the module's TDMR: [start, end) of HPA
 Hooks = Mapping[str, Callable[[int, int, int, int], int | None]]
 """External hooks written in Python, by name: see check()."""
+Progress = Callable[[Explorer], object]
+"""Called some 20 times a second while a search runs."""
 HOLDS, VIOLATED, UNKNOWN = "holds", "violated", "unknown"
+REPRODUCE = 10                             # runs of a counterexample before it is shown
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Verdict:
 
     checks: names of the violated checks, sorted. complete: the whole tree was explored. token: replays the shortest
     schedule that violates the heaviest check. story: what happened on it, line by line; assertions: those that
-    fired, in order.
+    fired, in order. ends: executions by how they ended (tdpfast.report.CLASSES); states: how many different final
+    states. minimised: context switches and steps of the schedule found, then of the one shown; reproduced: how many
+    of REPRODUCE runs of it violate the check. examples: stories of executions that hold, if asked for.
     """
 
     scenario: str
@@ -73,6 +79,11 @@ class Verdict:
     assertions: list[str] = field(default_factory=list)
     story: list[Line] = field(default_factory=list)
     finding: dict | None = None
+    ends: dict[str, int] = field(default_factory=dict)
+    states: int = 0
+    minimised: tuple[int, int, int, int] | None = None
+    reproduced: int = 0
+    examples: list[list[Line]] = field(default_factory=list)
 
     def to_json(self) -> dict:
         """The fields scripts may rely on."""
@@ -112,15 +123,17 @@ def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None
     return fingerprint(scenario.canonical(), repr(design), *sorted(hooks or ()))
 
 
-def explore(program: ScenarioProgram, limits: Limits) -> Explorer:
-    """An Explorer of the program within the limits, not yet run."""
-    return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed,
+def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", first: int = 0) -> Explorer:
+    """An Explorer of the program within the limits, not yet run. prefix: the schedule every execution begins with;
+    first: the number of the first execution of a seed."""
+    return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed, first=first,
                     max_executions=limits.max_executions, max_transitions=limits.max_transitions,
-                    max_seconds=limits.seconds)
+                    max_seconds=limits.seconds, prefix=prefix)
 
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
-          hooks: Hooks | None = None) -> Verdict:
+          hooks: Hooks | None = None, prefix: bytes = b"", show_all: int = 0,
+          progress: Progress | None = None) -> Verdict:
     """Explores one scenario under one design.
 
     gated keeps the rules by which today's callers never reach the mirror; False lifts them.
@@ -131,37 +144,56 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     negative errno in its place. It is one atomic step of the exploration, called in the set-up too, and must give
     the same answer to the same arguments: what it keeps between calls is not taken back between executions.
 
+    prefix: the schedule every execution begins with; "complete" is then about what can follow it. show_all: how many
+    executions to tell if none violates a check. progress: called while the search runs.
+
     Raises UsageError for an unknown design or hook or a bad operation, and the first thing a hook raised.
     """
     design = get_design(design).replace(ungated=not gated)
     started = time.perf_counter()
     program = build(scenario, design, hooks)
-    explorer = explore(program, limits)
-    result = explorer.run()
+    explorer = explore(program, limits, prefix)
+    result = explorer.run(progress)
     program.raise_hook_error()
-    checks = names_of(result["checks"])
-    verdict = VIOLATED if checks else HOLDS if result["complete"] else UNKNOWN
-    out = Verdict(
-        scenario=scenario.name, design=design.name, gated=gated, verdict=verdict, complete=result["complete"],
-        checks=checks, executions=result["executions"], transitions=result["transitions"],
-        seconds=time.perf_counter() - started, token=None, strategy=limits.strategy,
-        timed_out=result["timed_out"], issue=scenario.issue, threads=[t.name for t in scenario.threads],
-        reason=scenario.reason.get("gated" if gated else design.name, ""))
-    if checks:
-        show(out, scenario, program_print(scenario, design, hooks), program, explorer, result, limits)
+    if result["ends"].get("diverged"):
+        raise UsageError(f"the first {len(prefix)} steps do not fit {scenario.name} on {design.name}",
+                         "one of them cannot be made", "fewer steps, or the scenario and design they come from")
+    out = verdict_of(scenario, design, gated, limits, result)
+    out.seconds = time.perf_counter() - started
+    if out.checks:
+        show(out, scenario, program_print(scenario, design, hooks), program, explorer, result, limits, prefix)
+    elif show_all:
+        out.examples = examples(program, scenario, limits, prefix, show_all)
     return out
 
 
+def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, result: dict) -> Verdict:
+    """A result of Explorer.run() as a Verdict, without token and story."""
+    checks = names_of(result["checks"])
+    verdict = VIOLATED if checks else HOLDS if result["complete"] else UNKNOWN
+    return Verdict(
+        scenario=scenario.name, design=design.name, gated=gated, verdict=verdict, complete=result["complete"],
+        checks=checks, executions=result["executions"], transitions=result["transitions"],
+        seconds=0.0, token=None, strategy=limits.strategy,
+        timed_out=result["timed_out"], issue=scenario.issue, threads=[t.name for t in scenario.threads],
+        reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
+        states=result["states"])
+
+
 def show(out: Verdict, scenario: Scenario, print_: int, program: ScenarioProgram, explorer: Explorer,
-         result: dict, limits: Limits) -> None:
+         result: dict, limits: Limits, prefix: bytes = b"") -> None:
     """Adds the token of the heaviest check's shortest schedule, and its story."""
     expected = scenario.expect.get(out.design, "").split()
     out.shown = heaviest([c for c in out.checks if c in expected] or out.checks)
     bit = bit_of(out.shown)
     schedule = result["failures"][bit]
     if out.shown == "life":
-        schedule = use_of_freed(program, limits, bit) or schedule
+        schedule = use_of_freed(program, limits, bit, prefix) or schedule
+    found = cost(schedule)
     schedule = minimise(explorer, schedule, bit, attempts=200)
+    out.minimised = (*found, *cost(schedule))
+    again = [explorer.try_schedule(schedule) for _ in range(REPRODUCE)]
+    out.reproduced = sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule)
     program.life_by_use(False)
     program.record(True)
     replay = explorer.replay(schedule)
@@ -172,10 +204,21 @@ def show(out: Verdict, scenario: Scenario, print_: int, program: ScenarioProgram
     out.finding = program.finding() if replay["end"] == "done" else None
 
 
-def use_of_freed(program: ScenarioProgram, limits: Limits, bit: int) -> bytes | None:
+def examples(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefix: bytes, n: int) -> list[list[Line]]:
+    """The stories of the first n executions that the search runs to their end."""
+    program.record(True)
+    search, teller = explore(program, limits, prefix), explore(program, Limits())
+    out: list[list[Line]] = []
+    while len(out) < n and (run := search.step()) is not None:
+        if run["end"] != "pruned":
+            out.append(tell(program, scenario, teller.replay(run["schedule"])))
+    return out
+
+
+def use_of_freed(program: ScenarioProgram, limits: Limits, bit: int, prefix: bytes) -> bytes | None:
     """A schedule on which a freed table is really used, which tells more than an entry that leads to one."""
     program.life_by_use(True)
-    search = Explorer(program, "dpor", max_transitions=limits.max_transitions, wanted=bit)
+    search = Explorer(program, "dpor", max_transitions=limits.max_transitions, wanted=bit, prefix=prefix)
     found = search.run()["failures"].get(bit)
     if found is None:
         program.life_by_use(False)
@@ -189,37 +232,128 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
     hooks: those of the check() that made the token.
     Raises TokenMismatchError when it belongs to none of them, NondeterminismError when the program changed.
     """
-    presets = list(designs)
+    scenario, design = owner_of(token, scenarios, designs, hooks)
+    program = build(scenario, design, hooks)
+    program.record(True)
+    explorer = explore(program, Limits())
+    replay = explorer.replay(token.schedule)
+    program.raise_hook_error()
+    token.verify(replay)
+    return scenario, design, program, replay
+
+
+def owner_of(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design],
+             hooks: Hooks | None = None) -> tuple[Scenario, Design]:
+    """The scenario and the design, gated or not, that a token belongs to; TokenMismatchError: none of them."""
+    presets, tried = list(designs), 0
     for scenario in scenarios:
         for design in presets:
             for ungated in (False,) if design.dynamic_pamt else (False, True):
                 candidate = design.replace(ungated=ungated)
-                if program_print(scenario, candidate, hooks) != token.fingerprint:
-                    continue
-                program = build(scenario, candidate, hooks)
-                program.record(True)
-                explorer = explore(program, Limits())
-                replay = explorer.replay(token.schedule)
-                program.raise_hook_error()
-                token.verify(replay)
-                return scenario, candidate, program, replay
-    token.require(~token.fingerprint & (1 << 64) - 1)
-    raise AssertionError("unreachable")
+                tried += 1
+                if program_print(scenario, candidate, hooks) == token.fingerprint:
+                    return scenario, candidate
+    raise TokenMismatchError(
+        "the token is from another scenario (or from an older form of this one)",
+        f"its fingerprint {token.fingerprint:#018x} is none of the {tried} scenarios and designs known here",
+        "the version of tdpfast and the scenario file that it was made with (replay --file FILE)")
+
+
+def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design], *, keep: int | None = None,
+                   limits: Limits = Limits()) -> Verdict:
+    """Follows the first `keep` steps of a token (default: up to its last context switch) and explores what can
+    follow. Raises TokenMismatchError, and UsageError if those steps do not fit the program any more."""
+    scenario, design = owner_of(token, scenarios, designs)
+    if keep is None:
+        last = token.schedule[-1:]
+        keep = len(token.schedule.rstrip(last)) if last else 0
+    if not 0 <= keep <= len(token.schedule):
+        raise UsageError(f"keep {keep}", "the token has fewer steps", f"0..{len(token.schedule)}")
+    return check(scenario, design, gated=not design.ungated, limits=limits, prefix=token.schedule[:keep])
+
+
+# ---- one cell in shares ------------------------------------------------------------------------------------------
+
+def _share(task: tuple) -> dict:
+    scenario, design, limits, first = task
+    return explore(build(scenario, design), limits, first=first).run()
+
+
+def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
+                    shares: int, executor: Executor) -> Verdict:
+    """check() by random walks or PCT with the executions of the seed cut into shares, mapped over an executor.
+
+    The result depends on the number of shares, never on how many workers there are or who is done first: execution i
+    of a seed is the same wherever it runs, and of equally short failures the one with the lower number counts.
+    max_transitions is per share. Raises UsageError for other strategies, or without max_executions.
+    """
+    if limits.strategy not in ("random", "pct") or not limits.max_executions or not 1 <= shares <= limits.max_executions:
+        raise UsageError(f"{shares} shares of a search by {limits.strategy}", "only walks of a seed can be cut up",
+                         "random or pct with max_executions, and no more shares than executions")
+    design = get_design(design).replace(ungated=not gated)
+    started = time.perf_counter()
+    cuts = [limits.max_executions * i // shares for i in range(shares + 1)]
+    tasks = [(scenario, design, replace(limits, max_executions=end - start), start) for start, end in zip(cuts, cuts[1:])]
+    result = merge(list(executor.map(_share, tasks)))
+    out = verdict_of(scenario, design, gated, limits, result)
+    if out.checks:
+        program = build(scenario, design)
+        show(out, scenario, program_print(scenario, design), program, explore(program, limits), result, limits)
+    out.seconds = time.perf_counter() - started
+    return out
+
+
+def merge(results: list[dict]) -> dict:
+    """The results of shares, in their order, as one."""
+    out = {**results[0], "failures": {}, "ends": {}, "checks": 0}
+    for name in ("executions", "transitions", "pruned"):
+        out[name] = sum(r[name] for r in results)
+    out["timed_out"] = any(r["timed_out"] for r in results)
+    out["states"] = max(r["states"] for r in results)      # at least so many
+    for r in results:
+        out["checks"] |= r["checks"]
+        for end, n in r["ends"].items():
+            out["ends"][end] = out["ends"].get(end, 0) + n
+        for bit, schedule in r["failures"].items():
+            if bit not in out["failures"] or cost(schedule) < cost(out["failures"][bit]):
+                out["failures"][bit] = schedule
+    return out
+
+
+# ---- many ----------------------------------------------------------------------------------------------------
+
+class Reporter:
+    """Says on stderr, once a second, how far a search that takes longer is."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.next = time.monotonic() + 2
+
+    def __call__(self, explorer: Explorer) -> None:
+        if time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + 1
+        share, so_far = explorer.progress(), explorer.result()
+        text = "" if share is None else f"about {share:.1%}, "
+        print(f"{self.label}: {text}{so_far['executions']} executions, {so_far['transitions']} transitions",
+              file=sys.stderr, flush=True)
 
 
 def _task(task: tuple) -> Verdict:
-    scenario, design, gated, limits = task
-    return check(scenario, design, gated=gated, limits=limits)
+    scenario, design, gated, limits, show_all, progress = task
+    label = f"{scenario.name} on {get_design(design).name}, {'gated' if gated else 'ungated'}"
+    return check(scenario, design, gated=gated, limits=limits, show_all=show_all,
+                 progress=Reporter(label) if progress else None)
 
 
 def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: Limits = Limits(), jobs: int = 0,
-               executor: Executor | None = None) -> Iterator[Verdict]:
+               executor: Executor | None = None, show_all: int = 0, progress: bool = False) -> Iterator[Verdict]:
     """check() of many (scenario, design, gated), in their order, on any concurrent.futures.Executor.
 
     jobs: processes when no executor is given; 0 = one per CPU, 1 = here. For Python hooks
-    there is check(), one by one.
+    there is check(), one by one. show_all: as for check(). progress: say on stderr how far long searches are.
     """
-    work = [(s, d, g, limits) for s, d, g in tasks]
+    work = [(s, d, g, limits, show_all, progress) for s, d, g in tasks]
     jobs = jobs or os.cpu_count() or 1
     if executor is not None:
         yield from executor.map(_task, work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tdpfast.check import HOLDS, UNKNOWN, VIOLATED, Verdict
+from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Verdict
 from tdpfast.checks import WEIGHT
 from tdpfast.scenario import Scenario
 from tdpfast.story import columns_text
@@ -76,13 +76,35 @@ def scope(v: Verdict) -> str:
             f"{v.transitions} transitions")
 
 
+CLASSES = (("complete", "done"), ("stuck", "stuck"), ("spin", "spin"), ("aborted", "abort"), ("truncated", "steps"),
+           ("pruned", "pruned"))
+"""What executions are called by how they ended: every thread returned; nobody could go on; loops kept each other
+awake; BUG() or a livelock the code saw; too many steps; cut short, since what follows was explored before."""
+
+
+def counts(v: Verdict) -> list[str]:
+    """Executions by class, a class per line, always the same lines in the same order; then the final states."""
+    return [f"   {name} {v.ends.get(end, 0)}" for name, end in CLASSES] + [f"   states {v.states}"]
+
+
+def minimised(v: Verdict) -> list[str]:
+    """How a counterexample got shorter, and whether it repeats."""
+    if v.minimised is None:
+        return []
+    switches, steps, fewer, less = v.minimised
+    return [f"   minimised: {steps} -> {less} steps, {switches} -> {fewer} context switches, "
+            f"reproduced {v.reproduced}/{REPRODUCE}"]
+
+
 def heading(v: Verdict) -> str:
     return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
 
 
-def counterexample(v: Verdict) -> str:
-    """One failing cell: what fails, the interleaving, how to replay it."""
+def counterexample(v: Verdict, *, verbose: bool = False) -> str:
+    """One failing cell: what fails, the interleaving, how to replay it. verbose: counts, and what minimising did."""
     lines = [f"== {heading(v)}: {' '.join(by_weight(v.checks))}", f"   {scope(v)}"]
+    if verbose:
+        lines += counts(v) + minimised(v)
     if v.reason:
         lines.append(f"   why: {v.reason}")
     if v.assertions:
@@ -94,10 +116,16 @@ def counterexample(v: Verdict) -> str:
     return "\n".join(lines)
 
 
-def holding(v: Verdict) -> str:
-    """One holding cell, with the reason the scenario gives."""
-    text = f"== {heading(v)}: {v.verdict}\n   {scope(v)}"
-    return text + (f"\n   why: {v.reason}" if v.reason and v.verdict == HOLDS else "")
+def holding(v: Verdict, *, verbose: bool = False) -> str:
+    """One cell where nothing was found, with the reason the scenario gives, and executions if they were asked for."""
+    lines = [f"== {heading(v)}: {v.verdict}", f"   {scope(v)}"]
+    if verbose:
+        lines += counts(v)
+    if v.reason and v.verdict == HOLDS:
+        lines.append(f"   why: {v.reason}")
+    for i, story in enumerate(v.examples):
+        lines += ["", f"   execution {i + 1}", "", columns_text(story, v.threads)]
+    return "\n".join(lines)
 
 
 def unexpected(v: Verdict, scenario: Scenario) -> str | None:
@@ -114,13 +142,14 @@ def unexpected(v: Verdict, scenario: Scenario) -> str | None:
     return None
 
 
-def report(verdicts: list[Verdict], scenarios: list[Scenario], *, brief: bool = False) -> str:
-    """The whole report: matrix, failing cells with their interleavings, reasons of the others, matrix again."""
+def report(verdicts: list[Verdict], scenarios: list[Scenario], *, brief: bool = False, verbose: bool = False) -> str:
+    """The whole report: matrix, failing cells with their interleavings, reasons of the others, matrix again. verbose:
+    each cell with executions by class."""
     table = matrix(verdicts, scenarios)
     parts = [table]
     if not brief:
-        parts += [counterexample(v) for v in verdicts if v.verdict == VIOLATED]
-        parts += [holding(v) for v in verdicts if v.verdict != VIOLATED]
+        parts += [counterexample(v, verbose=verbose) for v in verdicts if v.verdict == VIOLATED]
+        parts += [holding(v, verbose=verbose) for v in verdicts if v.verdict != VIOLATED]
         if len(parts) > 1:
             parts.append(table)
     return "\n\n".join(parts)

@@ -185,3 +185,78 @@ def test_replay_of_a_file(tdpfast, tmp_path):
     assert tdpfast("replay", text, "--file", path)[0] == 1
     _, script, _ = tdpfast("replay", text, "--file", path, "--python")
     assert python(script) == tdpfast("replay", text, "--file", path)[1].split("\n", 2)[2]
+
+
+# ---- what a search did ------------------------------------------------------------------------------------------
+
+CLASS_LINES = ["complete", "stuck", "spin", "aborted", "truncated", "pruned", "states"]
+
+
+def class_lines(text):
+    return [line.split()[0] for line in text.splitlines() if re.fullmatch(r"   [a-z]+ \d+", line)]
+
+
+def test_counts_by_class(tdpfast, mine):
+    code, out, err = tdpfast(*PAGE_REUSE, "-v")
+    assert (code, err) == (1, "") and class_lines(out) == CLASS_LINES
+    assert re.search(r"^   minimised: \d+ -> \d+ steps, \d+ -> \d+ context switches, reproduced 10/10$", out, re.MULTILINE)
+    plain = [line for line in out.splitlines() if "minimised: " not in line and not re.fullmatch(r"   [a-z]+ \d+", line)]
+    assert "\n".join(plain) + "\n" == tdpfast(*PAGE_REUSE)[1]
+    _, out, _ = tdpfast("check", mine, "--design", "v7.3", "--gated", "--verbose")
+    assert class_lines(out) == CLASS_LINES and "minimised" not in out and "reproduced" not in out
+
+
+def test_executions_that_hold_are_shown_on_request(tdpfast, mine):
+    argv = ("check", mine, "--design", "v7.3", "--gated")
+    _, out, _ = tdpfast(*argv, "--show-all", 2)
+    assert out.count("CPU 0 (thread0)") == 2 and "   execution 2\n" in out and "   execution 3\n" not in out
+    assert "CPU 0" not in tdpfast(*argv)[1]
+    code, script, _ = tdpfast(*argv, "--show-all", 2, "-v", "--python")
+    assert code == 0 and python(script) == tdpfast(*argv, "--show-all", 2, "-v")[1]
+
+
+def test_shares_are_the_same_for_any_number_of_workers(tdpfast):
+    argv = ("check", "paths", "--scenario", "collapse", "--design", "v7.3", "--ungated", "--strategy", "random", "--seed", 5,
+            "--max-executions", 40)
+    one = tdpfast(*argv, "--shares", 4, "--jobs", 1, "-v")
+    assert one == tdpfast(*argv, "--shares", 4, "--jobs", 3, "-v") and one[0] == 1
+    whole, cut = json.loads(tdpfast(*argv, "--json")[1]), json.loads(tdpfast(*argv, "--shares", 7, "--json")[1])
+    for field in ("verdict", "checks", "executions", "transitions", "complete"):
+        assert whole[field] == cut[field]
+    code, _, err = tdpfast("check", "paths", "--shares", 2)
+    assert code == 2 and "only walks of a seed" in err and err.count("\n") == 1
+
+
+def test_progress_goes_to_stderr(capsys):
+    from tdpfast._explore import Explorer
+    from tdpfast._toys import freeze
+    from tdpfast.check import Reporter
+
+    say = Reporter("mine on v7.3, gated")
+    explorer = Explorer(freeze(3), max_executions=5)
+    explorer.run(say)
+    assert capsys.readouterr() == ("", "")          # nothing about what ends soon
+    say.next = 0
+    say(explorer)
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"mine on v7.3, gated: about 100\.0%, 5 executions, \d+ transitions\n", err)
+
+
+def test_replay_and_then_explore(tdpfast, token):
+    code, out, err = tdpfast("replay", token, "--then", "dpor")
+    assert (code, err) == (1, "") and out.startswith("== issue1-collapse-by-fault on v7.3, ungated: ")
+    assert class_lines(out) == CLASS_LINES
+    whole = json.loads(tdpfast("replay", token, "--then", "dpor", "--keep", 0, "--json")[1])
+    some = json.loads(tdpfast("replay", token, "--then", "dpor", "--json")[1])
+    assert whole["complete"] and some["complete"] and 0 < some["executions"] < whole["executions"]
+    assert tdpfast("replay", some["token"])[0] == 1
+    walk = tdpfast("replay", token, "--then", "random", "--json")[1]
+    assert set(json.loads(walk)["checks"]) <= set(some["checks"])
+
+
+@pytest.mark.parametrize("argv, message", [
+    (("--keep", "3"), "--keep without --then"), (("--then", "dpor", "--keep", "99999"), "fewer steps"),
+    (("--then", "dpor", "--trace"), "about one schedule"), (("--then", "magic"), "magic")])
+def test_replay_and_then_refuses(tdpfast, token, argv, message):
+    code, out, err = tdpfast("replay", token, *argv)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1

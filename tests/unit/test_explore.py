@@ -276,3 +276,60 @@ def test_hundred_thousand_executions_do_not_grow():
     for _ in range(50):
         run(program, max_executions=10)
     assert resident() - before < 512      # pages: 2 MiB
+
+
+@pytest.mark.parametrize("strategy", EXHAUSTIVE)
+def test_the_beginnings_of_schedules_cover_them_all(strategy):
+    """What follows the one or the other first step is all there is."""
+    compared = 0
+    for seed in range(40):
+        program = toys.script(toys.random_threads(seed, words=1, locks=1, length=3))
+        whole = Explorer(program, strategy)
+        if whole.run()["complete"] and whole.result()["max_depth"] > 0:
+            parts, seen = [], set()
+            for agent in range(program.nthreads):
+                part = Explorer(program, strategy, prefix=bytes([agent]))
+                result = part.run()
+                if result["ends"].get("diverged"):
+                    continue                # this thread has nothing to do, or stands at once
+                assert all(s[:1] == bytes([agent]) for s in result["failures"].values())
+                parts.append(result)
+                seen.update(part.states())
+            assert seen == set(whole.states()), f"seed {seed}"
+            assert strategy != "dfs" or sum(p["executions"] for p in parts) == whole.result()["executions"]
+            compared += 1
+    assert compared > 30
+
+
+def test_a_beginning_that_does_not_fit():
+    for strategy in ("dpor", "bound", "random", "pct"):
+        result = run(counter(True), strategy, prefix=b"\0\1\1\1", max_executions=2)
+        assert not result["complete"] and result["ends"]["diverged"] > 0, strategy
+
+
+def test_walks_begin_with_the_prefix():
+    for strategy in ("random", "pct"):
+        explorer = Explorer(counter(False), strategy, prefix=b"\1\0", max_executions=20, seed=3)
+        found = {explorer.step()["schedule"] for _ in range(20)}
+        assert explorer.step() is None and all(s[:2] == b"\1\0" for s in found)
+
+
+def test_steps_are_what_run_does():
+    whole = run(toys.freeze(2, broken=True))
+    explorer = Explorer(toys.freeze(2, broken=True))
+    ends = []
+    assert explorer.progress() == 0.0
+    while (one := explorer.step()) is not None:
+        assert 0 <= explorer.progress() <= 1 and bool(one["checks"]) == (one["checks"] == CHECK_AGREE)
+        ends.append(one["end"])
+    result = explorer.result()
+    assert explorer.progress() == 1.0 and result["complete"]
+    assert {**result, "seconds": 0} == {**whole, "seconds": 0}
+    assert {end: ends.count(end) for end in set(ends)} == whole["ends"]
+
+
+def test_progress_is_told_while_a_search_runs():
+    seen = []
+    explorer = Explorer(toys.freeze(4), "random", max_executions=60_000)
+    explorer.run(lambda e: seen.append(e.progress()))
+    assert seen and seen == sorted(seen) and 0 < seen[0] and explorer.progress() == 1.0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 
 import click
 
 from tdpfast.catalogue import CATALOGUES, catalogue
-from tdpfast.check import UNKNOWN, VIOLATED, Limits, check_many
+from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast.design import PRESETS
 from tdpfast.errors import UsageError
@@ -48,14 +52,16 @@ def design_list(names: tuple[str, ...]) -> list[str]:
 
 
 def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str], gatings: list[bool],
-              limits: Limits, jobs: int, as_json: bool, brief: bool) -> str:
+              limits: Limits, jobs: int, as_json: bool, brief: bool, verbose: bool, show_all: int) -> str:
     """The Python that does the same."""
     plain = Limits()
     changed = [f"{f.name}={value!r}" for f in fields(Limits) if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
     options = [f"limits=Limits({', '.join(changed)})"] * bool(changed) + [f"jobs={jobs}"] * bool(jobs)
+    options += [f"show_all={show_all}"] * bool(show_all)
+    style = ", brief=True" * brief + ", verbose=True" * verbose
     found = " + ".join(f"catalogue({n!r})" if n in CATALOGUES else f"[load({n!r})]" for n in names)
     show = ["    for verdict in verdicts:", "        print(json.dumps(verdict.to_json()))"] if as_json else [
-        f"    print(report(list(verdicts), scenarios{', brief=True' if brief else ''}))"]
+        f"    print(report(list(verdicts), scenarios{style}))"]
     return "\n".join([
         *["import json", ""] * as_json,
         *["from tdpfast.catalogue import catalogue"] * ("catalogue(" in found),
@@ -90,9 +96,15 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--max-executions", type=click.IntRange(0), default=0, metavar="N", help="Stop after N executions.")
 @click.option("--seconds", type=click.FloatRange(0), default=0.0, metavar="T", help="Time budget of each search.")
 @click.option("--jobs", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes; 0 = one per CPU.")
+@click.option("--verbose", "-v", is_flag=True, help="Each result with its executions by class, a class per line.")
+@click.option("--show-all", type=click.IntRange(0), default=0, metavar="N",
+              help="Show N executions of each result where nothing was found.")
+@click.option("--shares", type=click.IntRange(0), default=0, metavar="N",
+              help="Cut each search by random or pct into N shares of its seed, spread over the processes.")
+@click.option("--progress/--no-progress", default=None, help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth, seed,
-            max_transitions, max_executions, seconds, jobs, as_python):
+            max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is the catalogue `review` or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
@@ -107,19 +119,27 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
         max_executions = max_executions or 10_000
     limits = Limits(strategy=strategy, max_transitions=max_transitions, max_executions=max_executions,
                     seconds=seconds, bound=bound, depth=depth, seed=seed)
+    if shares and (strategy not in ("random", "pct") or show_all or as_python):
+        raise UsageError(f"--shares {shares} with --strategy {strategy}" + " --show-all" * bool(show_all)
+                         + " --python" * as_python, "only walks of a seed can be cut up, and nothing of them is kept",
+                         "--strategy random or pct, without --show-all and --python")
     if as_python:
-        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief))
+        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all))
         return EXIT_OK
     if strategy in ("random", "pct"):
         click.echo(f"seed {seed}", err=True)
     tasks = [(s, d, g) for s in scenarios for d in names for g in gatings]
     verdicts = []
-    for verdict in check_many(tasks, limits=limits, jobs=jobs):
+    if progress is None:
+        progress = sys.stderr.isatty()
+    found = in_shares(tasks, limits, shares, jobs) if shares else check_many(
+        tasks, limits=limits, jobs=jobs, show_all=show_all, progress=progress)
+    for verdict in found:
         verdicts.append(verdict)
         if as_json:
             click.echo(json.dumps(verdict.to_json()))
     if not as_json:
-        click.echo(report(verdicts, scenarios, brief=brief))
+        click.echo(report(verdicts, scenarios, brief=brief, verbose=verbose))
     if expect:
         by_name = {s.name: s for s in scenarios}
         wrong = [text for v in verdicts if (text := unexpected(v, by_name[v.scenario]))]
@@ -127,6 +147,13 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
             click.echo(f"unexpected: {text}", err=True)
         return EXIT_FOUND if wrong else EXIT_OK
     return exit_code(verdicts, exit_zero)
+
+
+def in_shares(tasks, limits: Limits, shares: int, jobs: int) -> Iterator[Verdict]:
+    """check_in_shares() of each task, one after another."""
+    with ProcessPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        for scenario, design, gated in tasks:
+            yield check_in_shares(scenario, design, gated=gated, limits=limits, shares=shares, executor=pool)
 
 
 def exit_code(verdicts, exit_zero: bool) -> int:

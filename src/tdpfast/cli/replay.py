@@ -7,11 +7,12 @@ import json
 import click
 
 from tdpfast.catalogue import CATALOGUES
-from tdpfast.check import replay_token
+from tdpfast.check import Limits, continue_token, replay_token
 from tdpfast.checks import names_of
 from tdpfast.cli import EXIT_FOUND, EXIT_OK
-from tdpfast.cli.check import gather
+from tdpfast.cli.check import STRATEGIES, gather
 from tdpfast.design import PRESETS
+from tdpfast.errors import UsageError
 from tdpfast.token import Token
 
 
@@ -27,13 +28,33 @@ def python_of(token: str, files: tuple[str, ...]) -> str:
         "print(columns_text(tell(program, scenario, replay), [t.name for t in scenario.threads]))"])
 
 
+def explore_on(token: Token, files: tuple[str, ...], strategy: str, keep: int | None, as_json: bool) -> int:
+    """replay --then: the verdict about what can follow the kept steps."""
+    from tdpfast.report import counterexample, holding
+
+    walks = {"max_executions": 10_000} if strategy in ("random", "pct") else {}
+    verdict = continue_token(token, gather((*CATALOGUES, *files)), PRESETS.values(), keep=keep,
+                             limits=Limits(strategy=strategy, **walks))
+    if as_json:
+        click.echo(json.dumps(verdict.to_json()))
+    elif verdict.checks:
+        click.echo(counterexample(verdict, verbose=True))
+    else:
+        click.echo(holding(verdict, verbose=True))
+    return EXIT_FOUND if verdict.checks else EXIT_OK
+
+
 @click.command("replay")
 @click.argument("token")
 @click.option("--file", "files", multiple=True, metavar="FILE", help="Also look in this scenario file.")
 @click.option("--trace", is_flag=True, help="Kernel trace format (tracefs), with tdpfast_ events between.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks, steps.")
+@click.option("--then", "strategy", type=click.Choice(STRATEGIES),
+              help="Follow the beginning of the schedule only, and explore what can come after it.")
+@click.option("--keep", type=click.IntRange(0), metavar="N",
+              help="With --then: steps to follow; default: up to the last context switch.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(token, files, trace, as_json, as_python):
+def command(token, files, trace, as_json, strategy, keep, as_python):
     """Run the schedule of a TOKEN again and show what happens.
 
     The token says which scenario and design it belongs to: those of the catalogues are known, others are named with
@@ -43,9 +64,15 @@ def command(token, files, trace, as_json, as_python):
     from tdpfast.tracefs import tracefs
 
     parsed = Token.parse(token)
+    if strategy is not None and (trace or as_python):
+        raise UsageError("--then with --trace or --python", "those are about one schedule", "--then alone or with --json")
     if as_python:
         click.echo(python_of(token, files))
         return EXIT_OK
+    if strategy is not None:
+        return explore_on(parsed, files, strategy, keep, as_json)
+    if keep is not None:
+        raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
     scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)), PRESETS.values())
     checks = names_of(replay["checks"])
     if as_json:

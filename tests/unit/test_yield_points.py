@@ -1,0 +1,90 @@
+"""What a step changes beside the access it offered is private, under a lock that is offered, or commutes.
+
+The explorer takes for private what no step offers. Here every step of many executions is followed by a look at all
+shared words; whatever changed without an offer must be in this table, with the lock that was held every time.
+"""
+
+import pytest
+
+from tdpfast._explore import Explorer
+from tdpfast.catalogue import catalogue
+from tdpfast.check import build
+from tdpfast.design import PRESETS
+from tdpfast.scenario import parse
+
+MMU_WRITE, MMU_LOCK, PAGES_LOCK, PAMT_LOCK, ENTRY, EPOCH, TDR, VCPU, SLOTS_LOCK = (1 << i for i in range(9))
+ANY = 0
+ALLOWED = {
+    # Counters that are only added to, and looked at when nothing is in flight.
+    "Kvm.pages": MMU_LOCK, "Kvm.tdp_mmu_pages": MMU_LOCK, "Kvm.hook_failures": MMU_LOCK, "Kvm.mmio_created": MMU_LOCK,
+    "Td.chldcnt": ANY, "Tdx.sept_owned": ANY, "PAMT counts.pages_out": ANY,
+    # Each CPU has a share of its own.
+    "Tdx.sept_share_used": ANY,
+    # Written for the call that looks at it next, and offered with the list of injections.
+    "Tdx.until_kick": ANY,
+    "Kvm.tracked": MMU_WRITE, "Kvm.ntracked": MMU_WRITE, "Kvm.nroots": PAGES_LOCK, "Td.lifecycle": TDR,
+    # A table's descriptor belongs to whoever made it or unlinked it; only a second removal looks at its state, and
+    # it comes to the same whichever of the two is first.
+    "Sp.state": ANY, "Sp.external_spt": ANY,
+    # call_rcu() and the end of a grace period are steps about the whole table.
+    "Sp.rcu_head": ANY,
+    # role.invalid is written under mmu_lock; it and the mark for the zapper are offered where scenarios change roots.
+    "Sp.flags": ANY,
+    # A table that could not be linked goes back at once: nobody else ever reached it.
+    "table": MMU_LOCK,
+    # PAMT entries change under their own lock or that of the 2M entry above them, which are offered; so do S-EPT pages
+    # before they are linked.
+    "PAMT.owner": ANY, "PAMT.bepoch": ANY, "PAMT.page": ANY, "S-EPT page": ANY,
+    # What a vCPU's processor does, it does alone.
+    "Vp.state": VCPU, "Vp.rip": VCPU, "Vp.vcpu_epoch": VCPU, "Vp.lp": VCPU, "Vp.zero_step": VCPU, "Vp.trap_exit": VCPU, "Vp.host_priority": VCPU, "Vp.ve": VCPU,
+    "Td.assoc_vcpus": VCPU, "Tdx.loaded": VCPU,
+}
+DESIGNS = ("v6.18", "patch07", "single-hook", "v7.3", "hugepage")
+FIRST = {"op": "map", "gfn": 0x200, "pfn": 0x140200}
+LIFE = parse({"name": "life", "setup": [FIRST, {"op": "vp_enter", "vcpu": 0}], "thread": [
+    {"ops": [{"op": "release_hkid"}]}, {"ops": [{"op": "unmap", "start": 0x200, "end": 0x201}]}]}, "here")
+BUSY = parse({"name": "busy", "setup": [FIRST], "thread": [
+    {"ops": [{"op": "map", "gfn": 0x201, "pfn": 0x140201, "retries": -1,
+              "inject": [{"leaf": "MEM.PAGE.AUG", "lock": lock} for lock in ("sept_tree", "entry", "pamt_r8", "op_state")]}]},
+    {"ops": [{"op": "unmap", "start": 0x200, "end": 0x201}]}]}, "here")
+SCENARIOS = [*catalogue("review"), *catalogue("paths"), LIFE, BUSY]
+
+
+def unexplained(program, transitions):
+    program.watch()
+    Explorer(program, "dpor", max_transitions=transitions).run()
+    Explorer(program, "pct", seed=1, max_executions=5, max_transitions=transitions).run()
+    return {name: (count, held) for name, count, held, _ in program.touched()
+            if name not in ALLOWED or ALLOWED[name] & ~held}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_nothing_shared_changes_without_an_offer(design):
+    for scenario in SCENARIOS:
+        for ungated in (False, True):
+            program = build(scenario, PRESETS[design].replace(ungated=ungated))
+            assert unexplained(program, 600) == {}, (scenario.name, ungated)
+
+
+def test_with_dynamic_pamt():
+    for scenario in (*catalogue("paths"), BUSY):
+        assert unexplained(build(scenario, PRESETS["v7.3"].replace(dynamic_pamt=True)), 600) == {}, scenario.name
+
+
+@pytest.mark.parametrize("design", ["single-hook", "v7.3"])
+def test_executions_leave_nothing_behind(design):
+    """All an execution can change is as it was when the next one begins."""
+    for scenario in SCENARIOS:
+        program = build(scenario, PRESETS[design].replace(ungated=True))
+        before = program.image()
+        Explorer(program, "pct", seed=3, max_executions=5).run()
+        assert program.image() == before, scenario.name
+
+
+def test_the_aid_sees_what_is_not_offered():
+    """The table of allowed fields is needed: without it there is something to report."""
+    program = build(SCENARIOS[0], PRESETS["v7.3"].replace(ungated=True))
+    assert program.touched() == []
+    program.watch()
+    Explorer(program, "dpor", max_transitions=1000).run()
+    assert any(name == "Kvm.pages" and count > 0 for name, count, _, _ in program.touched())
