@@ -8,10 +8,11 @@ order what else is in it.
 """
 
 from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
 
 from tdpfast._arena cimport ARENA_SHARES, SP_FREED, SPTE_ENTRIES, Arena, Sp
 from tdpfast._ops cimport OpResult
-from tdpfast._seam_core cimport SEAM_HKIDS, SEAM_MAX_LP, Seam, SeamUndo, Td, Tdmr, Vp
+from tdpfast._seam_core cimport SEAM_HKIDS, SEAM_MAX_LP, Seam, SeamLp, SeamUndo, Td, Tdmr, Vp
 from tdpfast._sync cimport Cpu
 from tdpfast._tdp_mmu cimport Kvm
 from tdpfast._tdx cimport TDX_MAX_VCPUS, Tdx
@@ -84,7 +85,8 @@ cdef void put_tables(Sum *k, const Arena *a) noexcept nogil:
     cdef uint64_t i, n, index
     cdef int w, cpu
     for i in range(a.snap_fresh):
-        put_sp(k, a, &a.sps[i], i)
+        if memcmp(&a.sps[i], &a.snap_sps[i], sizeof(Sp)):
+            put_sp(k, a, &a.sps[i], i)
         if not a.dirty[i] or a.sps[i].state == SP_FREED:
             continue
         page = a.base + i * SPTE_ENTRIES
@@ -183,35 +185,31 @@ cdef void swap_page(Sum *k, const Seam *s, uint64_t *page, uint64_t *copy, bint 
             copy[i] = value
 
 
+cdef void swap_record(Sum *k, Seam *s, SeamUndo *u, bint count) noexcept nogil:
+    """The word, or page, of a record changes places with what it was; count: adds the difference."""
+    cdef uint64_t addr = <uint64_t>u.addr
+    cdef uint64_t value, place
+    if addr & 1:
+        swap_page(k, s, <uint64_t *>(addr - 1), s.pages + u.old * 512, count)
+        return
+    value = (<uint64_t *>addr)[0]
+    if value != u.old:
+        place = place_of(s, addr) if count else 0
+        if place:
+            k.sum += mix(place, value) - mix(place, u.old)
+        (<uint64_t *>addr)[0] = u.old
+        u.old = value
+
+
 cdef void put_undone(Sum *k, Seam *s) noexcept nogil:
     """PAMT entries and S-EPT pages, by what the undo log says of them: going back through it, each record adds what
     its word is beyond what it was, so a word that came to be what it had been adds nothing. Then forward again."""
-    cdef SeamUndo *u
     cdef uint64_t i = s.nundo
-    cdef uint64_t addr, value, place
     while i > 0:
         i -= 1
-        u = &s.undo[i]
-        addr = <uint64_t>u.addr
-        if addr & 1:
-            swap_page(k, s, <uint64_t *>(addr - 1), s.pages + u.old * 512, True)
-            continue
-        value = (<uint64_t *>addr)[0]
-        if value != u.old:
-            place = place_of(s, addr)
-            if place:
-                k.sum += mix(place, value) - mix(place, u.old)
-            (<uint64_t *>addr)[0] = u.old
-            u.old = value
+        swap_record(k, s, &s.undo[i], True)
     for i in range(s.nundo):
-        u = &s.undo[i]
-        addr = <uint64_t>u.addr
-        if addr & 1:
-            swap_page(k, s, <uint64_t *>(addr - 1), s.pages + u.old * 512, False)
-            continue
-        value = (<uint64_t *>addr)[0]
-        (<uint64_t *>addr)[0] = u.old
-        u.old = value
+        swap_record(k, s, &s.undo[i], False)
 
 
 cdef void put_words(Sum *k, const void *words, uint64_t size) noexcept nogil:
@@ -226,22 +224,23 @@ cdef void put_module(Sum *k, Seam *s) noexcept nogil:
     put_undone(k, s)
     for i in range(s.ntd):
         td = &s.td[i]
-        if td.used:
+        if memcmp(td, &s.td_copy[i], sizeof(Td)) if i < s.snap_td else td.used:
             begin(k, AT_TD, i)
             put_words(k, td, <uint64_t>&td.root[0] - <uint64_t>td)
             # Addresses of roots are of this process.
             put_words(k, &td.xfam, <uint64_t>(td + 1) - <uint64_t>&td.xfam)
     for i in range(s.nvp):
-        if s.vp[i].used:
+        if memcmp(&s.vp[i], &s.vp_copy[i], sizeof(Vp)) if i < s.snap_vp else s.vp[i].used:
             begin(k, AT_VP, i)
             put_words(k, &s.vp[i], sizeof(Vp))
     for i in range(SEAM_MAX_LP):
-        if s.lp[i].vp or s.lp[i].entry_rip:
+        if memcmp(&s.lp[i], &s.lp_copy[i], sizeof(SeamLp)):
             begin(k, AT_LP, i)
             put(k, s.lp[i].vp)
             put(k, s.lp[i].entry_rip)
     begin(k, AT_LP, SEAM_MAX_LP)
-    put_words(k, s.kot, SEAM_HKIDS)
+    if memcmp(s.kot, s.kot_copy, SEAM_HKIDS):
+        put_words(k, s.kot, SEAM_HKIDS)
     put(k, s.kot_lock)
     put(k, s.wbcache_lock)
 

@@ -132,7 +132,7 @@ cdef void engine_note(Engine *e) noexcept nogil:
         e.max_depth = x.depth
     if x.end == END_STEPS or x.spun or x.end == END_DIVERGED:
         e.complete = False
-    if x.end != END_PRUNED and x.end != END_DIVERGED and x.prog.digest != NULL:
+    if x.end != END_PRUNED and x.end != END_DIVERGED and e.counting and x.prog.digest != NULL:
         digest_add(&e.digests, outcome(x, bits))
     if bits:
         e.checks |= bits
@@ -207,12 +207,13 @@ cdef class Explorer:
     run() goes on until the strategy is done or a limit is reached and returns the result as a dict; schedules are
     bytes, one agent per step. replay() runs one schedule again and returns what happened, step by step. With a
     prefix every execution begins with that schedule, and "complete" is about what can follow it; a prefix that does
-    not fit the program ends the search with "diverged" executions.
+    not fit the program ends the search with "diverged" executions. states: whether final states are counted, which
+    costs a few microseconds each.
     """
 
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
                  max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False,
-                 wanted=0, prefix=b""):
+                 wanted=0, prefix=b"", states=True):
         if program.p == NULL:
             raise UsageError("the program is empty")
         if strategy not in STRATEGIES:
@@ -232,6 +233,7 @@ cdef class Explorer:
         self.e.max_executions = max_executions
         self.e.max_transitions = max_transitions
         self.e.stop_first = stop_first
+        self.e.counting = states
         self.e.wanted = wanted
         self.e.deadline = max_seconds      # relative until run() starts
         self.e.complete = self.e.strategy <= EXPLORE_BOUND

@@ -48,6 +48,7 @@ cdef struct Engine:
     uint32_t last_checks # of the last execution
     uint32_t wanted      # stop once all of these were seen
     bint stop_first
+    bint counting        # final states by their digest
     bint finished        # no more to do
     bint complete
     bint no_memory

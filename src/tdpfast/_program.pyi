@@ -4,6 +4,8 @@ from typing import Any
 from tdpfast._explore import ProgramRef
 from tdpfast._tdx_vm import TdVmCore
 
+RARE_OPS: frozenset[str]
+
 def lower(fields: Mapping[str, Any]) -> None: ...
 
 class ScenarioProgram(ProgramRef):

@@ -34,7 +34,8 @@ REPRODUCE = 10                             # runs of a counterexample before it 
 @dataclass(frozen=True)
 class Limits:
     """How far a search goes. Transitions, not seconds, so that the same input gives the same answer; `seconds` (0:
-    none) is a budget on top of it. strategy: dpor, sleep, dfs, bound, random or pct."""
+    none) is a budget on top of it. strategy: dpor, sleep, dfs, bound, random or pct. states: count the final states,
+    which costs a few microseconds each."""
 
     strategy: str = "dpor"
     max_transitions: int = 3_000_000
@@ -43,6 +44,7 @@ class Limits:
     bound: int = 2
     depth: int = 3
     seed: int = 0
+    states: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.seconds < 1e9:
@@ -56,8 +58,8 @@ class Verdict:
     checks: names of the violated checks, sorted. complete: the whole tree was explored. token: replays the shortest
     schedule that violates the heaviest check. story: what happened on it, line by line; assertions: those that
     fired, in order. ends: executions by how they ended (tdpfast.report.CLASSES); states: how many different final
-    states. minimised: context switches and steps of the schedule found, then of the one shown; reproduced: how many
-    of REPRODUCE runs of it violate the check. examples: stories of executions that hold, if asked for.
+    states, 0 if they were not counted. minimised: context switches and steps of the schedule found, then of the one
+    shown; reproduced: how many of REPRODUCE runs of it violate the check. examples: stories of executions that hold, if asked for.
     """
 
     scenario: str
@@ -128,7 +130,7 @@ def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", first
     first: the number of the first execution of a seed."""
     return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed, first=first,
                     max_executions=limits.max_executions, max_transitions=limits.max_transitions,
-                    max_seconds=limits.seconds, prefix=prefix)
+                    max_seconds=limits.seconds, prefix=prefix, states=limits.states)
 
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
@@ -218,7 +220,7 @@ def examples(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefi
 def use_of_freed(program: ScenarioProgram, limits: Limits, bit: int, prefix: bytes) -> bytes | None:
     """A schedule on which a freed table is really used, which tells more than an entry that leads to one."""
     program.life_by_use(True)
-    search = Explorer(program, "dpor", max_transitions=limits.max_transitions, wanted=bit, prefix=prefix)
+    search = Explorer(program, "dpor", max_transitions=limits.max_transitions, wanted=bit, prefix=prefix, states=False)
     found = search.run()["failures"].get(bit)
     if found is None:
         program.life_by_use(False)
@@ -287,13 +289,14 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     of a seed is the same wherever it runs, and of equally short failures the one with the lower number counts.
     max_transitions is per share. Raises UsageError for other strategies, or without max_executions.
     """
-    if limits.strategy not in ("random", "pct") or not limits.max_executions or not 1 <= shares <= limits.max_executions:
+    if limits.strategy not in ("random", "pct") or not 1 <= shares <= limits.max_executions:
         raise UsageError(f"{shares} shares of a search by {limits.strategy}", "only walks of a seed can be cut up",
                          "random or pct with max_executions, and no more shares than executions")
     design = get_design(design).replace(ungated=not gated)
     started = time.perf_counter()
     cuts = [limits.max_executions * i // shares for i in range(shares + 1)]
-    tasks = [(scenario, design, replace(limits, max_executions=end - start), start) for start, end in zip(cuts, cuts[1:])]
+    tasks = [(scenario, design, replace(limits, max_executions=end - start), start)
+             for start, end in zip(cuts, cuts[1:])]
     result = merge(list(executor.map(_share, tasks)))
     out = verdict_of(scenario, design, gated, limits, result)
     if out.checks:

@@ -83,8 +83,9 @@ awake; BUG() or a livelock the code saw; too many steps; cut short, since what f
 
 
 def counts(v: Verdict) -> list[str]:
-    """Executions by class, a class per line, always the same lines in the same order; then the final states."""
-    return [f"   {name} {v.ends.get(end, 0)}" for name, end in CLASSES] + [f"   states {v.states}"]
+    """Executions by class, a class per line, always the same lines in the same order; then the final states if they
+    were counted."""
+    return [f"   {name} {v.ends.get(end, 0)}" for name, end in CLASSES] + [f"   states {v.states}"] * bool(v.states)
 
 
 def minimised(v: Verdict) -> list[str]:

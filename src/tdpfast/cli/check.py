@@ -118,7 +118,7 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
     if strategy in ("random", "pct"):
         max_executions = max_executions or 10_000
     limits = Limits(strategy=strategy, max_transitions=max_transitions, max_executions=max_executions,
-                    seconds=seconds, bound=bound, depth=depth, seed=seed)
+                    seconds=seconds, bound=bound, depth=depth, seed=seed, states=verbose)
     if shares and (strategy not in ("random", "pct") or show_all or as_python):
         raise UsageError(f"--shares {shares} with --strategy {strategy}" + " --show-all" * bool(show_all)
                          + " --python" * as_python, "only walks of a seed can be cut up, and nothing of them is kept",

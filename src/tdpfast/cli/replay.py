@@ -34,7 +34,7 @@ def explore_on(token: Token, files: tuple[str, ...], strategy: str, keep: int | 
 
     walks = {"max_executions": 10_000} if strategy in ("random", "pct") else {}
     verdict = continue_token(token, gather((*CATALOGUES, *files)), PRESETS.values(), keep=keep,
-                             limits=Limits(strategy=strategy, **walks))
+                             limits=Limits(strategy=strategy, states=True, **walks))
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
     elif verdict.checks:
