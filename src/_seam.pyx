@@ -168,8 +168,9 @@ cdef void seam_reset(Seam *s) noexcept nogil:
 # ---- calls --------------------------------------------------------------------------------------------------
 
 cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
-    """Runs one SEAMCALL leaf; regs.rax bits 23:16 choose its version. May yield. Returns and sets RAX."""
-    if leaf < 0 or leaf >= SEAM_LEAVES or leaves[leaf] == NULL:
+    """Runs one SEAMCALL leaf; regs.rax bits 23:16 choose its version, those above are reserved. May yield. Returns
+    and sets RAX."""
+    if leaf < 0 or leaf >= SEAM_LEAVES or leaves[leaf] == NULL or r.rax >> 24:
         r.rax = TDX_OPERAND_INVALID
         return r.rax
     if tdp_unlikely(s.sys_state != SYS_READY) and not sys_allows(s, leaf):

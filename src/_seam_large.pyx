@@ -29,6 +29,13 @@ cdef void l2_split_unlock(Cpu *c, Seam *s, L2Split *l2) noexcept nogil:
         page_unlock(c, s, &l2.page[vm])
 
 
+cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large) noexcept nogil:
+    """The last look for an interrupt, then the lock of the large page, which is held if all goes well."""
+    if interrupt_pending(s, c):
+        return TDX_INTERRUPTED_RESTARTABLE
+    return TDX_SUCCESS if hp_try_excl(c, s, &large.lock) else TDX_OPERAND_BUSY | OP_RCX
+
+
 # ---- DEMOTE -------------------------------------------------------------------------------------------------
 
 cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
@@ -48,8 +55,7 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     if not sept_flags(k.entry) & ST_DEMOTE:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    if k.level == 1 and k.entry & SEPT_TDP:
-        k.entry &= ~SEPT_COUNTER
+    k.entry = entry_clean(k.entry, k.level)
     large = entry_pamt(s, k.entry, k.level)
     status = blocked_and_tracked(c, s, &k, large, r)
     if status == TDX_SUCCESS:
@@ -79,14 +85,11 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
         for i in range(512):
             table[i] = child + <uint64_t>i * size
         status = demote_l2_fill(c, s, k, r, &l2)
-    if status == TDX_SUCCESS and interrupt_pending(s, c):
-        status = TDX_INTERRUPTED_RESTARTABLE
     if status == TDX_SUCCESS:
-        if not hp_try_excl(c, s, &large.lock):
-            status = TDX_OPERAND_BUSY | OP_RCX
-        else:
-            demote_commit(c, s, k, r, large, page, &l2)
-            hp_put_excl(c, s, &large.lock)
+        status = commit_enter(c, s, large)
+    if status == TDX_SUCCESS:
+        demote_commit(c, s, k, r, large, page, &l2)
+        hp_put_excl(c, s, &large.lock)
     l2_split_unlock(c, s, &l2)
     return status
 
@@ -219,11 +222,11 @@ cdef uint64_t promote_children(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry 
             status = TDX_OPERAND_BUSY | OP_RCX
             break
         locked += 1
-        clean = clean_leaf(e, k.level - 1)
+        clean = entry_clean(e, k.level - 1)
         if i == 0:
             first = e
             alike = promotable(e, k.level)
-        alike = alike and clean == clean_leaf(first, k.level - 1) + <uint64_t>i * size
+        alike = alike and clean == entry_clean(first, k.level - 1) + <uint64_t>i * size
         if not alike:
             regs_entry(r, k.entry, k.level)
             status = TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
@@ -235,35 +238,25 @@ cdef uint64_t promote_children(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry 
     return status
 
 
-cdef inline uint64_t clean_leaf(uint64_t e, int level) noexcept nogil:
-    """Without the progress of an interrupted ACCEPT, which a pending 2M leaf may hold."""
-    if level == 1 and e & SEPT_TDP:
-        return e & ~SEPT_COUNTER
-    return e
-
-
 cdef inline bint promotable(uint64_t e, int level) noexcept nogil:
     cdef uint32_t enc = sept_enc(e)
     if enc != ENC_MAPPED and enc != ENC_PENDING:
         return False
-    return clean_leaf(e, level - 1) & SEPT_HPA & (level_size(level) - 1) == 0
+    return entry_clean(e, level - 1) & SEPT_HPA & (level_size(level) - 1) == 0
 
 
 cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, uint64_t first,
                             uint64_t version) noexcept nogil:
-    cdef PamtEntry *large = pamt_entry(s, clean_leaf(first, k.level - 1) & SEPT_HPA, k.level)
+    cdef PamtEntry *large = pamt_entry(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level)
     cdef L2Split l2
     cdef uint64_t status
     l2_split_init(&l2)
     status = promote_l2_check(c, s, k, r, &l2)
-    if status == TDX_SUCCESS and interrupt_pending(s, c):
-        status = TDX_INTERRUPTED_RESTARTABLE
     if status == TDX_SUCCESS:
-        if not hp_try_excl(c, s, &large.lock):
-            status = TDX_OPERAND_BUSY | OP_RCX
-        else:
-            promote_commit(c, s, k, r, page, large, first, &l2, version)
-            hp_put_excl(c, s, &large.lock)
+        status = commit_enter(c, s, large)
+    if status == TDX_SUCCESS:
+        promote_commit(c, s, k, r, page, large, first, &l2, version)
+        hp_put_excl(c, s, &large.lock)
     l2_split_unlock(c, s, &l2)
     return status
 
@@ -290,7 +283,7 @@ cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l
 
 cdef void promote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, PamtEntry *large, uint64_t first,
                          L2Split *l2, uint64_t version) noexcept nogil:
-    cdef PamtEntry *small = pamt_entry(s, clean_leaf(first, k.level - 1) & SEPT_HPA, k.level - 1)
+    cdef PamtEntry *small = pamt_entry(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level - 1)
     cdef uint64_t hpa
     cdef int vm, i
     pamt_touch(s, large)

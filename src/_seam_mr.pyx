@@ -106,7 +106,8 @@ cdef uint64_t finalize(Td *td) noexcept nogil:
 
 
 cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX TDR. The TD becomes runnable, MRTD is fixed. Leaf 17, version 0."""
+    """RCX TDR. The TD becomes runnable, MRTD is fixed; the exclusive TDR stands for OP_STATE's lock. Leaf 17,
+    version 0."""
     cdef Call k
     cdef uint64_t status
     if regs_version(r) != 0:
@@ -116,10 +117,6 @@ cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     status = td_ready(&k)
     if status == TDX_SUCCESS:
-        if not hp_try_excl(c, s, &k.td.op_lock):
-            status = TDX_OPERAND_BUSY | OP_STATE
-        else:
-            status = finalize(k.td)
-            hp_put_excl(c, s, &k.td.op_lock)
+        status = finalize(k.td)
     call_leave(c, s, &k)
     return status

@@ -106,6 +106,7 @@ cdef uint64_t tdh_mem_page_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     if not sept_flags(k.entry) & ST_PAGE_REMOVE:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
+    k.entry = entry_clean(k.entry, k.level)
     page = entry_pamt(s, k.entry, k.level)
     if not hp_try_excl(c, s, &page.lock):
         return call_fail(c, s, &k, TDX_OPERAND_BUSY | OP_RCX)
@@ -125,7 +126,7 @@ cdef uint64_t tdh_mem_page_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 
 
 cdef inline uint64_t leaf_page(uint64_t entry, int level) noexcept nogil:
-    """HPA of a leaf; the low bits of a 2M entry may hold the progress of an ACCEPT."""
+    """HPA of a leaf; the low bits of a 2M entry may hold what is left of the progress of an ACCEPT."""
     return entry & SEPT_HPA & ~(level_size(level) - 1)
 
 

@@ -156,10 +156,7 @@ cdef uint64_t tdh_mem_range_block(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return call_fail_entry(c, s, &k, r, TDX_GPA_RANGE_ALREADY_BLOCKED | OP_RCX)
     if not sept_flags(k.entry) & ST_BLOCK:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    entry = (k.entry & ~(SEPT_RWX | SEPT_TDBW)) | SEPT_TDB
-    if entry & SEPT_PS and entry & SEPT_TDP and k.level == 1:
-        entry &= ~SEPT_COUNTER
-        k.entry &= ~SEPT_COUNTER
+    entry = (entry_clean(k.entry, k.level) & ~(SEPT_RWX | SEPT_TDBW)) | SEPT_TDB
     if entry & SEPT_TDAL:
         l2_alias_block(c, s, &k)
     page = entry_pamt(s, entry, k.level)

@@ -425,6 +425,12 @@ cdef inline int sept_index(uint64_t gpa, int level) noexcept nogil:
 cdef inline uint64_t level_size(int level) noexcept nogil:
     return <uint64_t>1 << (12 + 9 * level)
 
+cdef inline uint64_t entry_clean(uint64_t entry, int level) noexcept nogil:
+    """Without the progress of an interrupted ACCEPT, which a 2M leaf holds in the low bits of its page."""
+    if level == 1 and sept_flags(entry) & ST_ACCEPTABLE:
+        return entry & ~SEPT_COUNTER
+    return entry
+
 cdef inline bint entry_try_lock(Cpu *c, Seam *s, uint64_t *ep, uint64_t *entry) noexcept nogil:
     """Host side. *entry: the value, without lock and host-priority bits."""
     cdef uint64_t old

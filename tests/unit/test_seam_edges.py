@@ -140,3 +140,24 @@ def test_suspicion_asks_for_a_writable_page(rig, raw, enters):
     suspected(rig)
     rig.module.set_entry(TDR[0], 0, 0, AUX | raw)
     assert (rig.call("vp_enter", LP, rcx=TDVPR[0])[1] == "ENTERED_TD") == enters
+
+
+def test_remove_shows_an_entry_without_accept_progress(rig):
+    partly_accepted(rig, 3)
+    _, status, _, out = rig.call("page_remove", rcx=1, rdx=TDR[0])
+    assert (status, out["rcx"]) == ("TDX_GPA_RANGE_NOT_BLOCKED:RCX", 0x80000001140000F0)
+    assert rig.call("range_block", rcx=1, rdx=TDR[0])[1] == "TDX_SUCCESS"
+
+
+@pytest.mark.parametrize("version, rcx", [(2, 0), (0x100, 3)])
+def test_reserved_bits_of_rax_are_refused_before_the_leaf_starts(rig, version, rcx):
+    rig.build()
+    _, status, _, out = rig.call("sept_add", rcx=3, rdx=TDR[0], r8=AUX, version=version)
+    assert (status, out["rcx"]) == ("TDX_OPERAND_INVALID", rcx)
+
+
+def test_finalize_does_not_ask_for_the_op_state_lock(rig):
+    rig.build(op_state=1)
+    rig.module.set_td(TDR[0], op_lock=4)
+    assert rig.call("mr_finalize", rcx=TDR[0])[1] == "TDX_SUCCESS"
+    assert rig.module.td(TDR[0])["op_lock"] == 4
