@@ -18,7 +18,7 @@ from tdpfast._spte cimport (
 )
 from tdpfast._sync cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CHECK_STAT
 from tdpfast._tdp_iter cimport pages_per_hpage
-from tdpfast._tdp_mmu cimport Kvm
+from tdpfast._tdp_mmu cimport Kvm, kvm_page_stat
 from tdpfast._tdx cimport Tdx
 from tdpfast._tdx_pamt cimport pamt_balanced
 
@@ -142,8 +142,8 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     while root != NULL:
         check_table(&k, root, k.td.root[0] if root.is_mirror and k.td != NULL else NULL)
         root = root.next
-    if (<int64_t>kvm.pages[0] != k.leaves[0] or <int64_t>kvm.pages[1] != k.leaves[1]
-            or <int64_t>kvm.pages[2] != k.leaves[2] or <int64_t>kvm.tdp_mmu_pages != k.tables):
+    if (kvm_page_stat(kvm, 1) != k.leaves[0] or kvm_page_stat(kvm, 2) != k.leaves[1]
+            or kvm_page_stat(kvm, 3) != k.leaves[2] or <int64_t>kvm.tdp_mmu_pages != k.tables):
         note(&k, CHECK_STAT, 0, 0, 0, 0)
     if k.td != NULL:
         count_sept(&k, k.td.root[0], k.td.levels)

@@ -4,7 +4,9 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_write_once
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once,
+)
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
@@ -427,7 +429,8 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
     memset(res, 0, sizeof(OpResult))
-    tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
+    if tdp_unlikely(vm.arena.keep_dead):      # else no use of a freed table is recorded
+        tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
     c.gp_at_yield = op.gp_at_yield != 0
     c.resched = op.resched
     c.resched_calls = 0

@@ -150,7 +150,7 @@ cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint s
     ret = tdp_mmu_link_sp(c, kvm, iter, sp, shared)
     if ret == 0:
         # The link counted the huge page's end; the small ones are counted here.
-        kvm_update_page_stats(kvm, sp.level, SPTE_ENTRIES)
+        kvm_update_page_stats(c, kvm, sp.level, SPTE_ENTRIES)
     trace5(c, EV_SPLIT, iter.gfn, sp.level + 1, huge_spte, <uint64_t>ret, 0)
     return ret
 
