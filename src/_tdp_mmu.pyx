@@ -538,7 +538,7 @@ cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil:
     return need_resched(c) and iter.next_last_level_gfn != iter.yielded_gfn
 
 
-cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
+cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
     """Drops RCU and mmu_lock for a moment if the CPU is wanted elsewhere and the walk moved since the last time.
 
     True: it yielded, iter.yielded is set and the caller must go to the next iteration.

@@ -7,7 +7,7 @@ asserts of locks is asserted here, in the same functions.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Arena, Sp
-from tdpfast._atomic cimport tdp_unlikely, tdp_write_once
+from tdpfast._atomic cimport tdp_likely, tdp_unlikely, tdp_write_once
 from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
 from tdpfast._sync cimport Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SpinLock, sync_store
 from tdpfast._tdp_iter cimport TdpIter
@@ -219,7 +219,13 @@ cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_sp
 cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
                                       int level) noexcept nogil
 cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil
-cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
+cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
+
+cdef inline bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
+    if tdp_likely(c.resched == 0 and not iter.yielded):
+        return False
+    return __tdp_mmu_iter_cond_resched(c, kvm, iter, flush, shared)
+
 cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil
 
 cdef void kvm_flush_remote_tlbs(Cpu *c, Kvm *kvm) noexcept nogil
