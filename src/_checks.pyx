@@ -11,7 +11,7 @@ from tdpfast._arena cimport SP_LINKED, Arena, Sp, hpa_to_sp
 from tdpfast._seam cimport pamt_peek, seam_td
 from tdpfast._seam_core cimport PT_EPT, PT_REG, PamtEntry, Seam, Td, page_memory
 from tdpfast._seam_defs cimport (
-    ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_HPA, sept_enc,
+    ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_FREE, SEPT_HPA, sept_enc,
 )
 from tdpfast._spte cimport (
     SPTE_BASE_ADDR_MASK, is_frozen_spte, is_last_spte, is_shadow_present_pte,
@@ -52,12 +52,34 @@ cdef inline bint sept_is_empty(uint64_t entry) noexcept nogil:
     return sept_enc(entry) == ENC_FREE or sept_enc(entry) == ENC_REMOVED
 
 
+cdef inline int next_set(const uint64_t *a, uint64_t a_empty, const uint64_t *b, uint64_t b_empty,
+                         int i) noexcept nogil:
+    """The first index from i on where a or b is not empty; 512: none. Most of a table is empty: eight at a time."""
+    cdef uint64_t other
+    cdef int j
+    while i < 512:
+        if i & 7 == 0:
+            other = 0
+            for j in range(8):
+                other |= (a[i + j] ^ a_empty) | (b[i + j] ^ b_empty)
+            if other == 0:
+                i += 8
+                continue
+        if a[i] != a_empty or b[i] != b_empty:
+            return i
+        i += 1
+    return 512
+
+
 cdef void count_sept(Tally *k, const uint64_t *table, int level) noexcept nogil:
     """Counts what the S-EPT holds below a table (level 1 = 4K), and that the PAMT says the same."""
     cdef const PamtEntry *e
     cdef uint64_t *child
-    cdef int i
-    for i in range(512):
+    cdef int i = -1
+    while True:
+        i = next_set(table, SEPT_FREE, table, SEPT_FREE, i + 1)
+        if i == 512:
+            break
         if sept_is_empty(table[i]):
             continue
         if not sept_is_table(table[i]):
@@ -102,11 +124,15 @@ cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nog
     cdef uint64_t *below
     cdef uint64_t spte, gfn
     cdef Sp *child
-    cdef int i
-    for i in range(512):
+    cdef int i = -1
+    while True:
+        if sept == NULL:
+            i = next_set(sp.spt, kvm.spte.nonpresent, sp.spt, kvm.spte.nonpresent, i + 1)
+        else:
+            i = next_set(sp.spt, kvm.spte.nonpresent, sept, SEPT_FREE, i + 1)
+        if i == 512:
+            break
         spte = sp.spt[i]
-        if sept == NULL and spte == kvm.spte.nonpresent:
-            continue
         gfn = sp.gfn + <uint64_t>i * pages_per_hpage(sp.level)
         if is_frozen_spte(&kvm.spte, spte):
             note(k, CHECK_FROZEN, gfn, sp.level, spte, 0)
