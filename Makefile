@@ -33,8 +33,11 @@ test-tsan:
 	$(MAKE) install VENV=.venv-tsan SANITIZE=thread
 	tools/sanitize.sh thread .venv-tsan/bin/python -m pytest -q --capture=sys -m "not slow" $(TSAN_TESTS)
 
+# Every figure beside a baseline of the same run; the JSON stays for comparisons of one's own.
 bench: $(STAMP)
-	$(BIN)/python -m pytest -q bench --benchmark-sort=name
+	mkdir -p build
+	$(BIN)/python -m pytest -q bench --benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python bench/report.py build/bench.json
 
 install: $(STAMP)
 

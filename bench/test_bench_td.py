@@ -1,19 +1,18 @@
 """Speed of a TD: KVM's mirror and the module behind it, against the module's own share of the same work.
 
-The loops are native. Where a baseline is named in extra_info it was measured in the same run: the calls of the module
-that the operation ends in, made alone. Pinned seeds.
+The loops are native. The baseline is what the calls of the module that the operation ends in take when they are made
+alone, on one thread.
 """
 import threading
 
 import pytest
 
+from tdpfast._baselines import atomic
 from tdpfast._batch import VcpuCore
-from tdpfast._explore import Explorer
 from tdpfast._seam_api import SeamModule
 from tdpfast._seam_bench import run
 from tdpfast._tdx_vm import TdVmCore
-from tdpfast.catalogue import catalogue
-from tdpfast.check import build
+from tdpfast._vm import VmCore
 from tdpfast.design import get_design
 from tdpfast.seam import LEAVES
 
@@ -76,55 +75,63 @@ def td(request):
     return Td(request.param)
 
 
-def alone(td, rounds=5):
-    """Seconds of the module's share of N maps and of N zaps; leaves everything as it was."""
-    augs, removes = [], []
-    for _ in range(rounds):
-        augs.append(td.module_aug())
-        removes.append(td.module_remove())
-    return min(augs), min(removes)
+def aug_alone(td):
+    """ns of the module's share of a map, one thread; leaves nothing mapped."""
+    td.zap()
+    share = td.module_aug() / N * 1e9
+    td.module_remove()
+    return share
 
 
-def note(benchmark, td, baseline, baseline_seconds):
-    """ns per item of one thread, and what KVM's side adds to the module's."""
-    if not benchmark.stats:
-        return
-    seconds = benchmark.stats.stats.min
-    benchmark.extra_info["ns"] = round(seconds / N * 1e9, 1)
-    benchmark.extra_info["ns_all_threads"] = round(seconds / N / len(td.vcpus) * 1e9, 1)
-    benchmark.extra_info["baseline"] = baseline
-    benchmark.extra_info["baseline_ns"] = round(baseline_seconds / N * 1e9, 1)
-    benchmark.extra_info["times_baseline"] = round(seconds / baseline_seconds, 2)
+def remove_alone(td):
+    """ns of the module's share of a zap, one thread; nothing is mapped before and after."""
+    td.module_aug()
+    return td.module_remove() / N * 1e9
 
 
-def test_fault_map_and_aug(benchmark, td):
-    """A fault on the mirror: lock, walk, freeze, TDH.MEM.PAGE.AUG, install. Each thread has gfns of its own."""
-    share, _ = alone(td)
-    benchmark.pedantic(td.map, setup=td.zap, rounds=10, warmup_rounds=1)
+def rate(benchmark, threads):
+    if benchmark.stats:
+        benchmark.extra_info["operations_per_s"] = N * threads / benchmark.stats.stats.min
+
+
+def test_fault_map_and_aug(benchmark, beside, td):
+    """A fault on the mirror: lock, walk, freeze, TDH.MEM.PAGE.AUG, install. Each thread has gfns of its own; ns as one
+    thread sees them."""
+    beside(td.map, N, "TDH.MEM.PAGE.AUG alone, one thread", lambda: aug_alone(td), rounds=10, wall=True)
     assert td.core.stats()["pages_4k"] == N * len(td.vcpus)
-    note(benchmark, td, "TDH.MEM.PAGE.AUG alone, one thread", share)
+    rate(benchmark, len(td.vcpus))
 
 
-def test_zap_leaf(benchmark, td):
+def test_zap_leaf(benchmark, beside, td):
     """A zap of one leaf: BLOCK, TRACK, kick, REMOVE, WBINVD, with mmu_lock for write."""
-    _, share = alone(td)
-    benchmark.pedantic(td.zap, setup=td.map, rounds=10, warmup_rounds=1)
+    td.zap()
+    beside(td.zap, N, "BLOCK, TRACK, REMOVE, WBINVD alone, one thread", lambda: remove_alone(td), setup=td.map, rounds=10,
+           wall=True)
     assert td.core.stats()["pages_4k"] == 0 and td.core.kvm_state()["vm_bugged"] == 0
-    note(benchmark, td, "BLOCK, TRACK, REMOVE, WBINVD alone, one thread", share)
+    rate(benchmark, len(td.vcpus))
 
 
-@pytest.mark.parametrize("name, design", [("issue4-lost-cmpxchg", "v7.3"), ("issue3-zap-of-table", "single-hook")])
-@pytest.mark.parametrize("strategy", ["random", "dpor"])
-def test_explore_review_scenario(benchmark, name, design, strategy):
-    """Executions per second of the explorer over KVM, its TDX side and the module."""
-    [scenario] = [s for s in catalogue("review") if s.name == name]
-    program = build(scenario, get_design(design).replace(ungated=True))
+class Plain(Td):
+    """A VM without a TD: the direct root, and no module behind it."""
 
-    def explore():
-        return Explorer(program, strategy, seed=1, max_executions=20_000).run()
+    def __init__(self, cpus):
+        self.core = VmCore(get_design("v7.3"), tdx=False, slot_npages=1 << 20)
+        self.vcpus = [VcpuCore(self.core, i > 0) for i in range(cpus)]
 
-    result = benchmark.pedantic(explore, rounds=3)
-    seconds = benchmark.stats.stats.min if benchmark.stats else 1
-    benchmark.extra_info["executions"] = result["executions"]
-    benchmark.extra_info["executions_per_s"] = round(result["executions"] / seconds)
-    benchmark.extra_info["steps_per_s"] = round(result["transitions"] / seconds)
+    def map(self):
+        def work(vcpu, first):
+            op = {"op": "map", "gfn": first, "pfn": PFN + first, "write": 1}
+            vcpu.repeat(op, N, 1, 1)
+        self.each(work)
+
+
+@pytest.mark.parametrize("what", ["map", "already mapped"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fault_on_direct_root(benchmark, beside, what, threads):
+    """Faults without a module: what mmu_lock for read, RCU and the walk cost when threads meet in nothing else."""
+    vm = Plain(threads)
+    vm.map()
+    beside(vm.map, N, "a bare try_cmpxchg64", lambda: atomic("try_cmpxchg", N) / N,
+           setup=vm.zap if what == "map" else None, wall=True)
+    assert vm.core.stats()["pages_4k"] == N * threads
+    rate(benchmark, threads)

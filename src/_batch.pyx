@@ -11,20 +11,19 @@ from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strncpy
 
-from tdpfast._arena cimport ARENA_HPA, SP_FREE, SP_FREED, SP_LINKED, SPTE_ENTRIES, Arena, Sp, sp_invalid
+from tdpfast._arena cimport SP_FREE, SP_FREED, SP_LINKED, Arena, Sp, sp_invalid
 from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
 from tdpfast._ops cimport (
     OP_MAP, Op, OpResult, Vm, op_fault, vm_run_op, vm_run_op_guarded,
 )
 from tdpfast._spte cimport (
-    SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_frozen_spte, is_large_pte, is_last_spte,
-    is_shadow_present_pte,
+    SHADOW_NONPRESENT_VALUE, is_frozen_spte, is_large_pte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
     SLOW_RMW, Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free,
     trace_reset, write_unlock,
 )
-from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
+from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport RET_PF_RETRY, Fault, Kvm, kvm_gfn_root_bits, vcpu_roots
 from tdpfast._tdp_mmu_map cimport kvm_mmu_hugepage_adjust, link_or_split, tdp_mmu_map_handle_target_level
 from tdpfast._tdp_mmu_roots cimport is_page_fault_stale, vcpu_reload
@@ -126,14 +125,6 @@ cdef int map_pages(Cpu *c, Vm *vm, Op *op, uint64_t n, uint64_t *counts, OpResul
 
 # ---- many lookups -----------------------------------------------------------------------------------------------
 
-cdef inline const uint64_t *next_table(const Arena *a, uint64_t spte, int level) noexcept nogil:
-    """The table below an SPTE, or NULL for a leaf, what is not present, and an address that is no table page."""
-    cdef uint64_t index = ((spte & SPTE_BASE_ADDR_MASK) - ARENA_HPA) >> 12
-    if not is_shadow_present_pte(spte) or is_last_spte(spte, level) or index >= tdp_read_once(&a.next_fresh):
-        return NULL
-    return a.base + index * SPTE_ENTRIES
-
-
 cdef inline uint64_t lookup(const Arena *a, const uint64_t *table, int level, uint64_t gfn,
                             uint8_t *leaf_level, const uint64_t **last) noexcept nogil:
     """The SPTE where a walk from table ends; *last is the 4K table it came through, if it did."""
@@ -144,7 +135,7 @@ cdef inline uint64_t lookup(const Arena *a, const uint64_t *table, int level, ui
         if level == 1:
             last[0] = table
             break
-        child = next_table(a, spte, level)
+        child = spte_to_child_pt(a, spte, level)
         if child == NULL:
             break
         table = child
@@ -189,7 +180,7 @@ cdef void lookup_far(const Arena *a, const Sp *root, uint64_t gfn_bits, const ui
             levels[i] = <uint8_t>level
             at[i] = NULL
             if level > 1:
-                child = next_table(a, spte, level)
+                child = spte_to_child_pt(a, spte, level)
                 if child != NULL:
                     at[i] = child + (((gfns[i] | gfn_bits) >> (9 * (level - 2))) & 511)
                     tdp_prefetch(at[i])

@@ -11,14 +11,14 @@ from tdpfast._arena cimport SP_LINKED, Arena, Sp, hpa_to_sp
 from tdpfast._seam cimport pamt_peek, seam_td
 from tdpfast._seam_core cimport PT_EPT, PT_REG, PamtEntry, Seam, Td, page_memory
 from tdpfast._seam_defs cimport (
-    ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_HPA, sept_enc,
+    ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_FREE, SEPT_HPA, sept_enc,
 )
 from tdpfast._spte cimport (
     SPTE_BASE_ADDR_MASK, is_frozen_spte, is_last_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CHECK_STAT
 from tdpfast._tdp_iter cimport pages_per_hpage
-from tdpfast._tdp_mmu cimport Kvm
+from tdpfast._tdp_mmu cimport Kvm, kvm_page_stat
 from tdpfast._tdx cimport Tdx
 from tdpfast._tdx_pamt cimport pamt_balanced
 
@@ -52,12 +52,34 @@ cdef inline bint sept_is_empty(uint64_t entry) noexcept nogil:
     return sept_enc(entry) == ENC_FREE or sept_enc(entry) == ENC_REMOVED
 
 
+cdef inline int next_set(const uint64_t *a, uint64_t a_empty, const uint64_t *b, uint64_t b_empty,
+                         int i) noexcept nogil:
+    """The first index from i on where a or b is not empty; 512: none. Most of a table is empty: eight at a time."""
+    cdef uint64_t other
+    cdef int j
+    while i < 512:
+        if i & 7 == 0:
+            other = 0
+            for j in range(8):
+                other |= (a[i + j] ^ a_empty) | (b[i + j] ^ b_empty)
+            if other == 0:
+                i += 8
+                continue
+        if a[i] != a_empty or b[i] != b_empty:
+            return i
+        i += 1
+    return 512
+
+
 cdef void count_sept(Tally *k, const uint64_t *table, int level) noexcept nogil:
     """Counts what the S-EPT holds below a table (level 1 = 4K), and that the PAMT says the same."""
     cdef const PamtEntry *e
     cdef uint64_t *child
-    cdef int i
-    for i in range(512):
+    cdef int i = -1
+    while True:
+        i = next_set(table, SEPT_FREE, table, SEPT_FREE, i + 1)
+        if i == 512:
+            break
         if sept_is_empty(table[i]):
             continue
         if not sept_is_table(table[i]):
@@ -102,11 +124,15 @@ cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nog
     cdef uint64_t *below
     cdef uint64_t spte, gfn
     cdef Sp *child
-    cdef int i
-    for i in range(512):
+    cdef int i = -1
+    while True:
+        if sept == NULL:
+            i = next_set(sp.spt, kvm.spte.nonpresent, sp.spt, kvm.spte.nonpresent, i + 1)
+        else:
+            i = next_set(sp.spt, kvm.spte.nonpresent, sept, SEPT_FREE, i + 1)
+        if i == 512:
+            break
         spte = sp.spt[i]
-        if sept == NULL and spte == kvm.spte.nonpresent:
-            continue
         gfn = sp.gfn + <uint64_t>i * pages_per_hpage(sp.level)
         if is_frozen_spte(&kvm.spte, spte):
             note(k, CHECK_FROZEN, gfn, sp.level, spte, 0)
@@ -142,8 +168,8 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     while root != NULL:
         check_table(&k, root, k.td.root[0] if root.is_mirror and k.td != NULL else NULL)
         root = root.next
-    if (<int64_t>kvm.pages[0] != k.leaves[0] or <int64_t>kvm.pages[1] != k.leaves[1]
-            or <int64_t>kvm.pages[2] != k.leaves[2] or <int64_t>kvm.tdp_mmu_pages != k.tables):
+    if (kvm_page_stat(kvm, 1) != k.leaves[0] or kvm_page_stat(kvm, 2) != k.leaves[1]
+            or kvm_page_stat(kvm, 3) != k.leaves[2] or <int64_t>kvm.tdp_mmu_pages != k.tables):
         note(&k, CHECK_STAT, 0, 0, 0, 0)
     if k.td != NULL:
         count_sept(&k, k.td.root[0], k.td.levels)

@@ -4,7 +4,9 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_write_once
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once,
+)
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
@@ -99,8 +101,8 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
     fault.is_private = op.is_private
     fault.noslot = op.noslot
     fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
-    fault.error_code = ((PFERR_PRESENT_MASK if op.present else 0) | (PFERR_WRITE_MASK if op.write else 0)
-                        | (PFERR_USER_MASK if op.user else 0) | (PFERR_FETCH_MASK if op.exec_ else 0))
+    fault.error_code = ((op.present != 0) * PFERR_PRESENT_MASK | (op.write != 0) * PFERR_WRITE_MASK
+                        | (op.user != 0) * PFERR_USER_MASK | (op.exec_ != 0) * PFERR_FETCH_MASK)
 
 
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -253,8 +255,6 @@ cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
         rcu_read_unlock(c)
         return
     res.root_level = root.level
-    for i in range(6):
-        res.sptes[i] = 0
     res.ret = kvm_tdp_mmu_get_walk(c, kvm, root, op.gfn, res.sptes)
     for i in range(<int>res.ret if res.ret >= 1 else 1, root.level + 1):
         res.has_spte[i] = 1
@@ -396,13 +396,15 @@ cdef void op_setting(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 
 cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef int kind = op.kind
-    if kind >= OP_TDX_FIRST:
+    if kind == OP_MAP:
+        op_map(c, vm, op, res)
+    elif kind in (OP_GET_WALK, OP_FAST_PF_LAST, OP_MWALK):
+        op_walk(c, vm, op, res)
+    elif kind >= OP_TDX_FIRST:
         if vm.tdx_op != NULL:
             vm.tdx_op(c, vm, op, res)
     elif refused_by_gmem_slot(&vm.kvm, kind):
         res.ret = -22
-    elif kind == OP_MAP:
-        op_map(c, vm, op, res)
     elif kind == OP_FAST_PAGE_FAULT:
         op_fast_page_fault(c, vm, op, res)
     elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
@@ -413,8 +415,6 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         op_range_read(c, vm, op, res)
     elif kind in (OP_AGE, OP_TEST_AGE):
         res.ret = kvm_tdp_mmu_age_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, kind == OP_TEST_AGE)
-    elif kind in (OP_GET_WALK, OP_FAST_PF_LAST, OP_MWALK):
-        op_walk(c, vm, op, res)
     elif kind in (OP_POKE, OP_POKE_RAW):
         op_poke(c, vm, op, res)
     elif kind == OP_ZAP_SPTE:
@@ -430,8 +430,10 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
-    memset(res, 0, sizeof(OpResult))
-    tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
+    if op.kind != OP_MAP or c.slow & SLOW_YIELD:      # op_map() sets what a map's result has; a digest reads all of it
+        memset(res, 0, sizeof(OpResult))
+    if tdp_unlikely(vm.arena.keep_dead):      # else no use of a freed table is recorded
+        tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
     # Under the explorer the grace-period agent may come between any two steps anyway.
     c.gp_at_yield = op.gp_at_yield != 0 and not c.slow & SLOW_YIELD
     c.resched = op.resched

@@ -472,7 +472,6 @@ cdef void seam_restore(Seam *s) noexcept nogil:
     """Back to the snapshot; it stays armed. Costs what was touched since."""
     cdef uint64_t i = s.nundo
     cdef uint64_t addr
-    cdef int n
     while i > 0:
         i -= 1
         addr = <uint64_t>s.undo[i].addr
@@ -481,10 +480,6 @@ cdef void seam_restore(Seam *s) noexcept nogil:
         else:
             (<uint64_t *>addr)[0] = s.undo[i].old
     s.nundo = s.npages = 0
-    for n in range(s.snap_td, used_td(s)):
-        s.td[n].used = 0
-    for n in range(s.snap_vp, used_vp(s)):
-        s.vp[n].used = 0
     memcpy(s.td, s.td_copy, s.snap_td * sizeof(Td))
     memcpy(s.vp, s.vp_copy, s.snap_vp * sizeof(Vp))
     memcpy(s.lp, s.lp_copy, sizeof(s.lp))

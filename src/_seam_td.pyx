@@ -23,6 +23,7 @@ cdef Td *td_slot(Seam *s, int *slot) noexcept nogil:
     for i in range(s.ntd):
         unused = 0
         if tdp_try_cmpxchg(&s.td[i].used, &unused, 1):
+            undo_taken(s, &s.td[i].used)
             slot[0] = i
             return &s.td[i]
     return NULL
@@ -229,6 +230,7 @@ cdef uint64_t create_vp(Seam *s, SeamRegs *r, Call *k, PamtEntry *e) noexcept no
     for i in range(s.nvp):
         unused = 0
         if tdp_try_cmpxchg(&s.vp[i].used, &unused, 1):
+            undo_taken(s, &s.vp[i].used)
             break
     else:
         return TDX_OPERAND_BUSY | OP_TDVPR   # out of slots: the model's limit, not the module's

@@ -18,11 +18,6 @@ SPTE_WARNS = (
 cdef extern from "errno.h":
     const int EINVAL
 
-# Host frames of the MMIO hole below 4G: kvm_is_mmio_pfn() here.
-cdef enum:
-    MMIO_HOLE_START_PFN = 0xfe000
-    MMIO_HOLE_END_PFN = 0x100000
-
 
 cdef inline uint64_t bits(int first, int last) noexcept nogil:
     """rsvd_bits(): a mask of bits [first, last], none when last < first."""
@@ -180,7 +175,24 @@ cdef int spte_cfg_init(SpteCfg *cfg, int layout, int mmu, int maxphyaddr, bint l
     cfg_init_physical(cfg)
     cfg_init_rsvd(cfg)
     cfg_init_permissions(cfg)
+    cfg_init_plain(cfg)
     return 0
+
+
+cdef void cfg_init_plain(SpteCfg *cfg) noexcept nogil:
+    """What make_spte() makes of frame 0 when nothing restricts the access; see make_plain_spte()."""
+    cdef MakeSpteIn inp
+    cdef MakeSpteOut out
+    cdef int level, ipat
+    memset(&inp, 0, sizeof(inp))
+    inp.access = cfg.acc_all
+    inp.host_writable = 1
+    for ipat in range(2):
+        for level in range(PG_LEVEL_4K, PG_LEVEL_1G + 1):
+            inp.level = level
+            inp.ipat = ipat
+            make_spte(cfg, &inp, &out)
+            cfg.plain_leaf[ipat][level] = 0 if out.warn else out.spte
 
 
 cdef inline uint64_t get_mt_mask(const SpteCfg *cfg, uint64_t pfn, bint ipat) noexcept nogil:

@@ -5,8 +5,11 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from tdpfast._atomic cimport (
-    tdp_cpu_relax, tdp_cpu_yield, tdp_escape, tdp_load32, tdp_store_release, tdp_try_cmpxchg,
+    tdp_cpu_relax, tdp_cpu_yield, tdp_escape, tdp_load32, tdp_try_cmpxchg,
 )
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
 
 
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
@@ -14,6 +17,14 @@ cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
     c.id = id
     c.lp = id
     c.retry_limit = 1000
+
+
+cdef Cpu *sync_new_cpu(int32_t id) noexcept nogil:
+    """A CPU on cache lines of its own, for native threads; NULL without memory. free() takes it back."""
+    cdef Cpu *c = <Cpu *>aligned_alloc(64, (sizeof(Cpu) + 63) // 64 * 64)
+    if c != NULL:
+        sync_init_cpu(c, id)
+    return c
 
 
 cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil:
@@ -135,22 +146,49 @@ cdef inline void spin_wait(uint32_t *spins) noexcept nogil:
         tdp_cpu_relax()
 
 
-cdef void read_lock(Cpu *c, RwLock *l) noexcept nogil:
-    cdef uint64_t v
-    cdef uint32_t spins = 0
+cdef void read_lock_slow(Cpu *c, RwLock *l) noexcept nogil:
+    """What read_lock() leaves over: the explorer, a CPU without slot, a writer in the way, one read lock in another.
+    Yields."""
     sync_point(c, SYNC_READ_LOCK, <uint64_t>l)
-    while True:
-        v = tdp_read_once(&l.val)
-        if v < RW_WRITER and tdp_try_cmpxchg(&l.val, &v, v + 1):
-            break
-        spin_wait(&spins)
+    if c.slow & SLOW_YIELD or c.rcu == NULL or (c.mmu_read and not c.reading):
+        read_lock_counted(l)
+    elif not c.reading:
+        read_lock_slot(c, l)
     c.mmu_read += 1
 
 
-cdef void read_unlock(Cpu *c, RwLock *l) noexcept nogil:
+cdef void read_lock_counted(RwLock *l) noexcept nogil:
+    cdef uint32_t spins = 0
+    cdef uint64_t v
+    while True:
+        v = tdp_read_once(&l.val)
+        if v < RW_WRITER and tdp_try_cmpxchg(&l.val, &v, v + 1):
+            return
+        spin_wait(&spins)
+
+
+cdef void read_lock_slot(Cpu *c, RwLock *l) noexcept nogil:
+    cdef uint32_t spins = 0
+    while True:
+        while tdp_read_once(&l.val) == RW_WRITER:
+            spin_wait(&spins)
+        if reader_slot_set(c, l):
+            return
+
+
+cdef void read_unlock_counted(Cpu *c, RwLock *l) noexcept nogil:
     sync_point(c, SYNC_READ_UNLOCK, <uint64_t>l)
     tdp_fetch_add(&l.val, <uint64_t>-1)
     c.mmu_read -= 1
+
+
+cdef void wait_for_readers(Cpu *c, const RwLock *l) noexcept nogil:
+    """The lock is claimed for write: waits for those who hold it through their slots."""
+    cdef uint32_t spins = 0
+    cdef int i
+    for i in range(c.rcu.ncpu):
+        while tdp_load_seq(&c.rcu.cpus[i].reading) == <uint64_t>l:
+            spin_wait(&spins)
 
 
 cdef void write_lock(Cpu *c, RwLock *l) noexcept nogil:
@@ -162,6 +200,8 @@ cdef void write_lock(Cpu *c, RwLock *l) noexcept nogil:
         if tdp_read_once(&l.val) == 0 and tdp_try_cmpxchg(&l.val, &v, RW_WRITER):
             break
         spin_wait(&spins)
+    if not c.slow & SLOW_YIELD and c.rcu != NULL:
+        wait_for_readers(c, l)
     c.mmu_write += 1
 
 
@@ -192,21 +232,6 @@ cdef void spin_unlock(Cpu *c, SpinLock *l) noexcept nogil:
 cdef void rcu_init(Rcu *r) noexcept nogil:
     memset(r, 0, sizeof(Rcu))
     r.gp = 1
-
-
-cdef void rcu_read_lock(Cpu *c) noexcept nogil:
-    c.rcu_depth += 1
-    if c.rcu_depth == 1 and c.rcu != NULL:
-        sync_point(c, SYNC_RCU_LOCK, <uint64_t>c.rcu)
-        # The store must be visible before the first pointer is followed: full order, as smp_mb() in a lock.
-        tdp_store_seq(&c.rcu_seq, tdp_load_seq(&c.rcu.gp))
-
-
-cdef void rcu_read_unlock(Cpu *c) noexcept nogil:
-    if c.rcu_depth == 1 and c.rcu != NULL:
-        sync_point(c, SYNC_RCU_UNLOCK, <uint64_t>c.rcu)
-        tdp_store_release(&c.rcu_seq, 0)
-    c.rcu_depth -= 1
 
 
 cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil:

@@ -12,7 +12,7 @@ from tdpfast._arena cimport (
     sptep_to_sp,
 )
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load32, tdp_load_acquire, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_load_acquire, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
@@ -162,9 +162,13 @@ cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil:
     kvm.nx_possible -= 1
 
 
-cdef void kvm_update_page_stats(Kvm *kvm, int level, int64_t count) noexcept nogil:
-    if 1 <= level <= 3:
-        tdp_fetch_add(&kvm.pages[level - 1], <uint64_t>count)
+cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil:
+    """Mapped leaves of a level (1..3) now; exact while nobody maps or zaps."""
+    cdef uint64_t n = kvm.pages[level - 1]
+    cdef int i
+    for i in range(kvm.rcu.ncpu):
+        n += tdp_read_once(&kvm.rcu.cpus[i].pages[level - 1])
+    return <int64_t>n
 
 
 cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil:
@@ -365,7 +369,7 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
             trace_spte_changed(c, gfn, level, old_spte, new_spte)
         return 0
     if tdp_unlikely(kvm.design.trace_before or kvm.design.stats_on_failure) and is_leaf != was_leaf:
-        kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
+        kvm_update_page_stats(c, kvm, level, 1 if is_leaf else -1)
     removed_table = was_present and not was_leaf and (
         is_leaf or not is_present or spte_to_pfn(old_spte) != spte_to_pfn(new_spte))
     if tdp_unlikely(removed_table):
@@ -381,11 +385,7 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
     if not kvm.design.trace_before:
         trace_spte_changed(c, gfn, level, old_spte, new_spte)
         if is_leaf != was_leaf and not kvm.design.stats_on_failure:
-            if c.mmu_write and 1 <= level <= 3:
-                # Everybody who counts holds mmu_lock, so its writer is alone.
-                kvm.pages[level - 1] += 1 if is_leaf else -1
-            else:
-                kvm_update_page_stats(kvm, level, 1 if is_leaf else -1)
+            kvm_update_page_stats(c, kvm, level, 1 if is_leaf else -1)
     return 0
 
 
@@ -538,7 +538,7 @@ cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil:
     return need_resched(c) and iter.next_last_level_gfn != iter.yielded_gfn
 
 
-cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
+cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
     """Drops RCU and mmu_lock for a moment if the CPU is wanted elsewhere and the walk moved since the last time.
 
     True: it yielded, iter.yielded is set and the caller must go to the next iteration.

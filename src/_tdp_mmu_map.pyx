@@ -5,16 +5,18 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from tdpfast._arena cimport SPTE_ENTRIES, sp_invalid, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once8
+from tdpfast._atomic cimport tdp_fetch_add, tdp_likely, tdp_read_once8
 from tdpfast._spte cimport (
     MakeSpteIn, MakeSpteOut, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
-    is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_small_spte, make_spte,
-    spte_to_pfn,
+    is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_plain_spte,
+    make_small_spte, make_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
     EV_DIRTY, EV_SPLIT, SYNC_LOAD, rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, sync_rare, trace1, trace5,
 )
-from tdpfast._tdp_iter cimport gfn_round_for_level, pages_per_hpage, tdp_iter_next, tdp_iter_start
+from tdpfast._tdp_iter cimport (
+    gfn_round_for_level, pages_per_hpage, tdp_iter_descend, tdp_iter_next, tdp_iter_start,
+)
 from tdpfast._tdp_mmu cimport (
     RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, kvm_bug_on,
     kvm_flush_remote_tlbs_range, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn,
@@ -79,6 +81,11 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
         new_spte[0] = make_mmio_spte(&kvm.spte, kvm.shadow_mmio_value, iter.gfn, kvm.spte.acc_all,
                                      kvm.mmio_generation)
         return False
+    if tdp_likely(not (fault.prefetch or kvm.nx_huge_pages or kvm.ntracked or kvm.slot.dirty_log or sp.ad_disabled
+                       or kvm.pml) and fault.map_writable and 1 <= sp.level <= 3):
+        new_spte[0] = make_plain_spte(&kvm.spte, sp.level, kvm.ipat != 0, fault.pfn)
+        if tdp_likely(new_spte[0] != 0):
+            return False
     memset(&inp, 0, sizeof(inp))
     inp.level = sp.level
     inp.access = kvm.spte.acc_all
@@ -151,7 +158,7 @@ cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint s
     ret = tdp_mmu_link_sp(c, kvm, iter, sp, shared)
     if ret == 0:
         # The link counted the huge page's end; the small ones are counted here.
-        kvm_update_page_stats(kvm, sp.level, SPTE_ENTRIES)
+        kvm_update_page_stats(c, kvm, sp.level, SPTE_ENTRIES)
     trace5(c, EV_SPLIT, iter.gfn, sp.level + 1, huge_spte, <uint64_t>ret, 0)
     return ret
 
@@ -197,6 +204,8 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     kvm_mmu_hugepage_adjust(c, kvm, fault)
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, fault.gfn, kvm_gfn_root_bits(kvm, root) if root != NULL else 0)
+    if not (fault.nx_huge_page_workaround_enabled or (mirror and kvm.design.promo_block)):
+        tdp_iter_descend(c, &iter, fault.goal_level, NULL)
     while iter.valid and iter.gfn < fault.gfn + 1:
         if fault.nx_huge_page_workaround_enabled or (mirror and kvm.design.promo_block):
             disallowed_hugepage_adjust(kvm, fault, iter.old_spte, iter.level, mirror and kvm.design.promo_block)
@@ -223,9 +232,13 @@ cdef int kvm_tdp_mmu_get_walk(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t
     cdef int leaf = -1
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, gfn, kvm_gfn_root_bits(kvm, root))
-    while iter.valid and iter.gfn < gfn + 1:
+    if tdp_iter_descend(c, &iter, 1, sptes):
         leaf = iter.level
         sptes[leaf] = iter.old_spte
-        tdp_iter_next(c, &iter)
+    else:
+        while iter.valid and iter.gfn < gfn + 1:
+            leaf = iter.level
+            sptes[leaf] = iter.old_spte
+            tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
     return leaf

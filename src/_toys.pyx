@@ -11,6 +11,7 @@ from libc.string cimport memset
 
 import random
 
+from tdpfast._atomic cimport tdp_cpu_yield
 from tdpfast._explore cimport ProgramRef
 from tdpfast._explore_exec cimport MAX_THREADS, Program
 from tdpfast._sync cimport (
@@ -18,7 +19,7 @@ from tdpfast._sync cimport (
     SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock,
     Trace,
     call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock,
-    sync_abort, sync_init_cpu, sync_load, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_wait_eq,
+    sync_abort, sync_init_cpu, sync_load, sync_new_cpu, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_wait_eq,
     sync_xchg, trace_free, trace_reset, write_lock, write_unlock,
 )
 
@@ -512,3 +513,87 @@ def _random_thread(rng, i, length, words, locks, loops, rcu, bugs):
 def _release(kind, lock):
     name = {"lock": "unlock", "rlock": "runlock", "wlock": "wunlock", "try": "put", "tries": "puts"}[kind]
     return (name, 8 + lock if kind in ("try", "tries") else lock)
+
+
+# ---- a lock on native threads -----------------------------------------------------------------------------------
+
+cdef class LockTorture:
+    """One RwLock between native threads: writers move two plain words together, readers look whether they are apart.
+    Thread-safety: one thread per CPU."""
+    cdef RwLock lock
+    cdef Rcu rcu
+    cdef Cpu *cpus[16]
+    cdef uint64_t word[2]
+    cdef readonly int ncpu
+
+    def __cinit__(self, int ncpu):
+        cdef int i
+        if not 1 <= ncpu <= 16:
+            raise UsageError(f"{ncpu} CPUs", "out of range", "1..16")
+        rcu_init(&self.rcu)
+        for i in range(ncpu):
+            self.cpus[i] = sync_new_cpu(i)
+            if self.cpus[i] == NULL:
+                raise MemoryError("no memory for a CPU")
+            self.cpus[i].rcu = &self.rcu
+        self.rcu.cpus = self.cpus
+        self.rcu.ncpu = self.ncpu = ncpu
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(16):
+            free(self.cpus[i])
+
+    cdef Cpu *cpu(self, int i) except NULL:
+        if not 0 <= i < self.ncpu:
+            raise UsageError(f"CPU {i}", "out of range", f"0..{self.ncpu - 1}")
+        return self.cpus[i]
+
+    def write(self, int cpu, long n):
+        """Moves the words n times."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef long i
+        with nogil:
+            for i in range(n):
+                write_lock(c, &self.lock)
+                self.word[0] += 1
+                if i & 15 == 0:
+                    tdp_cpu_yield()          # a chance for those who should wait
+                self.word[1] += 1
+                write_unlock(c, &self.lock)
+
+    def read(self, int cpu, long n, bint nested=False):
+        """Looks n times, under one read lock or one in another; how often the words were apart."""
+        cdef Cpu *c = self.cpu(cpu)
+        cdef long apart = 0, i
+        cdef uint64_t first
+        with nogil:
+            for i in range(n):
+                read_lock(c, &self.lock)
+                if nested:
+                    read_lock(c, &self.lock)
+                    read_unlock(c, &self.lock)
+                first = self.word[0]
+                if i & 15 == 0:
+                    tdp_cpu_yield()
+                apart += first != self.word[1]
+                read_unlock(c, &self.lock)
+        return apart
+
+    def hold(self, int cpu):
+        """Takes the lock for read and keeps it until release()."""
+        read_lock(self.cpu(cpu), &self.lock)
+
+    def release(self, int cpu):
+        """Gives it back."""
+        read_unlock(self.cpu(cpu), &self.lock)
+
+    @property
+    def moved(self):
+        """How often the words were moved, while nobody moves them (or somebody holds the lock)."""
+        return self.word[0], self.word[1]
+
+    @property
+    def held(self):
+        """Whether anybody holds the lock, while nobody takes it."""
+        return self.lock.val != 0 or any([self.cpus[i].reading != 0 for i in range(self.ncpu)])

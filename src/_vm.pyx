@@ -14,10 +14,10 @@ from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_cfg_init,
 )
 from tdpfast._sync cimport (
-    ABORT_BUG, ABORT_LIVELOCK, Event, sync_init_cpu, trace_free, trace_reset,
+    ABORT_BUG, ABORT_LIVELOCK, Event, sync_new_cpu, trace_free, trace_reset,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage
-from tdpfast._tdp_mmu cimport Design, Kvm, kvm_init
+from tdpfast._tdp_mmu cimport Design, Kvm, kvm_init, kvm_page_stat
 from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 
 from tdpfast.errors import UsageError
@@ -402,10 +402,9 @@ cdef class VmCore:
         cdef Cpu *c
         if self.ncpus == MAX_CPUS:
             raise UsageError(f"more than {MAX_CPUS} CPUs", "the VM is full", "use fewer threads")
-        c = <Cpu *>calloc(1, sizeof(Cpu))
+        c = sync_new_cpu(self.ncpus)
         if c == NULL:
             raise MemoryError("no memory for a CPU")
-        sync_init_cpu(c, self.ncpus)
         c.lp = HOST_LP + self.ncpus if self.ncpus else 0     # vCPU v of a TD runs on 1 + v
         c.vm = self.vm
         c.rcu = &self.vm.kvm.rcu
@@ -453,6 +452,7 @@ cdef class VmCore:
         c.abort = 0
         c.dead = False
         c.mmu_read = c.mmu_write = c.pages_lock = c.slots_lock = c.rcu_depth = 0
+        c.reading = 0
         self.vm.kvm.mmu_lock.val = 0
         self.vm.kvm.tdp_mmu_pages_lock.val = 0
         self.over = False
@@ -518,7 +518,7 @@ cdef class VmCore:
         """The statistics a conformance case ends with."""
         cdef Kvm *kvm = &self.vm.kvm
         return {
-            "pages_4k": <int64_t>kvm.pages[0], "pages_2m": <int64_t>kvm.pages[1], "pages_1g": <int64_t>kvm.pages[2],
+            "pages_4k": kvm_page_stat(kvm, 1), "pages_2m": kvm_page_stat(kvm, 2), "pages_1g": kvm_page_stat(kvm, 3),
             "sp_linked": <int64_t>kvm.tdp_mmu_pages, "sp_live": <int64_t>self.vm.arena.live,
             "vm_bugged": int(kvm.vm_bugged), "nx_lpage_splits": <int64_t>kvm.nx_lpage_splits,
             "nx_possible": <int64_t>kvm.nx_possible, "mmio_created": <int64_t>kvm.mmio_created,

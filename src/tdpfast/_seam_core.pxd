@@ -306,6 +306,11 @@ cdef inline void undo_word(Seam *s, uint64_t *addr) noexcept nogil:
     if tdp_unlikely(s.tracking != 0):
         undo_push(s, addr, addr[0])
 
+cdef inline void undo_taken(Seam *s, uint64_t *used) noexcept nogil:
+    """A slot was taken, beyond those a snapshot copies perhaps."""
+    if tdp_unlikely(s.tracking != 0):
+        undo_push(s, used, 0)
+
 # ---- the list of injections and the call records ----
 cdef inline void side_lock(Seam *s) noexcept nogil:
     cdef uint64_t old = 0

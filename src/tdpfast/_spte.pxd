@@ -47,6 +47,10 @@ cdef enum:
     VMX_EPT_DIRTY_BIT = 0x200
     VMX_EPT_USER_EXECUTABLE_MASK = 0x400
 
+    # Host frames of the MMIO hole below 4G: kvm_is_mmio_pfn() here.
+    MMIO_HOLE_START_PFN = 0xfe000
+    MMIO_HOLE_END_PFN = 0x100000
+
     SHADOW_NONPRESENT_OR_RSVD_MASK_LEN = 5
     MTRR_TYPE_UNCACHABLE = 0
     MTRR_TYPE_WRBACK = 6
@@ -134,6 +138,7 @@ cdef struct SpteCfg:
     uint64_t rsvd_bits_mask[2][5]   # [bit 7][level - 1]
     uint64_t bad_mt_xwr
     uint16_t permissions[16]        # [error code >> 1], bit ACC = fault
+    uint64_t plain_leaf[2][4]       # make_plain_spte() of frame 0, by [ipat][level]; 0 = none
 
 # What make_spte() asks of the vCPU, the VM, the memslot and the shadow page.
 cdef struct MakeSpteIn:
@@ -271,6 +276,17 @@ cdef inline bint spte_permission_fault(const SpteCfg *cfg, uint64_t spte,
         return True
     return ((cfg.permissions[(error_code & 0x1f) >> 1]
              >> spte_to_access(cfg, spte)) & 1) != 0
+
+# make_spte() of a fault that nothing restricts: every access, host-writable, not
+# a prefetch, A/D bits as configured, no NX mitigation, PML, write tracking or
+# dirty log. 0: only make_spte() can say. level must be 1..3.
+cdef inline uint64_t make_plain_spte(const SpteCfg *cfg, int level, bint ipat,
+                                     uint64_t pfn) noexcept nogil:
+    cdef uint64_t spte = cfg.plain_leaf[ipat][level]
+    if spte == 0 or MMIO_HOLE_START_PFN <= pfn < MMIO_HOLE_END_PFN:
+        return 0
+    spte |= pfn << PAGE_SHIFT
+    return 0 if is_rsvd_spte(cfg, spte, level) else spte
 
 # 0, or a negative errno: an argument is out of range and *cfg is untouched.
 cdef int spte_cfg_init(SpteCfg *cfg, int layout, int mmu, int maxphyaddr, bint l1tf,

@@ -7,8 +7,8 @@ fiber it offers the access (kind, object) to the scheduler, and the access happe
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_fetch_and, tdp_landing, tdp_load_seq, tdp_read_once, tdp_store_seq, tdp_try_cmpxchg,
-    tdp_unlikely, tdp_write_once, tdp_xchg,
+    tdp_fetch_add, tdp_fetch_and, tdp_landing, tdp_likely, tdp_load_seq, tdp_read_once, tdp_store_release,
+    tdp_store_seq, tdp_try_cmpxchg, tdp_unlikely, tdp_write_once, tdp_xchg,
 )
 
 cdef enum SyncKind:
@@ -119,7 +119,7 @@ cdef struct Trace:
     bint lost            # memory ran out: the tail is missing
 
 cdef struct RwLock:
-    uint64_t val         # readers, or RW_WRITER
+    uint64_t val         # RW_WRITER, or how many hold it for read without a slot of their own (Cpu.reading)
 
 cdef enum:
     RW_WRITER = 0x40000000
@@ -171,7 +171,8 @@ cdef struct Cpu:
     # RCU
     Rcu *rcu
     int32_t rcu_depth
-    uint64_t rcu_seq     # 0 outside a read section
+    uint64_t rcu_seq     # 0 outside a read section (and outside of mmu_lock for read, see reader_slot_set())
+    uint64_t reading     # the RwLock this CPU holds for read through its slot, which is this word; 0: none
     # lockdep
     int32_t mmu_read
     int32_t mmu_write
@@ -202,10 +203,12 @@ cdef struct Cpu:
     bint has_roots       # a vCPU of its own: root[] counts, not the VM's vcpu_root[]
     void *root[2]        # Sp *, [is_mirror]
     void *user           # the layer that drives this CPU
+    uint64_t pages[3]    # leaves by level that this CPU added, less those it removed
 
 
 cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil
+cdef Cpu *sync_new_cpu(int32_t id) noexcept nogil
 cdef bint sync_enabled(const Cpu *c) noexcept nogil
 cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil
 cdef void sync_wait_eq(Cpu *c, uint32_t *word, uint32_t value) noexcept nogil
@@ -247,8 +250,45 @@ cdef inline uint64_t sync_fetch_and(Cpu *c, uint64_t *p, uint64_t v) noexcept no
     return tdp_fetch_and(p, v)
 
 # mmu_lock. The first three may block (and yield); lockdep state is kept on the CPU.
-cdef void read_lock(Cpu *c, RwLock *l) noexcept nogil
-cdef void read_unlock(Cpu *c, RwLock *l) noexcept nogil
+#
+# On native threads a reader takes the lock by a store to a word of its own, so that readers share no cache line they
+# write. A writer claims the lock first, then waits until no slot names it: who comes later sees the claim. Under the
+# explorer readers are counted in the lock itself, where a snapshot holds them and the scheduler can see them.
+cdef void read_lock_slow(Cpu *c, RwLock *l) noexcept nogil
+cdef void read_unlock_counted(Cpu *c, RwLock *l) noexcept nogil
+
+cdef inline void reader_slot_clear(Cpu *c) noexcept nogil:
+    if c.rcu_depth == 0:
+        tdp_store_release(&c.rcu_seq, 0)
+    tdp_store_release(&c.reading, 0)
+
+cdef inline bint reader_slot_set(Cpu *c, RwLock *l) noexcept nogil:
+    """Takes the lock through this CPU's slot; False, and nothing taken, while a writer has it."""
+    if c.rcu_depth == 0:
+        # An RCU read section nearly always follows: announced here, the store below orders it as well.
+        tdp_write_once(&c.rcu_seq, tdp_load_seq(&c.rcu.gp))
+    # Both in one order for all CPUs: either the load sees the writer's claim, or the writer sees the slot.
+    tdp_store_seq(&c.reading, <uint64_t>l)
+    if tdp_likely(tdp_load_seq(&l.val) != RW_WRITER):
+        return True
+    reader_slot_clear(c)
+    return False
+
+cdef inline void read_lock(Cpu *c, RwLock *l) noexcept nogil:
+    if tdp_likely(c.slow & SLOW_YIELD == 0 and c.mmu_read == 0 and c.rcu != NULL):
+        if tdp_likely(reader_slot_set(c, l)):
+            c.mmu_read = 1
+            return
+    read_lock_slow(c, l)
+
+cdef inline void read_unlock(Cpu *c, RwLock *l) noexcept nogil:
+    if tdp_likely(c.reading == <uint64_t>l):
+        c.mmu_read -= 1
+        if c.mmu_read == 0:
+            reader_slot_clear(c)
+        return
+    read_unlock_counted(c, l)
+
 cdef void write_lock(Cpu *c, RwLock *l) noexcept nogil
 cdef void write_unlock(Cpu *c, RwLock *l) noexcept nogil
 cdef void spin_lock(Cpu *c, SpinLock *l) noexcept nogil
@@ -274,8 +314,21 @@ cdef inline void lockdep_assert_held_read(Cpu *c, const char *fn, const char *id
 
 # RCU
 cdef void rcu_init(Rcu *r) noexcept nogil
-cdef void rcu_read_lock(Cpu *c) noexcept nogil
-cdef void rcu_read_unlock(Cpu *c) noexcept nogil
+cdef inline void rcu_read_lock(Cpu *c) noexcept nogil:
+    c.rcu_depth += 1
+    if c.rcu_depth == 1 and c.rcu != NULL:
+        sync_point(c, SYNC_RCU_LOCK, <uint64_t>c.rcu)
+        # The store must be visible before the first pointer is followed: full order, as smp_mb() in a lock. With
+        # mmu_lock for read that was seen to.
+        if c.rcu_seq == 0:
+            tdp_store_seq(&c.rcu_seq, tdp_load_seq(&c.rcu.gp))
+
+cdef inline void rcu_read_unlock(Cpu *c) noexcept nogil:
+    if c.rcu_depth == 1 and c.rcu != NULL:
+        sync_point(c, SYNC_RCU_UNLOCK, <uint64_t>c.rcu)
+        tdp_store_release(&c.rcu_seq, 0)
+    c.rcu_depth -= 1
+
 cdef bint call_rcu(Cpu *c, RcuHead *head, uint64_t page) noexcept nogil
 cdef RcuHead *rcu_ready(Rcu *r) noexcept nogil
 cdef int rcu_run(Cpu *c, Rcu *r, int most) noexcept nogil

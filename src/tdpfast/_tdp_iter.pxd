@@ -7,7 +7,7 @@ handful of steps, and a call into another module costs as much as a step.
 from libc.stdint cimport int32_t, uint64_t
 
 from tdpfast._arena cimport ARENA_HPA, SPTE_ENTRIES, Arena, Sp
-from tdpfast._atomic cimport tdp_read_once
+from tdpfast._atomic cimport tdp_read_once, tdp_unlikely
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport ASSERT_WARN, Cpu, sync_assert, sync_load
 
@@ -69,6 +69,35 @@ cdef inline void tdp_iter_start(Cpu *c, TdpIter *iter, const Arena *arena, Sp *r
     iter.min_level = min_level
     iter.pt_path[root.level - 1] = root.spt
     tdp_iter_restart(c, iter)
+
+cdef inline bint tdp_iter_descend(Cpu *c, TdpIter *iter, int level, uint64_t *sptes) noexcept nogil:
+    """Just after tdp_iter_start(): goes down to `level`, or to where the tables end, as so many tdp_iter_next() would,
+    for a caller that has nothing to do at a present table. sptes[level of each table passed] unless NULL.
+
+    On a CPU that nobody watches; elsewhere it does nothing and returns False: the caller takes the steps one by one.
+    """
+    cdef uint64_t gfn = iter.next_last_level_gfn | iter.gfn_bits
+    cdef uint64_t spte = iter.old_spte
+    cdef uint64_t *sptep = iter.sptep
+    cdef uint64_t *child_pt
+    cdef int at = iter.level
+    if tdp_unlikely(c.slow != 0 or not iter.valid):
+        return False
+    while at > level:
+        child_pt = spte_to_child_pt(iter.arena, spte, at)
+        if child_pt == NULL:
+            break
+        if sptes != NULL:
+            sptes[at] = spte
+        at -= 1
+        iter.pt_path[at - 1] = child_pt
+        sptep = child_pt + spte_index(gfn, at)
+        spte = tdp_read_once(sptep)
+    iter.level = at
+    iter.gfn = gfn_round_for_level(iter.next_last_level_gfn, at)
+    iter.sptep = sptep
+    iter.old_spte = spte
+    return True
 
 cdef inline bint try_step_down(Cpu *c, TdpIter *iter) noexcept nogil:
     cdef uint64_t *child_pt

@@ -7,7 +7,7 @@ asserts of locks is asserted here, in the same functions.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Arena, Sp
-from tdpfast._atomic cimport tdp_unlikely
+from tdpfast._atomic cimport tdp_likely, tdp_unlikely, tdp_write_once
 from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
 from tdpfast._sync cimport (
     Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SYNC_LOAD, SpinLock, sync_rare, sync_store,
@@ -139,7 +139,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     Sp *nx_head              # possible_nx_huge_pages
     Sp *nx_tail
     # statistics, updated atomically
-    uint64_t pages[3]
+    uint64_t pages[3]        # what the explorer's CPUs counted; kvm_page_stat() adds the other CPUs' own counts
     uint64_t tdp_mmu_pages
     uint64_t nx_lpage_splits
     uint64_t nx_possible
@@ -187,7 +187,16 @@ cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) n
 cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil
 cdef void track_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
 cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
-cdef void kvm_update_page_stats(Kvm *kvm, int level, int64_t count) noexcept nogil
+cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil
+
+# A CPU counts by itself, so that threads do not meet here. The explorer counts in the VM, which a snapshot restores.
+cdef inline void kvm_update_page_stats(Cpu *c, Kvm *kvm, int level, int64_t count) noexcept nogil:
+    if not 1 <= level <= 3:
+        return
+    if c.slow & SLOW_YIELD:
+        kvm.pages[level - 1] += <uint64_t>count
+    else:
+        tdp_write_once(&c.pages[level - 1], c.pages[level - 1] + <uint64_t>count)
 
 # ---- SPTE changes ---------------------------------------------------------------------------------------
 cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
@@ -212,7 +221,13 @@ cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_sp
 cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
                                       int level) noexcept nogil
 cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil
-cdef bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
+cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
+
+cdef inline bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
+    if tdp_likely(c.resched == 0 and not iter.yielded):
+        return False
+    return __tdp_mmu_iter_cond_resched(c, kvm, iter, flush, shared)
+
 cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil
 
 cdef void kvm_flush_remote_tlbs(Cpu *c, Kvm *kvm) noexcept nogil

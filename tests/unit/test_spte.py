@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import tdpfast.spte
-from tdpfast import _spte_format
+from tdpfast import _spte_format, get_design
+from tdpfast._vm import VmCore
 from tdpfast.errors import TdpfastError, UsageError
 from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
 
@@ -182,3 +183,21 @@ def test_native_config_out_of_range():
     for arguments in [(1, 0, 52, 0, 0, 1), (703, 9, 52, 0, 0, 1), (703, 0, 64, 0, 0, 1)]:
         with pytest.raises(ValueError):
             _spte_format.SpteFormat(*arguments)
+
+
+@pytest.mark.parametrize("kind", MMUS)
+@pytest.mark.parametrize("layout, design", [("7.3", "v7.3"), ("6.18", "v6.18")])
+@pytest.mark.parametrize("ipat", [False, True])
+def test_fault_installs_what_make_spte_makes(layout, design, kind, ipat):
+    """An unrestricted fault takes a short cut past make_spte(); it must come out at the same place, whatever the frame."""
+    config = SpteConfig(layout, kind, maxphyaddr=46)
+    core = VmCore(get_design(design), mmu=MMUS[kind], maxphyaddr=46, tdx=False, ipat=ipat, slot_npages=1 << 30)
+    frames = (0x100000, 0xfe000, 0xfffff, 0xfdfff, 0x200, (1 << 34) - 512, 1 << 36)
+    for level in (1, 2, 3):
+        step = 512 ** (level - 1)
+        for i, frame in enumerate(frames):
+            gfn, pfn = (level * 16 + i) * 512 ** 2, frame // step * step
+            core.run({"op": "map", "gfn": gfn, "pfn": pfn, "level": level, "write": 1})
+            made = config.make_spte(level=level, access=config.ACC_ALL, gfn=gfn, pfn=pfn, ipat=ipat)
+            stood = core.run({"op": "get_walk", "gfn": gfn})["sptes"]
+            assert stood[level] == made.spte, (level, hex(pfn))
