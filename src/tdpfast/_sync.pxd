@@ -102,6 +102,7 @@ cdef enum EventKind:
     EV_PREPARE_ZAP       # level gfn mirror
     EV_SPTE_FROZEN       # gfn level old
     EV_FAST_PF           # gfn error_code old new ret
+    EV_PY_HOOK           # gfn level ret what (PyHookWhat); s0 hook, s1 label
     EV_NOTE              # s0 s1: anything else
 
 cdef struct Event:

@@ -20,7 +20,7 @@ in the trace and in `Vcpu.asserts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ from tdpfast.walk import Entry, Table, Walk
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
 
 MAX_GFN = (1 << 52) - 1
-Hook = Callable[[int, int, int, int], int | None]
+Hook = Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]
 _MODES = ("last", "all", "off")
 
 
@@ -81,8 +81,9 @@ class Vm:
         hooks: functions in front of the external hooks, {name: function(gfn, old_spte, new_spte, level)}, for
             set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the
             external page, as new_spte is in link_external_spt). Each returns None to have the hook below run, or 0
-            or a negative errno in its place; what one raises, the operation raises at its end. They run with locks
-            held: do not call the VM from them.
+            or a negative errno in its place; what one raises, the operation raises at its end. A generator function
+            is run to its end: only the explorer (`check()`) interrupts it at its yields. They run with locks held:
+            do not call the VM from them.
 
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
@@ -126,8 +127,7 @@ class Vm:
             mmio_gen=check_u64("mmio_generation", mmio_generation), pml=bool(pml),
             memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22), want_mirror=bool(want_mirror),
             want_direct=bool(want_direct))
-        self._hook_error: BaseException | None = None
-        install(self.core, {name: self._guarded(name, hook) for name, hook in (hooks or {}).items()})
+        install(self.core, hooks or {})
         self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
 
     def __repr__(self) -> str:
@@ -393,27 +393,9 @@ class Vm:
 
     # checking
 
-    def _guarded(self, name: str, hook: Hook) -> Hook:
-        """A hook whose exceptions wait until the operation is over; until then they count as -EIO."""
-        if not callable(hook):
-            raise UsageError(f"hook {name!s} is {hook!r}", "not callable", "a function")
-
-        def call(gfn: int, old_spte: int, new_spte: int, level: int) -> int | None:
-            try:
-                value = hook(gfn, old_spte, new_spte, level)
-                return None if value is None else check_int(f"return of hook {name}", value, -4095, 0)
-            except BaseException as error:
-                if self._hook_error is None:
-                    self._hook_error = error
-                return -5
-
-        return call
-
     def _raise_hook_error(self) -> None:
-        """Raises what a hook raised first since the last time, if anything."""
-        error, self._hook_error = self._hook_error, None
-        if error is not None:
-            raise error
+        """Raises what a hook raised first since the last time, if anything; until then it counted as -EIO."""
+        self.core.raise_hook_error()
 
     def _check_alive(self) -> None:
         if self._ended is not None:
