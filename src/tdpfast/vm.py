@@ -88,6 +88,9 @@ class Vm:
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
 
+    on_module = False
+    """Whether the external table is the S-EPT of an emulated TDX module."""
+
     def __init__(self, design: str | Design = "v7.3", *, tdx: bool = True, ungated: bool = False,
                  root_level: int = 4, mmu: str = "ept_ad", maxphyaddr: int = 52, l1tf: bool = False,
                  cache_bits: int = 0, exec_only: bool = True, shared_bit: int | None = None,
@@ -119,8 +122,8 @@ class Vm:
         self.memslot = memslot
         self.mmio_value = 0 if self.tdx else self.spte.masks["shadow_mmio_value"]
         self._ended: VmEnded | None = None
-        self.core = VmCore(
-            self.design, root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
+        self.core = self._make_core(
+            root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
             cache_bits=cache_bits, exec_only=bool(exec_only), tdx=self.tdx, direct_gfn_bits=self.gfn_direct_bits,
             ipat=not self.tdx if ipat is None else bool(ipat), nx=bool(nx_huge_pages),
             slot_base=memslot.base_gfn, slot_npages=memslot.npages,
@@ -129,6 +132,10 @@ class Vm:
             want_direct=bool(want_direct))
         install(self.core, hooks or {})
         self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
+
+    def _make_core(self, **options: Any) -> VmCore:
+        """The native VM; a TD on a module is made otherwise."""
+        return VmCore(self.design, **options)
 
     def __repr__(self) -> str:
         kind = "TD" if self.tdx else "VM"
