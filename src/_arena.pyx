@@ -110,7 +110,6 @@ cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
 
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
     """Gives the page back, or poisons and keeps it when the arena keeps its dead. Idempotent for dead pages."""
-    cdef uint64_t head, new
     if sp.state == SP_FREED or sp.state == SP_FREE:
         return
     tdp_fetch_add(&a.live, <uint64_t>-1)
@@ -121,8 +120,14 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
             a.dirty[sp.index] = 1
         fill_page(sp.spt, SPTE_POISON)
         return
+    arena_push(a, sp)
+
+
+cdef void arena_push(Arena *a, Sp *sp) noexcept nogil:
+    """The page can be allocated again. Lock-free."""
+    cdef uint64_t head = tdp_load_acquire(&a.free_head)
+    cdef uint64_t new
     sp.state = SP_FREE
-    head = tdp_load_acquire(&a.free_head)
     while True:
         tdp_write_once32(<int32_t *>&sp.free_next, <int32_t>(head & 0xffffffffu))
         new = ((head >> 32) + 1) << 32 | (sp.index + 1)
@@ -130,11 +135,24 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
             return
 
 
+cdef void arena_bury(Arena *a) noexcept nogil:
+    """Gives back the dead that the arena kept. Nobody else may touch the arena meanwhile."""
+    cdef uint64_t i
+    for i in range(a.next_fresh):
+        if a.sps[i].state == SP_FREED:
+            a.freed[i] = 0
+            arena_push(a, &a.sps[i])
+
+
 cdef void sp_note_uaf(Arena *a, Cpu *c, Sp *sp, int kind) noexcept nogil:
     """Use after free: one record per table, kind and operation, with a running count; each use of a header is told."""
     cdef Event *e
     cdef int i
     c.checks |= CHECK_LIFE
+    if c.uaf_count == 0:
+        c.uaf_gfn = sp.gfn
+        c.uaf_level = sp.level
+    c.uaf_count += 1
     if c.trace == NULL or c.dead:
         return
     if sp.uaf_op != a.op_seq:

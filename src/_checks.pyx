@@ -21,13 +21,18 @@ from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport Kvm, kvm_page_stat
 from tdpfast._tdx cimport Tdx
 from tdpfast._tdx_pamt cimport pamt_balanced
+from tdpfast._vm cimport VmCore
+
+cdef enum:
+    CHECKS = 10
 
 cdef struct Tally:
     Vm *vm
     Tdx *t
     Td *td
     uint32_t found
-    Finding *first
+    Finding *first           # the first place of all, or NULL
+    Finding *each            # or the first of every check, by bit, or NULL
     int64_t leaves[3]        # present mirror and direct leaves by level
     int64_t tables           # linked tables, roots apart
     int64_t sept_tables
@@ -41,7 +46,21 @@ cdef void note(Tally *k, uint32_t check, uint64_t gfn, int level, uint64_t mirro
         k.first.level = level
         k.first.mirror = mirror
         k.first.external = external
+    if k.each != NULL and not k.found & check:
+        note_each(k, check, gfn, level, mirror, external)
     k.found |= check
+
+
+cdef void note_each(Tally *k, uint32_t check, uint64_t gfn, int level, uint64_t mirror,
+                    uint64_t external) noexcept nogil:
+    cdef int i
+    for i in range(CHECKS):
+        if check == 1u << i:
+            k.each[i].check = check
+            k.each[i].gfn = gfn
+            k.each[i].level = level
+            k.each[i].mirror = mirror
+            k.each[i].external = external
 
 
 cdef inline bint sept_is_table(uint64_t entry) noexcept nogil:
@@ -152,6 +171,20 @@ cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nog
 
 cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     """Check bits that are violated now; the first place in *first (may be NULL)."""
+    return vm_tally(vm, first, NULL)
+
+
+def findings(VmCore vm not None):
+    """What is violated in a VM that nobody changes at the moment: one dict of check (bit), gfn, level, mirror and
+    external per check, its first place; gfn and level are 0 where the check has none."""
+    cdef Finding each[CHECKS]
+    cdef uint32_t found = vm_tally(vm.vm, NULL, each)
+    cdef int i
+    return [each[i] for i in range(CHECKS) if found >> i & 1]
+
+
+cdef uint32_t vm_tally(Vm *vm, Finding *first, Finding *each) noexcept nogil:
+    """As vm_check(), also the first place of every check in each[], by bit."""
     cdef Kvm *kvm = &vm.kvm
     cdef Sp *root = kvm.tdp_mmu_roots
     cdef Tally k
@@ -163,6 +196,7 @@ cdef uint32_t vm_check(Vm *vm, Finding *first) noexcept nogil:
     k.td = seam_td(k.t.seam, k.t.tdr_pa) if k.t != NULL and k.t.hkid >= 0 else NULL
     k.found = 0
     k.first = first
+    k.each = each
     k.leaves[0] = k.leaves[1] = k.leaves[2] = 0
     k.tables = k.sept_tables = k.sept_pages = 0
     while root != NULL:

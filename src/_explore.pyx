@@ -200,6 +200,10 @@ cdef class ProgramRef:
         """How many threads it has."""
         return 0 if self.p == NULL else self.p.nthreads
 
+    def failed(self):
+        """Whether going on is useless: something that Python called raised."""
+        return False
+
 
 cdef class Explorer:
     """Explores the schedules of a program with one strategy.
@@ -313,6 +317,8 @@ cdef class Explorer:
                 PyErr_CheckSignals()
                 if progress is not None:
                     progress(self)
+                if self.program.failed():
+                    break
         finally:
             self.elapsed += now() - start
             if self.e.deadline > 0:

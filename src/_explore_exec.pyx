@@ -125,6 +125,8 @@ cdef void exec_begin(Exec *x) noexcept nogil:
     cdef Agent *g
     cdef int i
     detach(x)
+    if x.prog.cut != NULL:
+        x.prog.cut(x.prog.user)
     for i in range(x.nagents):
         cpu_clear(x.agent[i].cpu)
     x.prog.reset(x.prog.user)
@@ -161,7 +163,7 @@ cdef void exec_begin(Exec *x) noexcept nogil:
 # before its loop counts as part of the first round: at worst the loop goes round once for nothing. Words of earlier
 # rounds count with their value at the last retry, so that a loop around the loop is woken as well.
 # A module lock word is held exclusively if bit 0 is set: nothing else in it concerns somebody who wants to share it.
-# What the loop itself did to such a word is no reason to go round.
+# What the loop itself did to such a word is no reason to go round. The state that Python hooks keep is one such word.
 
 cdef inline uint64_t word_at(int kind, uint64_t obj) noexcept nogil:
     if kind == SYNC_WAIT:
@@ -373,6 +375,8 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     cdef uint64_t obj = g.obj, arg = g.arg
     if may_decide(kind):
         seen = seen_access(g, kind, g.obj & ~<uint64_t>7)
+    elif kind == SYNC_HOOK and x.prog.python_word != NULL:
+        seen = seen_access(g, kind, <uint64_t>x.prog.python_word)
     if x.spun and g.equal == 0:
         wake_resting(x)
     x.schedule[x.depth] = a
@@ -420,6 +424,8 @@ cdef uint32_t exec_finish(Exec *x) noexcept nogil:
     cdef uint32_t bits = x.checks
     cdef int i
     detach(x)
+    if x.prog.cut != NULL:
+        x.prog.cut(x.prog.user)
     for i in range(x.nagents):
         bits |= x.agent[i].cpu.checks
         x.agent[i].cpu.trace = x.agent[i].trace

@@ -33,7 +33,7 @@ cdef enum:
                    | 1 << SYNC_PUT_SHARED | 1 << SYNC_RCU_LOCK | 1 << SYNC_RCU_UNLOCK | 1 << SYNC_WAIT)
     BIT_LOCKS = 1 << SYNC_READ_LOCK | 1 << SYNC_WRITE_LOCK | 1 << SYNC_SPIN_LOCK
     BIT_UNLOCKS = 1 << SYNC_READ_UNLOCK | 1 << SYNC_WRITE_UNLOCK | 1 << SYNC_SPIN_UNLOCK
-    HOOK_OBJECT = 1      # all Python hooks conflict with one another
+    HOOK_OBJECT = 1      # all Python hooks conflict with one another, also where no word stands for their state
 
 
 cdef int search_init(Search *s, Exec *x, int mode, uint32_t bound) except -1:
@@ -98,7 +98,10 @@ cdef inline bint together(int kind, int kind2) noexcept nogil:
 
 
 cdef inline uint64_t object_of(const Agent *g) noexcept nogil:
-    return HOOK_OBJECT if g.kind == SYNC_HOOK else g.obj
+    # What a hook offers is the name of its step; what it may touch is all that hooks keep.
+    if g.kind != SYNC_HOOK:
+        return g.obj
+    return <uint64_t>g.exec.prog.python_word if g.exec.prog.python_word != NULL else HOOK_OBJECT
 
 
 cdef inline uint64_t arg_of(const Agent *g) noexcept nogil:
@@ -119,7 +122,7 @@ cdef bint commutes(Search *s, const Agent *q, const Agent *a, const Node *e) noe
         return e.kind == SYNC_LOAD or e.kind == SYNC_RETRY or (
             e.kind != SYNC_RCU_FREE and e.kind != SYNC_ABORT and not agent_looks_at(q, e.obj))
     if e.kind == SYNC_RETRY:
-        return q.kind != SYNC_ABORT and q.kind != SYNC_RCU_FREE and not agent_looks_at(a, q.obj)
+        return q.kind != SYNC_ABORT and q.kind != SYNC_RCU_FREE and not agent_looks_at(a, object_of(q))
     return not conflict(s, q.kind, object_of(q), arg_of(q), e.kind, e.obj, e.arg)
 
 

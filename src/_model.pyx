@@ -8,7 +8,9 @@ from libc.string cimport memset
 from tdpfast._arena cimport SPTE_ENTRIES, Sp, hpa_to_sp
 from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once, tdp_store_release, tdp_xchg
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
-from tdpfast._sync cimport EV_FREE_EXT, EV_LINK_EXT, EV_REMOVE_EXT, EV_SET_EXT, Cpu, trace3, trace5
+from tdpfast._sync cimport (
+    EV_FREE_EXT, EV_LINK_EXT, EV_REMOVE_EXT, EV_SET_EXT, SYNC_LOAD, Cpu, sync_point, trace3, trace5,
+)
 from tdpfast._tdp_mmu cimport EBUSY, RECLAIM_IN_SET, RECLAIM_OP_NOW, spte_to_child_sp
 from tdpfast._vm cimport VmCore
 
@@ -22,7 +24,7 @@ cdef extern from *:
     const uint64_t MODEL_TABLE
     const uint64_t MODEL_BUSY
 
-FAULTS = ("concurrent", "stale", "not_empty", "outside")
+FAULTS = ("concurrent", "stale", "not_empty", "outside", "no_table")
 
 
 cdef inline uint64_t in_model(uint64_t spte, int level) noexcept nogil:
@@ -66,6 +68,16 @@ cdef void model_check_empty(Model *m, uint64_t gfn, int level) noexcept nogil:
             return
 
 
+cdef void model_check_table(Model *m, const Kvm *kvm, uint64_t gfn, int level) noexcept nogil:
+    """A table of the external table is there to hold this entry."""
+    cdef uint64_t *above
+    if level >= kvm.root_level:
+        return
+    above = model_entry(m, gfn, level + 1)
+    if above != NULL and tdp_read_once(above) != MODEL_TABLE:
+        model_fault(m, MODEL_NO_TABLE, gfn, level)
+
+
 cdef void model_demote(Model *m, Kvm *kvm, uint64_t gfn, uint64_t new_spte, int level) noexcept nogil:
     """A leaf becomes a table: its pages are what the new table says."""
     cdef const Sp *child = spte_to_child_sp(kvm, new_spte)
@@ -91,6 +103,8 @@ cdef void model_change(Model *m, Kvm *kvm, uint64_t gfn, uint64_t old, uint64_t 
         model_fault(m, MODEL_CONCURRENT, gfn, level)
     elif found != old:
         model_fault(m, MODEL_STALE, gfn, level)
+    if new:
+        model_check_table(m, kvm, gfn, level)
     if new == MODEL_TABLE and old > MODEL_BUSY:
         model_demote(m, kvm, gfn, new_spte, level)
     elif (new == MODEL_TABLE) != (old == MODEL_TABLE):
@@ -103,6 +117,7 @@ cdef int model_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_sp
     cdef Model *m = <Model *>kvm.hooks.opaque
     cdef Sp *child
     cdef int ret = 0
+    sync_point(c, SYNC_LOAD, <uint64_t>&m.calls)     # where others may come between, as in a SEAMCALL
     if is_shadow_present_pte(new_spte) and not is_shadow_present_pte(old_spte) and m.fail_one_in:
         if tdp_fetch_add(&m.calls, 1) % m.fail_one_in == m.fail_one_in - 1:
             tdp_fetch_add(&m.failed, 1)
@@ -121,6 +136,7 @@ cdef int model_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_sp
 
 
 cdef int model_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
+    sync_point(c, SYNC_LOAD, <uint64_t>kvm.hooks.opaque)
     trace5(c, EV_LINK_EXT, gfn, level, 0, external_spt != 0, 0)
     model_change(<Model *>kvm.hooks.opaque, kvm, gfn, 0, MODEL_TABLE, 0, level)
     return 0

@@ -12,7 +12,7 @@ from tdpfast._ops cimport (
     OP_ALLOC_ROOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE,
     OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TDX_FIRST, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE, vm_run_op,
 )
-from tdpfast._pyhooks cimport pyhook_serve
+from tdpfast._pyhooks cimport pyhook_cut, pyhook_reset, pyhook_serve
 from tdpfast._seam cimport seam_inject_clear, seam_record, seam_restore, seam_snapshot
 from tdpfast._sync cimport (
     CHECK_LIFE, EV_OP, EV_OP_END, SLOW_RARE, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
@@ -71,6 +71,8 @@ cdef void world_reset(void *user) noexcept nogil:
     seam_inject_clear(w.t.seam)
     w.t.seam.nrecord = 0
     trace_reset(w.trace)
+    if w.vm.kvm.hooks.python != NULL:
+        pyhook_reset(&w.vm.kvm)
     for i in range(w.nthreads):
         # A thread may have been left in the middle of a guest instruction.
         w.cpus[i].lp = w.lp[i]
@@ -78,6 +80,11 @@ cdef void world_reset(void *user) noexcept nogil:
         w.cpus[i].root[1] = w.root[i][1]
         memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
         w.threads[i].done = 0
+
+
+cdef void world_cut(void *user) noexcept nogil:
+    """Ends the generators of Python hooks that an execution left behind."""
+    pyhook_cut(&(<World *>user).vm.kvm)
 
 
 cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
@@ -173,6 +180,9 @@ cdef class ScenarioProgram(ProgramRef):
         self.program.check = world_check
         self.program.digest = world_digest
         self.program.python_hook = pyhook_serve
+        self.program.python_word = &vm.hook_steps
+        if w.vm.kvm.hooks.python != NULL:
+            self.program.cut = world_cut
         self.program.user = w
         self.program.hidden_state = any("hook" in op or "inject" in op for ops in threads for op in ops)
         self.p = &self.program
@@ -262,6 +272,10 @@ cdef class ScenarioProgram(ProgramRef):
         """What the last replay recorded: as VmCore.events(), all threads in the order of their steps."""
         return trace_list(&self.trace)
 
+    def failed(self):
+        """Whether a Python hook raised."""
+        return self.vm.hook_error is not None
+
     def raise_hook_error(self):
         """Raises what a Python hook raised first since the last time, if anything."""
         self.vm.raise_hook_error()
@@ -289,6 +303,8 @@ cdef class ScenarioProgram(ProgramRef):
         """What an object of the explorer's steps is: a short name."""
         cdef Vm *vm = self.world.vm
         cdef uint64_t base = <uint64_t>vm.arena.base
+        if obj in self.vm.hook_texts:
+            return "hook " + self.vm.hook_texts[obj]
         if obj == <uint64_t>&vm.kvm.mmu_lock:
             return "mmu_lock"
         if obj == <uint64_t>&vm.kvm.rcu:

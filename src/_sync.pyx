@@ -12,6 +12,40 @@ cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
 
+cdef extern from "time.h" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *ts)
+    int nanosleep(const timespec *request, timespec *left)
+    enum: CLOCK_MONOTONIC
+
+cdef enum:
+    TIMED_ROUNDS = 4096  # rounds of a loop between two looks at the clock
+    NOISE_SHIFT = 56     # one access in 256 is disturbed
+    NAP_NS = 10000
+
+
+cdef uint64_t now_ns() noexcept nogil:
+    cdef timespec ts
+    clock_gettime(CLOCK_MONOTONIC, &ts)
+    return <uint64_t>ts.tv_sec * 1000000000 + <uint64_t>ts.tv_nsec
+
+
+cdef void make_noise(Cpu *c) noexcept nogil:
+    """Lets others go first, now and then: for as long as a nap takes, or one time of four merely once."""
+    cdef uint64_t random = xorshift(&c.noise)
+    cdef timespec nap
+    if random >> NOISE_SHIFT:
+        return
+    if random & 3:
+        nap.tv_sec = 0
+        nap.tv_nsec = NAP_NS
+        nanosleep(&nap, NULL)
+    else:
+        tdp_cpu_yield()
+
+
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil:
     memset(c, 0, sizeof(Cpu))
     c.id = id
@@ -30,6 +64,8 @@ cdef Cpu *sync_new_cpu(int32_t id) noexcept nogil:
 cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil:
     """Offers the access to the scheduler, lets a scripted race happen, and looks for a freed page. Yields."""
     cdef uint64_t page
+    if c.slow & SLOW_NOISE:
+        make_noise(c)
     if c.slow & SLOW_YIELD:
         c.y_kind = kind
         c.y_obj = obj
@@ -61,15 +97,30 @@ cdef bint sync_enabled(const Cpu *c) noexcept nogil:
     return c.y_kind != SYNC_ABORT and c.y_kind != SYNC_DONE
 
 
+cdef bint goes_round_for_ever(Cpu *c) noexcept nogil:
+    """Whether the rounds with one key are too many, and where time counts went on for too long. Looks at the clock
+    seldom: a CPU that is not under the explorer only waits here."""
+    if not c.retry_limit or c.retry_count < c.retry_limit:
+        return False
+    if c.retry_ns == 0:
+        return True
+    if (c.retry_count - c.retry_limit) % TIMED_ROUNDS:
+        return False
+    if c.retry_count == c.retry_limit:
+        c.retry_since = now_ns()
+    return now_ns() - c.retry_since >= c.retry_ns
+
+
 cdef void sync_retry(Cpu *c, uint64_t key) noexcept nogil:
     """Called where a loop goes round; key digests what the loop looked at. Yields; ends a livelock.
 
     Under the explorer the scheduler resumes this CPU only once another one has written something. Alone, the
-    limit-th round in a row with the same key is a livelock.
+    limit-th round in a row with the same key is a livelock; on threads, once that also lasted retry_ns.
     """
+    c.count.retries += 1
     if key == c.retry_key:
         c.retry_count += 1
-        if c.retry_limit and c.retry_count >= c.retry_limit and not c.slow & SLOW_YIELD:
+        if not c.slow & SLOW_YIELD and goes_round_for_ever(c):
             sync_abort(c, ABORT_LIVELOCK)
     else:
         c.retry_key = key

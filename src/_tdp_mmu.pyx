@@ -22,11 +22,10 @@ from tdpfast._spte cimport (
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,
     EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG,
-    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu,
-    lockdep_assert_held, lockdep_assert_held_read, lockdep_assert_held_write, need_resched, rcu_read_lock,
-    rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_assert,
-    sync_fetch_and, sync_load, sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace1, trace3, trace5, write_lock,
-    write_unlock,
+    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
+    lockdep_assert_held_write, need_resched, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock,
+    spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load, sync_point, sync_retry, sync_try_cmpxchg,
+    sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -547,6 +546,7 @@ cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flus
         kvm_warn(c, b"tdp_mmu_iter_cond_resched", b"yielded")
     if not tdp_mmu_iter_need_resched(c, iter):
         return False
+    c.count.yields += 1
     if flush:
         kvm_flush_remote_tlbs(c, kvm)
     rcu_read_unlock(c)

@@ -43,7 +43,9 @@ cdef bint tdx_operand_busy(uint64_t err) noexcept nogil:
 
 cdef uint64_t tdx_seamcall(Cpu *c, Tdx *t, int leaf, SeamRegs *r) noexcept nogil:
     """One SEAMCALL; the module puts it into the trace. Yields."""
-    return seamcall(c, t.seam, leaf, r)
+    cdef uint64_t err = seamcall(c, t.seam, leaf, r)
+    c.count.busy += tdx_operand_busy(err)
+    return err
 
 
 cdef uint64_t seamcall3(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8, SeamRegs *r) noexcept nogil:
@@ -110,6 +112,7 @@ cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     c.lp = vcpu + 1
     err = td_async_exit(c, t.seam, &r)
     c.lp = lp
+    c.count.kicks += 1
     trace3(c, EV_KICK, vcpu, err, r.rax)
     return True
 

@@ -9,42 +9,34 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
-from tdpfast._arena cimport Sp
+from tdpfast._arena cimport Sp, arena_bury, arena_watch
 from tdpfast._atomic cimport (
-    tdp_cpu_yield, tdp_fetch_add, tdp_load_seq, tdp_store_seq,
+    tdp_cpu_yield, tdp_fetch_add, tdp_load_seq, tdp_read_once, tdp_store_seq,
 )
 from tdpfast._batch cimport VcpuCore, run_to_landing
 from tdpfast._ops cimport (
-    OP_INVALIDATE_ROOTS, OP_SET_DIRTY_LOG, OP_ZAP_INVALIDATED_ROOTS, Op, OpResult, Vm, vm_run_op,
+    OP_INVALIDATE_ROOTS, OP_MAP, OP_SET_DIRTY_LOG, OP_ZAP_INVALIDATED_ROOTS, Op, OpResult, Vm, vm_run_op,
 )
-from tdpfast._sync cimport Cpu, SpinLock, spin_lock, spin_unlock
+from tdpfast._sync cimport (
+    SLOW_CHECK, SLOW_NOISE, Counters, Cpu, SpinLock, now_ns, rcu_run, spin_lock, spin_unlock, xorshift,
+)
+from tdpfast._tdp_mmu cimport RET_PF_RETRY
 from tdpfast._vm cimport VmCore, fill_op
 
 from tdpfast._vm import OP_NAMES
 from tdpfast.errors import UsageError
 
-cdef extern from "time.h" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *ts)
-    enum: CLOCK_MONOTONIC
-
 cdef enum:
     KINDS = 64
-    RETRY_LIMIT = 1 << 22    # rounds of one loop, with the processor given away in between
-    CLOCK_EVERY = 256        # operations between two looks at the clock
-
-
-cdef uint64_t now_ns() noexcept nogil:
-    cdef timespec ts
-    clock_gettime(CLOCK_MONOTONIC, &ts)
-    return <uint64_t>ts.tv_sec * 1000000000 + <uint64_t>ts.tv_nsec
+    RETRY_LIMIT = 1 << 16    # rounds of one loop, with the processor given away in between, before they are timed
+    RETRY_NS = 2000000000    # whoever holds what the loop waits for may be off the processor
+    CLOCK_EVERY = 32         # operations between two looks at the clock; those that follow one are timed
 
 
 cdef struct Shared:
     uint64_t ready           # threads that wait for the start
     uint64_t stop            # somebody ended in BUG() or a livelock
+    uint64_t most_pages      # a run ends when the arena has used so many; 0: none. The watched dead are not reused.
     SpinLock slots_lock
 
 cdef struct Worker:
@@ -59,15 +51,19 @@ cdef struct Worker:
     bint in_slots            # holds slots_lock
     bint borrowed            # runs on the VM's roots, as its own for the time of a run
     uint64_t done
+    uint64_t at              # its place in ops of the operation that runs, or ran last
     uint64_t by_kind[KINDS]
+    uint64_t samples[KINDS]  # operations that were timed, and how long they took together
+    uint64_t sample_ns[KINDS]
     uint64_t elapsed_ns
+    uint64_t pf_retry        # faults that came back with RET_PF_RETRY, each round of their loops
+    Counters before
 
 
-cdef inline uint64_t xorshift(uint64_t *x) noexcept nogil:
-    x[0] ^= x[0] << 13
-    x[0] ^= x[0] >> 7
-    x[0] ^= x[0] << 17
-    return x[0] * 0x2545f4914f6cdd1du
+cdef bint nearly_used_up(const Worker *w) noexcept nogil:
+    """Whether the arena has nothing left that was freed before this run, and little that was never used."""
+    return (tdp_read_once(&w.vm.arena.free_head) & 0xffffffffu == 0
+            and tdp_read_once(&w.vm.arena.next_fresh) >= w.shared.most_pages)
 
 
 cdef void worker_loop(void *arg) noexcept nogil:
@@ -77,18 +73,27 @@ cdef void worker_loop(void *arg) noexcept nogil:
     cdef Op *op
     cdef uint64_t random = w.seed
     cdef uint64_t start = now_ns()
-    cdef uint64_t i
+    cdef uint64_t i, begun
     while (not w.count or w.done < w.count) and not tdp_load_seq(&w.shared.stop):
-        if w.duration_ns and w.done % CLOCK_EVERY == 0 and now_ns() - start >= w.duration_ns:
+        begun = now_ns() if w.done % CLOCK_EVERY == 0 else 0
+        if begun and w.duration_ns and begun - start >= w.duration_ns:
+            break
+        if w.shared.most_pages and nearly_used_up(w):
             break
         i = (xorshift(&random) >> 32) if w.seed else w.done
-        op = &w.ops[i % w.nops]
+        w.at = i % w.nops
+        op = &w.ops[w.at]
         w.in_slots = op.kind in (OP_INVALIDATE_ROOTS, OP_ZAP_INVALIDATED_ROOTS, OP_SET_DIRTY_LOG)
         if w.in_slots:
             spin_lock(w.c, &w.shared.slots_lock)
         vm_run_op(w.c, w.vm, op, &res)
         if w.in_slots:
             spin_unlock(w.c, &w.shared.slots_lock)
+        if begun:
+            w.samples[op.kind & (KINDS - 1)] += 1
+            w.sample_ns[op.kind & (KINDS - 1)] += now_ns() - begun
+        if op.kind == OP_MAP:
+            w.pf_retry += <uint64_t>res.tries - (0 if res.ret == RET_PF_RETRY else 1)
         w.done += 1
         w.by_kind[op.kind & (KINDS - 1)] += 1
     w.elapsed_ns = now_ns() - start
@@ -113,6 +118,7 @@ cdef class ThreadEngine:
     cdef Shared shared
     cdef Worker *workers
     cdef readonly Py_ssize_t n
+    cdef bint watched        # this run looks for accesses to freed tables
     cdef list vcpus          # the VcpuCores, which keep the VM
 
     def __cinit__(self, list vcpus):
@@ -164,15 +170,32 @@ cdef class ThreadEngine:
         w.seed = seed
         w.done = 0
         w.elapsed_ns = 0
+        w.pf_retry = 0
         memset(w.by_kind, 0, sizeof(w.by_kind))
+        memset(w.samples, 0, sizeof(w.samples))
+        memset(w.sample_ns, 0, sizeof(w.sample_ns))
 
-    def start(self):
-        """Before the threads of a run start."""
+    def start(self, bint watch=False, uint64_t noise=0):
+        """Before the threads of a run start. watch: freed tables are poisoned and kept until the end of the run, and
+        a use of one violates `life`; the run ends early when the arena is nearly used up. noise: a seed; the threads
+        give the processor away before random accesses (0: they do not)."""
         cdef Py_ssize_t i, k
         self.shared.ready = 0
         self.shared.stop = 0
+        self.shared.most_pages = 0
+        self.watched = watch
+        if watch:
+            self.workers[0].vm.arena.keep_dead = True
+            self.shared.most_pages = self.workers[0].vm.arena.npages - self.workers[0].vm.arena.npages // 8
         for i in range(self.n):
+            self.workers[i].before = self.workers[i].c.count
+            if noise:
+                self.workers[i].c.noise = noise + <uint64_t>i if noise + <uint64_t>i else 1
+                self.workers[i].c.slow |= SLOW_NOISE
+            if watch:
+                arena_watch(&self.workers[i].vm.arena, self.workers[i].c)
             self.workers[i].c.retry_limit = RETRY_LIMIT
+            self.workers[i].c.retry_ns = RETRY_NS
             # The VM's first CPU runs on the VM's roots; for the run it is a vCPU like the others.
             self.workers[i].borrowed = not self.workers[i].c.has_roots
             if self.workers[i].borrowed:
@@ -194,12 +217,59 @@ cdef class ThreadEngine:
         with nogil:
             worker_run(w, self.n)
 
+    cdef settle(self):
+        """Nobody runs any more: what waits for its grace period is freed, and what was watched is given back."""
+        cdef Py_ssize_t i
+        cdef Cpu *c = self.workers[0].c
+        if not any([self.workers[i].c.abort for i in range(self.n)]):
+            rcu_run(c, c.rcu, 0)
+            if self.watched:
+                arena_bury(&self.workers[0].vm.arena)
+        if self.watched:
+            self.workers[0].vm.arena.keep_dead = False
+        for i in range(self.n):
+            self.workers[i].c.slow &= ~<uint32_t>(SLOW_CHECK | SLOW_NOISE)
+
+    def measured(self, Py_ssize_t i):
+        """What thread i's last run cost: operation -> (how many were timed, their nanoseconds together), and the
+        counters of contention by name."""
+        cdef Worker *w
+        cdef Py_ssize_t k
+        if not 0 <= i < self.n:
+            raise UsageError(f"no thread {i}", "out of range", f"0..{self.n - 1}")
+        w = &self.workers[i]
+        times = {name: (w.samples[k], w.sample_ns[k]) for k, name in enumerate(OP_NAMES[:KINDS]) if w.samples[k]}
+        return times, {
+            "ret_pf_retry": w.pf_retry, "lost_cmpxchg": w.c.count.lost_cmpxchg - w.before.lost_cmpxchg,
+            "retries": w.c.count.retries - w.before.retries, "operand_busy": w.c.count.busy - w.before.busy,
+            "kicks": w.c.count.kicks - w.before.kicks, "yields": w.c.count.yields - w.before.yields,
+        }
+
+    def last_op(self, Py_ssize_t i):
+        """Where in its list the operation stands that thread i ran last, or that ended it."""
+        if not 0 <= i < self.n:
+            raise UsageError(f"no thread {i}", "out of range", f"0..{self.n - 1}")
+        return self.workers[i].at
+
+    def freed_uses(self):
+        """Uses of freed tables by all CPUs so far: how many, and (gfn, level) of the first or None."""
+        cdef Py_ssize_t i
+        cdef uint64_t n = 0
+        where = None
+        for i in range(self.n):
+            if self.workers[i].c.uaf_count and where is None:
+                where = self.workers[i].c.uaf_gfn, self.workers[i].c.uaf_level
+            n += self.workers[i].c.uaf_count
+        return n, where
+
     def finish(self):
         """After the threads of a run ended; per thread (operations, seconds, operation -> count, abort code)."""
         cdef Py_ssize_t i, k
         out = []
+        self.settle()
         for i in range(self.n):
             self.workers[i].c.retry_limit = 1000
+            self.workers[i].c.retry_ns = 0
             if self.workers[i].borrowed:
                 for k in range(2):
                     self.workers[i].vm.kvm.vcpu_root[k] = <Sp *>self.workers[i].c.root[k]

@@ -368,6 +368,8 @@ cdef class VmCore:
         cdef Kvm *kvm = &self.vm.kvm
         self.design = design
         self.py_hooks = {}
+        self.hook_running = {}
+        self.hook_texts = {}
         if arena_init(&self.vm.arena, memory_pages, SHADOW_NONPRESENT_VALUE):
             raise MemoryError(f"no memory for {memory_pages} page-table pages")
         self.vm.arena.keep_dead = keep_dead
@@ -414,7 +416,7 @@ cdef class VmCore:
         self.vm.kvm.rcu.ncpu = self.ncpus
         return c
 
-    cdef raise_hook_error(self):
+    cpdef raise_hook_error(self):
         """What a Python hook raised since the last time, if anything."""
         error, self.hook_error = self.hook_error, None
         if error is not None:

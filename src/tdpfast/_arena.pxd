@@ -97,6 +97,8 @@ cdef int arena_init(Arena *a, uint64_t npages, uint64_t fill) noexcept nogil
 cdef void arena_destroy(Arena *a) noexcept nogil
 cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil
+cdef void arena_push(Arena *a, Sp *sp) noexcept nogil
+cdef void arena_bury(Arena *a) noexcept nogil
 cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil
 cdef void arena_restore(Arena *a) noexcept nogil
 

@@ -1,1 +1,3 @@
-# For other native modules only: see _checks.pxd.
+from tdpfast._vm import VmCore
+
+def findings(vm: VmCore) -> list[dict[str, int]]: ...

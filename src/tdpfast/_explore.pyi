@@ -8,6 +8,7 @@ KIND_NAMES: tuple[str, ...]
 class ProgramRef:
     @property
     def nthreads(self) -> int: ...
+    def failed(self) -> bool: ...
 
 class Explorer:
     def __init__(

@@ -29,6 +29,8 @@ cdef struct Program:
     void (*python_hook)(Cpu *c) noexcept nogil           # SYNC_HOOK, on the scheduler's stack; takes the GIL itself
     # NULL, or called after each step that agent made, with what it had offered; agent -1: an execution begins
     void (*watch)(void *user, int agent, int kind, uint64_t obj, uint64_t arg) noexcept nogil
+    uint64_t *python_word              # stands for all state that Python hooks keep: changes when it may have changed
+    void (*cut)(void *user) noexcept nogil               # before reset() and at the end: ends what hooks left half done
     void *user
     bint check_every_quiescent         # also call check whenever every thread is between two operations
     bint hidden_state                  # retry loops consume state no yield point shows (injected faults): a key

@@ -1,7 +1,7 @@
 """A model of the external page table behind the mirror: one word per entry, kept by hooks of its own.
 
 The hooks check what every external table relies on: nobody else updates the same entry at the same time, the
-old value is what the hook is told, a table goes only when it is empty.
+old value is what the hook is told, what comes has a table above it, a table goes only when it is empty.
 """
 
 from libc.stdint cimport int32_t, uint64_t
@@ -13,6 +13,7 @@ cdef enum ModelFault:
     MODEL_STALE              # the old value the hook was told is not what stood there
     MODEL_NOT_EMPTY          # a table went, or came, with entries below it
     MODEL_OUTSIDE            # a gfn outside the model
+    MODEL_NO_TABLE           # something came where no table is
     MODEL_FAULTS
 
 cdef struct Model:

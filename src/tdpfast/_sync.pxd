@@ -42,6 +42,7 @@ cdef enum:
     SLOW_CHECK = 2       # accesses to freed pages are looked for
     SLOW_RMW = 4         # on_rmw wants to run before each atomic read-modify-write
     SLOW_RARE = 8        # the scheduler wants to see sync_rare() as well
+    SLOW_NOISE = 16      # native threads: now and then the processor is given away before an access
 
 cdef enum AssertKind:
     ASSERT_WARN = 0
@@ -102,6 +103,7 @@ cdef enum EventKind:
     EV_PREPARE_ZAP       # level gfn mirror
     EV_SPTE_FROZEN       # gfn level old
     EV_FAST_PF           # gfn error_code old new ret
+    EV_PY_HOOK           # gfn level ret what (PyHookWhat); s0 hook, s1 label
     EV_NOTE              # s0 s1: anything else
 
 cdef struct Event:
@@ -136,6 +138,13 @@ cdef struct RcuHead:
 cdef enum RetryWhy:      # what a loop waits for, for the record of its livelock
     RETRY_FROZEN_CHILD = 1
     RETRY_ANNOUNCED = 2  # the record is there already
+
+cdef struct Counters:    # what contention cost a CPU, since it was made
+    uint64_t lost_cmpxchg
+    uint64_t retries     # rounds of retry loops
+    uint64_t busy        # SEAMCALLs that answered TDX_OPERAND_BUSY
+    uint64_t kicks       # vCPUs it made leave the guest
+    uint64_t yields      # cond_resched_rwlock that dropped mmu_lock
 
 cdef struct Cpu
 
@@ -186,6 +195,8 @@ cdef struct Cpu:
     uint64_t retry_key
     uint32_t retry_count
     uint32_t retry_limit
+    uint64_t retry_ns    # and as long as this, at least, where others may merely be slow; 0: rounds alone decide
+    uint64_t retry_since # when the rounds with this key began to be timed
     int32_t retry_why    # RetryWhy
     uint64_t used_up     # scripted failures and injected faults so far: a retry after one is not the same round again
     # results
@@ -204,7 +215,19 @@ cdef struct Cpu:
     void *root[2]        # Sp *, [is_mirror]
     void *user           # the layer that drives this CPU
     uint64_t pages[3]    # leaves by level that this CPU added, less those it removed
+    uint64_t noise       # state of the noise's random numbers, never 0
+    Counters count
+    uint64_t uaf_count   # uses of freed tables, and where the first one was
+    uint64_t uaf_gfn
+    int32_t uaf_level
 
+
+cdef uint64_t now_ns() noexcept nogil
+cdef inline uint64_t xorshift(uint64_t *x) noexcept nogil:
+    x[0] ^= x[0] << 13
+    x[0] ^= x[0] >> 7
+    x[0] ^= x[0] << 17
+    return x[0] * 0x2545f4914f6cdd1du
 
 cdef void sync_slow(Cpu *c, int kind, uint64_t obj) noexcept nogil
 cdef void sync_init_cpu(Cpu *c, int32_t id) noexcept nogil
@@ -243,7 +266,10 @@ cdef inline uint64_t sync_xchg(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
 
 cdef inline bint sync_try_cmpxchg(Cpu *c, uint64_t *p, uint64_t *old, uint64_t v) noexcept nogil:
     sync_point(c, SYNC_RMW, <uint64_t>p)
-    return tdp_try_cmpxchg(p, old, v)
+    if tdp_try_cmpxchg(p, old, v):
+        return True
+    c.count.lost_cmpxchg += 1
+    return False
 
 cdef inline uint64_t sync_fetch_and(Cpu *c, uint64_t *p, uint64_t v) noexcept nogil:
     sync_point(c, SYNC_RMW, <uint64_t>p)

@@ -1,5 +1,7 @@
 """The Python-owned VM: one Vm, its emulated CPUs, and their traces."""
 
+from libc.stdint cimport uint64_t
+
 from tdpfast._arena cimport Sp
 from tdpfast._ops cimport Op, Vm
 from tdpfast._sync cimport Cpu, Trace
@@ -17,8 +19,12 @@ cdef class VmCore:
     cdef readonly object design
     cdef object keep            # whatever must live as long as the VM
     cdef object py_hooks        # {name: callable} in front of the native hooks
-    cdef object hook_error      # what a Python hook raised first
-    cdef raise_hook_error(self)
+    cdef readonly object hook_error    # what a Python hook raised first
+    cdef object hook_running    # CPU -> generator hook between two of its steps
+    cdef object hook_reset      # callable that takes what hooks keep back, or None
+    cdef object hook_texts      # names of steps: number -> text, and text -> bytes for the trace
+    cdef uint64_t hook_steps    # steps of hooks that may have changed what hooks keep
+    cpdef raise_hook_error(self)
     cdef Cpu *add_cpu(self) except NULL
     cdef dump_table(self, Sp *sp, int number, list out)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -23,10 +23,11 @@ from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
 MEMORY = (0x100000000, 0x200000000)        # the module's TDMR: [start, end) of HPA
-Hooks = Mapping[str, Callable[[int, int, int, int], int | None]]
+Hooks = Mapping[str, Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]]
 """External hooks written in Python, by name: see check()."""
 Progress = Callable[[Explorer], object]
 """Called some 20 times a second while a search runs."""
+Reset = Callable[[], object]
 HOLDS, VIOLATED, UNKNOWN = "holds", "violated", "unknown"
 REPRODUCE = 10                             # runs of a counterexample before it is shown
 
@@ -96,7 +97,8 @@ class Verdict:
         }
 
 
-def build(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> ScenarioProgram:
+def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
+          reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
 
     Raises UsageError if an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and what a
@@ -107,7 +109,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> Sce
     vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
                   runnable=bool(vm_cfg.get("runnable", 1)), nvcpus=vm_cfg.get("vcpus", 2),
                   pending_ve_disable=bool(vm_cfg.get("pending_ve_disable", 0)), keep_dead=True, memory_pages=8192)
-    install(vm, hooks or {})
+    install(vm, hooks or {}, reset)
     for i, op in enumerate(scenario.setup):
         result = vm.run(op)
         if result["ret"] in ("BUG", "LIVELOCK"):
@@ -134,7 +136,7 @@ def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", first
 
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
-          hooks: Hooks | None = None, prefix: bytes = b"", show_all: int = 0,
+          hooks: Hooks | None = None, reset: Reset | None = None, prefix: bytes = b"", show_all: int = 0,
           progress: Progress | None = None) -> Verdict:
     """Explores one scenario under one design.
 
@@ -143,8 +145,15 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     hooks: functions in front of the design's own hooks, {name: function(gfn, old_spte, new_spte, level)}, for
     set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the external
     page, as new_spte is in link_external_spt). A function returns None to have the design's hook run, or 0 or a
-    negative errno in its place. It is one atomic step of the exploration, called in the set-up too, and must give
-    the same answer to the same arguments: what it keeps between calls is not taken back between executions.
+    negative errno in its place; it is called in the set-up too. A plain function is one atomic step of the
+    exploration. A generator function is interrupted wherever it yields, nothing or a label that names the place: each
+    yield ends a step, others may run, and what the generator returns is the hook's result. One that waits in a loop
+    for another to do something makes the search endless; -16 has KVM try again.
+
+    reset: called without arguments before every execution. Hooks that keep something between calls need it: it puts
+    what they keep back to what it was after the set-up (the first call finds it so). Without it a hook must give the
+    same answer to the same arguments, or clean up behind itself: a generator that an execution leaves between two
+    steps is closed.
 
     prefix: the schedule every execution begins with; "complete" is then about what can follow it. show_all: how many
     executions to tell if none violates a check. progress: called while the search runs.
@@ -153,7 +162,7 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     """
     design = get_design(design).replace(ungated=not gated)
     started = time.perf_counter()
-    program = build(scenario, design, hooks)
+    program = build(scenario, design, hooks, reset)
     explorer = explore(program, limits, prefix)
     result = explorer.run(progress)
     program.raise_hook_error()
@@ -228,14 +237,14 @@ def use_of_freed(program: ScenarioProgram, limits: Limits, bit: int, prefix: byt
 
 
 def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design],
-                 hooks: Hooks | None = None) -> tuple:
+                 hooks: Hooks | None = None, reset: Reset | None = None) -> tuple:
     """(scenario, design, program, replay) of the program a token belongs to; the replay is checked step by step.
 
-    hooks: those of the check() that made the token.
+    hooks, reset: those of the check() that made the token.
     Raises TokenMismatchError when it belongs to none of them, NondeterminismError when the program changed.
     """
     scenario, design = owner_of(token, scenarios, designs, hooks)
-    program = build(scenario, design, hooks)
+    program = build(scenario, design, hooks, reset)
     program.record(True)
     explorer = explore(program, Limits())
     replay = explorer.replay(token.schedule)

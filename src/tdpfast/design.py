@@ -9,6 +9,7 @@ kernels and postings named in their docstring text; a design of your own is a pr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tdpfast.errors import UsageError
@@ -124,3 +125,43 @@ def get_design(design: str | Design) -> Design:
     except (KeyError, TypeError):
         raise UsageError(f"unknown design {design!r}", "not a preset",
                          "use one of " + ", ".join(PRESETS)) from None
+
+
+def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
+    """Knobs as command lines write them, ``no_freeze`` or ``max_level=2``; UsageError for one that is none."""
+    kinds = {f.name: f.type for f in dataclasses.fields(Design) if f.name not in ("name", "ungated")}
+    words = {"": 1, "true": 1, "false": 0}
+    out: dict[str, int | bool] = {}
+    for text in texts:
+        knob, _, value = text.partition("=")
+        if knob not in kinds:
+            raise UsageError(f"unknown design knob {knob!r}", "no such field of Design", "one of " + ", ".join(kinds))
+        try:
+            number = words[value] if value in words and kinds[knob] == "bool" else int(value)
+            if kinds[knob] == "bool" and number not in (0, 1):
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"design knob {text!r}", f"{knob} is {'on or off' if kinds[knob] == 'bool' else 'a number'}",
+                             f"{knob}=1" if kinds[knob] == "int" else f"{knob}, or {knob}=0") from None
+        out[knob] = bool(number) if kinds[knob] == "bool" else number
+    return out
+
+
+def with_knobs(design: str | Design, knobs: Mapping[str, int | bool]) -> Design:
+    """A preset (or a Design) with knobs replaced, named after both: ``v7.3+no_freeze``."""
+    design = get_design(design)
+    if not knobs:
+        return design
+    words = [knob if value is True else f"{knob}={int(value)}" for knob, value in knobs.items()]
+    return design.replace(name="+".join([design.name, *words]), **knobs)
+
+
+def presets_with(knobs: Mapping[str, int | bool]) -> list[Design]:
+    """The presets with knobs replaced, without those that the knobs do not go with."""
+    out = []
+    for name in PRESETS:
+        try:
+            out.append(with_knobs(name, knobs))
+        except UsageError:
+            continue
+    return out

@@ -8,8 +8,10 @@ EVENT_KINDS = (
     "chg", "set_ext", "set_ext", "link_ext", "remove_ext", "free_ext", "flush_all", "flush_range", "flush_slot",
     "yield", "split", "dirty", "race", "assert", "seam", "req", "kick", "td_exit", "wait_for_sept_zap",
     "seamcall_failed", "reset_paddr", "free_page", "keyid_free", "LIVELOCK", "rcu_free", "uaf", "rcu_again",
-    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "fast_pf", "note",
+    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "fast_pf", "py_hook", "note",
 )
+PY_HOOK_KINDS = ("yields", "returns", "native")
+"""How a step of a Python hook ends: at a yield, with an answer, or by asking for the design's own hook."""
 ASSERT_KINDS = ("WARN", "KVM_BUG_ON", "BUG", "LOCKDEP")
 PRESENT = 1 << 11
 LARGE = 1 << 7
@@ -25,6 +27,14 @@ def visible(spte: int, level: int) -> str:
 
 def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
+
+
+def py_hook_text(a: tuple, label: str | None) -> str:
+    """How a step of a Python hook ended, from its record: a yield with its label, its answer, or the native hook."""
+    what = PY_HOOK_KINDS[a[3]]
+    if what == "yields":
+        return f"yields {label!r}" if label else what
+    return "asks for the native hook" if what == "native" else f"returns {signed(a[2])}"
 
 
 def mmu_event(record: tuple, layout: int) -> list | None:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from tdpfast.checks import names_of
 from tdpfast.conform.names import LEAF_NAMES
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, py_hook_text, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
 
@@ -84,6 +84,8 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
         return f"call_rcu of a table that is {'freed' if a[2] == 5 else 'queued'} already: gfn {a[1]:x}"
     if kind == "fast_pf":
         return f"fast_page_fault gfn {a[0]:x}: {spte_text(a[2], 1)} -> {spte_text(a[3], 1)} = {RET_PF[a[4]]}"
+    if kind == "py_hook":
+        return f"hook {s0} gfn {a[0]:x} {level_name(a[1])} {py_hook_text(a, s1)}"
     if kind == "split":
         return f"split gfn {a[0]:x} {level_name(a[1])} = {signed(a[3])}"
     return other_text(kind, a)

@@ -8,14 +8,15 @@
     (True, [])
 
 Every thread drives a vCPU of its own, with its own roots, trace and RCU read sections. The schedule is the
-machine's: what is found here is found by chance; `tdpfast check` searches.
+machine's: what is found here is found by chance; `tdpfast check` searches. `tdpfast.stress` runs bursts of this, with
+all checks in between.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from tdpfast import walk
 from tdpfast._check import check_int
 from tdpfast._threads import ThreadEngine
 from tdpfast.errors import UsageError
-from tdpfast.vm import OPS, Vm
+from tdpfast.ops import check_op
+from tdpfast.vm import Vm
 
 __all__ = ["ThreadResult", "ThreadsResult", "audit", "run_threads"]
 
@@ -42,6 +44,13 @@ class ThreadResult:
     """Operation -> how often."""
     ended: str | None
     """"BUG" or "LIVELOCK" if this thread's CPU ended so."""
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Operation -> (how many were timed, their nanoseconds together): every 32nd operation is."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """What contention cost: faults that answered ret_pf_retry, lost_cmpxchg, rounds of retry loops (retries), SEAMCALLs
+    that answered operand_busy, kicks of vCPUs out of the guest, yields of mmu_lock."""
+    last_op: int = 0
+    """Place in the thread's list of the operation it ran last, or that ended it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,10 @@ class ThreadsResult:
     """What a run did."""
 
     threads: list[ThreadResult]
+    freed_uses: int = 0
+    """Uses of freed tables so far, by all of the VM's CPUs; looked for in runs with watch=True only."""
+    first_freed_use: tuple[int, int] | None = None
+    """(gfn, level) of the table that the first of them used."""
 
     @property
     def ops(self) -> int:
@@ -62,7 +75,7 @@ class ThreadsResult:
 
 
 def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: int = 0, seconds: float = 0,
-                seed: int | None = None) -> ThreadsResult:
+                seed: int | None = None, watch: bool = False, noise: int = 0) -> ThreadsResult:
     """Runs one list of operations per thread, all threads at the same time.
 
     Args:
@@ -72,6 +85,10 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
         seconds: when to stop at the latest; 0 = no limit.
         seed: operations are drawn at random from the list, thread i with seed + i; default: in order, again and
             again.
+        watch: freed tables are kept, poisoned, until the run is over, and a use of one violates `life`. Slower, and
+            the run ends early when the VM's table pages are nearly used up.
+        noise: a seed; the threads give the processor away, or take a nap, before random accesses to what they share,
+            so that they meet where they seldom would. 0: they do not.
 
     Raises:
         UsageError: an argument is out of range or an operation is none.
@@ -86,21 +103,21 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
         vm.create_vcpu()
     engine = ThreadEngine([vcpu._core for vcpu in vm.vcpus[:len(ops)]])
     for i, fields in enumerate(ops):
-        todo = [_checked(op) for op in fields]
+        todo = [_checked(op, vm.on_module) for op in fields]
         number = 0 if seed is None else (check_int("seed", seed, 0, 1 << 62) + i) * 2 + 1
         engine.set_ops(i, todo, count or (0 if seconds else len(todo)), seconds, number)
-    return _run(vm, engine)
+    return _run(vm, engine, watch, check_int("noise", noise, 0, 1 << 62))
 
 
-def _checked(op: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(op, Mapping) or op.get("op") not in OPS:
-        raise UsageError(f"unknown op {op!r}", "not an operation of the TDP MMU", "one of tdpfast.vm.OPS")
-    return dict(op)
+def _checked(op: Mapping[str, Any], td: bool) -> dict[str, Any]:
+    fields = dict(op) if isinstance(op, Mapping) else {"op": op}
+    check_op(fields, td=td)
+    return fields
 
 
-def _run(vm: Vm, engine: ThreadEngine) -> ThreadsResult:
+def _run(vm: Vm, engine: ThreadEngine, watch: bool, noise: int) -> ThreadsResult:
     threads = [threading.Thread(target=engine.run_thread, args=(i,)) for i in range(1, engine.n)]
-    engine.start()
+    engine.start(watch, noise)
     locks = [vcpu._lock for vcpu in vm.vcpus[:engine.n]]
     for lock in locks:
         lock.acquire()
@@ -112,8 +129,8 @@ def _run(vm: Vm, engine: ThreadEngine) -> ThreadsResult:
         engine_done(engine, threads)
         for lock in locks:
             lock.release()
-    result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort])
-                            for n, elapsed, kinds, abort in engine.finish()])
+    result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort], *engine.measured(i), engine.last_op(i))
+                            for i, (n, elapsed, kinds, abort) in enumerate(engine.finish())], *engine.freed_uses())
     vm._raise_hook_error()
     if result.ended is not None:
         vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
@@ -133,7 +150,12 @@ def audit(vm: Vm) -> list[str]:
     No SPTE is frozen, every table entry points to a linked table of the right level and gfn whose parent it is,
     no table hangs twice, and the statistics are what counting gives.
     """
-    found: list[str] = []
+    return [text for _, text in audit_checks(vm)]
+
+
+def audit_checks(vm: Vm) -> list[tuple[str, str]]:
+    """As audit(), each text with the name of the check it violates: frozen, life or stat."""
+    found: list[tuple[str, str]] = []
     leaves = [0, 0, 0]
     tables: set[int] = set()
     roots = {root.index for root in vm.roots}
@@ -142,16 +164,18 @@ def audit(vm: Vm) -> list[str]:
     stats = vm.stats
     counted = {"pages_4k": leaves[0], "pages_2m": leaves[1], "pages_1g": leaves[2], "sp_linked": len(tables),
                "sp_live": len(tables) + len(roots)}
-    found += [f"{name} is {stats[name]}, counting gives {n}" for name, n in counted.items() if stats[name] != n]
+    found += [("stat", f"{name} is {stats[name]}, counting gives {n}")
+              for name, n in counted.items() if stats[name] != n]
     return found
 
 
-def _audit_table(vm: Vm, page: walk.Table, found: list[str], leaves: list[int], tables: set[int]) -> None:
+def _audit_table(vm: Vm, page: walk.Table, found: list[tuple[str, str]], leaves: list[int], tables: set[int]) -> None:
     if page.state != "linked":
-        found.append(f"table {page.index} (level {page.level}, gfn {page.gfn:x}) is reachable but {page.state}")
+        found.append(("life", f"table {page.index} (level {page.level}, gfn {page.gfn:x}) is reachable but "
+                              f"{page.state}"))
     values = vm.table(page)
     frozen = np.flatnonzero(vm.spte.is_frozen_spte(values))
-    found += [f"frozen SPTE at level {page.level}, gfn {page.gfn + (i << 9 * (page.level - 1)):x}"
+    found += [("frozen", f"frozen SPTE at level {page.level}, gfn {page.gfn + (i << 9 * (page.level - 1)):x}")
               for i in frozen.tolist()]
     present = vm.spte.is_shadow_present_pte(values)
     last = vm.spte.is_last_spte(values, page.level)
@@ -162,9 +186,10 @@ def _audit_table(vm: Vm, page: walk.Table, found: list[str], leaves: list[int], 
         sp = vm.sp(child) if child is not None else None
         gfn = page.gfn + (index << 9 * (page.level - 1))
         if sp is None or sp.gfn & ~vm.gfn_direct_bits != gfn & ~vm.gfn_direct_bits or sp.is_mirror != page.is_mirror:
-            found.append(f"entry {index} of table {page.index} points to no table of gfn {gfn:x}")
+            found.append(("life", f"entry {index} of table {page.index} points to no table of gfn {gfn:x}"))
         elif sp.index in tables or sp.parent != (page.index, index):
-            found.append(f"table {sp.index} hangs at entry {index} of table {page.index}, its parent is {sp.parent}")
+            found.append(("life", f"table {sp.index} hangs at entry {index} of table {page.index}, its parent is "
+                                  f"{sp.parent}"))
         else:
             tables.add(sp.index)
             _audit_table(vm, sp, found, leaves, tables)

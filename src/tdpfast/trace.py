@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, PY_HOOK_KINDS, signed
 
 EVENT_DTYPE = np.dtype([("kind", "i4"), ("cpu", "i4"), ("step", "u8"), ("a", "u8", (8,)), ("function", "S48"),
                         ("id", "S48")])
 """One record: index into events.EVENT_KINDS, CPU, step of the explorer (0 elsewhere), up to eight numbers
-named by `EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it."""
+named by `EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it; for a step of a Python
+hook the hook and the label it yielded."""
 
 _SET = ("gfn", "level", "old_spte", "new_spte", "ret")
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {
@@ -43,6 +44,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "prepare_zap": ("level", "gfn", "mirror"),
     "fast_pf": ("gfn", "error_code", "old_spte", "new_spte", "ret"),
     "spte_frozen": ("gfn", "level", "old_spte"),
+    "py_hook": ("gfn", "level", "ret", "what"),
 }
 """Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*."""
 
@@ -71,6 +73,9 @@ def make_record(row: Any) -> Record:
     if kind == "assert":
         fields: dict[str, Any] = {"assert": ASSERT_KINDS[numbers[0]], "function": row["function"].decode(),
                                   "id": row["id"].decode()}
+    elif kind == "py_hook":
+        fields = {"hook": row["function"].decode(), "gfn": numbers[0], "level": numbers[1], "ret": signed(numbers[2]),
+                  "what": PY_HOOK_KINDS[numbers[3]], "label": row["id"].decode(errors="replace")}
     else:
         names = EVENT_FIELDS.get(kind)
         if names is None:

@@ -7,7 +7,7 @@ gives the same bytes.
 from __future__ import annotations
 
 from tdpfast.conform.names import LEAF_NAMES
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, py_hook_text, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
 from tdpfast.trace import fast_page_fault_event
@@ -58,6 +58,8 @@ def own_event(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list) 
                                              f"ret {signed(a[4])}")
     if kind == "spte_frozen":
         return "tdpfast_spte_frozen", f"gfn {a[0]:x} level {a[1]} old_spte {a[2]:x}"
+    if kind == "py_hook":
+        return "tdpfast_py_hook", f"{s0} gfn {a[0]:x} level {a[1]} {py_hook_text(a, s1)}"
     if kind == "assert":
         return "tdpfast_assert", f"{ASSERT_KINDS[a[0]]} {s0} {s1}"
     if kind == "rcu_free":

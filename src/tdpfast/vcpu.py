@@ -178,7 +178,7 @@ class Vcpu:
                 self._core.clear()
             got = self._core.fault(gfn, pfn, level, bool(write), bool(exec), bool(user), bool(prefetch),
                                    bool(map_writable), private, bool(noslot), retries)
-        if vm._hook_error is not None:
+        if vm.core.hook_error is not None:
             vm._raise_hook_error()
         if got is None:
             raise self._end()

@@ -20,7 +20,7 @@ in the trace and in `Vcpu.asserts`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ from tdpfast.walk import Entry, Table, Walk
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
 
 MAX_GFN = (1 << 52) - 1
-Hook = Callable[[int, int, int, int], int | None]
+Hook = Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]
 _MODES = ("last", "all", "off")
 
 
@@ -81,11 +81,15 @@ class Vm:
         hooks: functions in front of the external hooks, {name: function(gfn, old_spte, new_spte, level)}, for
             set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the
             external page, as new_spte is in link_external_spt). Each returns None to have the hook below run, or 0
-            or a negative errno in its place; what one raises, the operation raises at its end. They run with locks
-            held: do not call the VM from them.
+            or a negative errno in its place; what one raises, the operation raises at its end. A generator function
+            is run to its end: only the explorer (`check()`) interrupts it at its yields. They run with locks held:
+            do not call the VM from them.
 
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
+
+    on_module = False
+    """Whether the external table is the S-EPT of an emulated TDX module."""
 
     def __init__(self, design: str | Design = "v7.3", *, tdx: bool = True, ungated: bool = False,
                  root_level: int = 4, mmu: str = "ept_ad", maxphyaddr: int = 52, l1tf: bool = False,
@@ -118,17 +122,20 @@ class Vm:
         self.memslot = memslot
         self.mmio_value = 0 if self.tdx else self.spte.masks["shadow_mmio_value"]
         self._ended: VmEnded | None = None
-        self.core = VmCore(
-            self.design, root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
+        self.core = self._make_core(
+            root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
             cache_bits=cache_bits, exec_only=bool(exec_only), tdx=self.tdx, direct_gfn_bits=self.gfn_direct_bits,
             ipat=not self.tdx if ipat is None else bool(ipat), nx=bool(nx_huge_pages),
             slot_base=memslot.base_gfn, slot_npages=memslot.npages,
             mmio_gen=check_u64("mmio_generation", mmio_generation), pml=bool(pml),
             memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22), want_mirror=bool(want_mirror),
             want_direct=bool(want_direct))
-        self._hook_error: BaseException | None = None
-        install(self.core, {name: self._guarded(name, hook) for name, hook in (hooks or {}).items()})
+        install(self.core, hooks or {})
         self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
+
+    def _make_core(self, **options: Any) -> VmCore:
+        """The native VM; a TD on a module is made otherwise."""
+        return VmCore(self.design, **options)
 
     def __repr__(self) -> str:
         kind = "TD" if self.tdx else "VM"
@@ -393,27 +400,9 @@ class Vm:
 
     # checking
 
-    def _guarded(self, name: str, hook: Hook) -> Hook:
-        """A hook whose exceptions wait until the operation is over; until then they count as -EIO."""
-        if not callable(hook):
-            raise UsageError(f"hook {name!s} is {hook!r}", "not callable", "a function")
-
-        def call(gfn: int, old_spte: int, new_spte: int, level: int) -> int | None:
-            try:
-                value = hook(gfn, old_spte, new_spte, level)
-                return None if value is None else check_int(f"return of hook {name}", value, -4095, 0)
-            except BaseException as error:
-                if self._hook_error is None:
-                    self._hook_error = error
-                return -5
-
-        return call
-
     def _raise_hook_error(self) -> None:
-        """Raises what a hook raised first since the last time, if anything."""
-        error, self._hook_error = self._hook_error, None
-        if error is not None:
-            raise error
+        """Raises what a hook raised first since the last time, if anything; until then it counted as -EIO."""
+        self.core.raise_hook_error()
 
     def _check_alive(self) -> None:
         if self._ended is not None:

@@ -260,3 +260,19 @@ def test_replay_and_then_explore(tdpfast, token):
 def test_replay_and_then_refuses(tdpfast, token, argv, message):
     code, out, err = tdpfast("replay", token, *argv)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_knobs_of_check_and_replay(tdpfast):
+    zap = ("check", "paths", "--scenario", "fault-against-unmap", "--design", "v7.3", "--gated")
+    code, out, _ = tdpfast(*zap, "--knob", "no_hook_on_zap")
+    token = re.search(r"tdpfast replay (\S+)", out)[1]
+    assert code == 1 and "on v7.3+no_hook_on_zap" in out and tdpfast(*zap)[0] == 0
+    assert tdpfast("replay", token)[0] == 2
+    code, shown, _ = tdpfast("replay", token, "--knob", "no_hook_on_zap")
+    assert code == 1 and "v7.3+no_hook_on_zap" in shown
+    for argv in ((*zap, "--json", "--jobs", 1), ("replay", token)):
+        script = tdpfast(*argv, "--knob", "no_hook_on_zap", "--python")[1]
+        assert python(script) != ""
+    for knob in ("nope", "no_freeze=2", "max_level=x", "name=x", "ungated"):
+        code, out, err = tdpfast(*zap, "--knob", knob)
+        assert (code, out) == (2, "") and err.startswith("error: ") and knob.partition("=")[0] in err

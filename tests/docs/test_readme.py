@@ -37,4 +37,5 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", text, re.S):
         exec(compile(block, "README", "exec"), {"__name__": "readme"})
-    assert "RET_PF_FIXED" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "RET_PF_FIXED" in out and "violated ['agree']" in out

@@ -19,6 +19,7 @@ EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME = 0, 1, 2, 3, 124
 
 COMMANDS = {
     "check": "Explore scenarios under designs to verdicts.",
+    "stress": "Run random operations on native threads, with checks between bursts.",
     "replay": "Run the schedule of a token again.",
     "conform": "Replay recorded answers of the real code and compare.",
     "decode": "Show the fields of a page table entry.",

@@ -14,7 +14,8 @@ import click
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
-from tdpfast.design import PRESETS
+from tdpfast.cli.knobs import knob_option, knobs_code
+from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
@@ -52,7 +53,8 @@ def design_list(names: tuple[str, ...]) -> list[str]:
 
 
 def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str], gatings: list[bool],
-              limits: Limits, jobs: int, as_json: bool, brief: bool, verbose: bool, show_all: int) -> str:
+              limits: Limits, jobs: int, as_json: bool, brief: bool, verbose: bool, show_all: int,
+              knobs: dict) -> str:
     """The Python that does the same."""
     plain = Limits()
     changed = [f"{f.name}={value!r}" for f in fields(Limits) if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
@@ -66,18 +68,20 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
         *["import json", ""] * as_json,
         *["from tdpfast.catalogue import catalogue"] * ("catalogue(" in found),
         f"from tdpfast.check import {'Limits, ' if changed else ''}check_many",
+        *["from tdpfast.design import with_knobs"] * bool(knobs),
         *["from tdpfast.report import report"] * (not as_json),
         *["from tdpfast.scenario import load"] * ("load(" in found), "",
         "if __name__ == '__main__':      # check_many() starts processes",
         f"    scenarios = {found}",
         *[f"    scenarios = [s for s in scenarios if s.name.startswith({wanted!r})]"] * bool(wanted),
-        f"    tasks = [(s, d, g) for s in scenarios for d in {designs!r} for g in {gatings!r}]",
+        f"    tasks = [(s, d, g) for s in scenarios for d in {knobs_code(designs, knobs)} for g in {gatings!r}]",
         f"    verdicts = check_many({', '.join(['tasks', *options])})", *show])
 
 
 @click.command("check")
 @click.argument("what", nargs=-1, required=True, metavar="CATALOGUE|FILE...")
 @click.option("--design", "designs", multiple=True, metavar="D", help="Only this design (repeatable).")
+@knob_option
 @click.option("--scenario", "wanted", multiple=True, metavar="S",
               help="Only scenarios whose name begins with S (repeatable).")
 @click.option("--ungated", is_flag=True, help="Only with the rules of today's callers lifted.")
@@ -103,8 +107,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
               help="Cut each search by random or pct into N shares of its seed, spread over the processes.")
 @click.option("--progress/--no-progress", default=None, help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth, seed,
-            max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
+def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth,
+            seed, max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is the catalogue `review` or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
@@ -113,7 +117,7 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
     from tdpfast.report import report, unexpected
 
     scenarios = select(gather(what), wanted)
-    names = design_list(designs)
+    names, knobs = design_list(designs), parse_knobs(knobs)
     gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
     if strategy in ("random", "pct"):
         max_executions = max_executions or 10_000
@@ -124,11 +128,11 @@ def command(what, designs, wanted, ungated, gated, as_json, brief, expect, exit_
                          + " --python" * as_python, "only walks of a seed can be cut up, and nothing of them is kept",
                          "--strategy random or pct, without --show-all and --python")
     if as_python:
-        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all))
+        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all, knobs))
         return EXIT_OK
     if strategy in ("random", "pct"):
         click.echo(f"seed {seed}", err=True)
-    tasks = [(s, d, g) for s in scenarios for d in names for g in gatings]
+    tasks = [(s, with_knobs(d, knobs), g) for s in scenarios for d in names for g in gatings]
     verdicts = []
     if progress is None:
         progress = sys.stderr.isatty()

@@ -11,29 +11,31 @@ from tdpfast.check import Limits, continue_token, replay_token
 from tdpfast.checks import names_of
 from tdpfast.cli import EXIT_FOUND, EXIT_OK
 from tdpfast.cli.check import STRATEGIES, gather
-from tdpfast.design import PRESETS
+from tdpfast.cli.knobs import knob_option
+from tdpfast.design import parse_knobs, presets_with
 from tdpfast.errors import UsageError
 from tdpfast.token import Token
 
 
-def python_of(token: str, files: tuple[str, ...]) -> str:
+def python_of(token: str, files: tuple[str, ...], knobs: dict) -> str:
     """The Python that does the same."""
+    designs = f"presets_with({knobs!r})" if knobs else "PRESETS.values()"
     return "\n".join([
         "from tdpfast.catalogue import catalogue", "from tdpfast.check import replay_token",
-        "from tdpfast.design import PRESETS", "from tdpfast.scenario import load",
+        f"from tdpfast.design import {'presets_with' if knobs else 'PRESETS'}", "from tdpfast.scenario import load",
         "from tdpfast.story import columns_text, tell", "from tdpfast.token import Token", "",
         f"token = Token.parse({token!r})",
         "scenarios = " + " + ".join([f"catalogue({c!r})" for c in CATALOGUES] + [f"[load({f!r})]" for f in files]),
-        "scenario, design, program, replay = replay_token(token, scenarios, PRESETS.values())",
+        f"scenario, design, program, replay = replay_token(token, scenarios, {designs})",
         "print(columns_text(tell(program, scenario, replay), [t.name for t in scenario.threads]))"])
 
 
-def explore_on(token: Token, files: tuple[str, ...], strategy: str, keep: int | None, as_json: bool) -> int:
+def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str, keep: int | None, as_json: bool) -> int:
     """replay --then: the verdict about what can follow the kept steps."""
     from tdpfast.report import counterexample, holding
 
     walks = {"max_executions": 10_000} if strategy in ("random", "pct") else {}
-    verdict = continue_token(token, gather((*CATALOGUES, *files)), PRESETS.values(), keep=keep,
+    verdict = continue_token(token, gather((*CATALOGUES, *files)), presets_with(knobs), keep=keep,
                              limits=Limits(strategy=strategy, states=True, **walks))
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
@@ -47,6 +49,7 @@ def explore_on(token: Token, files: tuple[str, ...], strategy: str, keep: int | 
 @click.command("replay")
 @click.argument("token")
 @click.option("--file", "files", multiple=True, metavar="FILE", help="Also look in this scenario file.")
+@knob_option
 @click.option("--trace", is_flag=True, help="Kernel trace format (tracefs), with tdpfast_ events between.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks, steps.")
 @click.option("--then", "strategy", type=click.Choice(STRATEGIES),
@@ -54,26 +57,27 @@ def explore_on(token: Token, files: tuple[str, ...], strategy: str, keep: int | 
 @click.option("--keep", type=click.IntRange(0), metavar="N",
               help="With --then: steps to follow; default: up to the last context switch.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(token, files, trace, as_json, strategy, keep, as_python):
+def command(token, files, knobs, trace, as_json, strategy, keep, as_python):
     """Run the schedule of a TOKEN again and show what happens.
 
-    The token says which scenario and design it belongs to: those of the catalogues are known, others are named with
-    --file. Exits with 1 if the schedule violates a check.
+    The token says which scenario and design it belongs to: those of the catalogues and presets are known, others are
+    named with --file and --knob. Exits with 1 if the schedule violates a check.
     """
     from tdpfast.story import columns_text, tell
     from tdpfast.tracefs import tracefs
 
-    parsed = Token.parse(token)
+    parsed, knobs = Token.parse(token), parse_knobs(knobs)
     if strategy is not None and (trace or as_python):
         raise UsageError("--then with --trace or --python", "those are about one schedule", "--then alone or with --json")
     if as_python:
-        click.echo(python_of(token, files))
+        click.echo(python_of(token, files, knobs))
         return EXIT_OK
     if strategy is not None:
-        return explore_on(parsed, files, strategy, keep, as_json)
+        return explore_on(parsed, files, knobs, strategy, keep, as_json)
     if keep is not None:
         raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
-    scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)), PRESETS.values())
+    scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)),
+                                                     presets_with(knobs))
     checks = names_of(replay["checks"])
     if as_json:
         steps = [{"agent": a, "kind": k, "object": program.describe(o), "value": v} for a, k, o, v in replay["steps"]]
