@@ -5,6 +5,9 @@ A Python hook is one atomic step for the explorer: a fiber never runs Python cod
 returns None to have the native hook of the design run, else 0 or a negative errno.
 """
 
+from collections.abc import Mapping
+
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -31,6 +34,8 @@ cdef int errno_of(object value) except? -1:
 cdef void call_python(HookRequest *r) noexcept with gil:
     """Calls the hook; an exception counts as -EIO and is kept for the caller of run()."""
     cdef VmCore vm = <VmCore>r.kvm.hooks.python
+    cdef list inside = vm.hook_threads
+    inside.append(PyThread_get_thread_ident())
     try:
         hook = vm.py_hooks[HOOK_NAMES[r.which]]
         value = hook(r.gfn, r.old_spte, r.new_spte, r.level)
@@ -41,6 +46,7 @@ cdef void call_python(HookRequest *r) noexcept with gil:
         r.ret = -5
         if vm.hook_error is None:
             vm.hook_error = error
+    inside.remove(PyThread_get_thread_ident())
 
 
 cdef void pyhook_serve(Cpu *c) noexcept nogil:
@@ -107,8 +113,12 @@ cdef int pyhooks_install(VmCore vm, object hooks) except -1:
     """Puts Python callables in front of the native hooks; UsageError for an unknown name or no callable."""
     cdef Kvm *kvm = &vm.vm.kvm
     cdef Hooks *native
+    vm.check_hook()
+    if not isinstance(hooks, Mapping):
+        raise UsageError(f"hooks are {hooks!r}", "not a mapping", "{name: function}")
+    hooks = dict(hooks)
     for name, hook in hooks.items():
-        if name not in HOOK_NAMES:
+        if not isinstance(name, str) or name not in HOOK_NAMES:
             raise UsageError(f"hook {name!r}", "no such hook", "use one of " + ", ".join(HOOK_NAMES))
         if not callable(hook):
             raise UsageError(f"hook {name} is {hook!r}", "not callable", "pass a function")

@@ -17,7 +17,7 @@ cdef inline int64_t now() noexcept nogil:
     return t.tv_sec * 1000000000 + t.tv_nsec
 
 
-def run(SeamModule module, int leaf, long n, int lp=0, uint64_t rcx=0, uint64_t rcx_step=0, uint64_t rdx=0,
+def run(SeamModule module not None, int leaf, long n, int lp=0, uint64_t rcx=0, uint64_t rcx_step=0, uint64_t rdx=0,
         uint64_t r8=0, uint64_t r8_step=0, uint64_t r9=0):
     """n calls, operands stepped after each. Returns (nanoseconds in all, {status: how many})."""
     cdef SeamRegs r

@@ -58,6 +58,8 @@ cdef struct Engine:
 cdef class ProgramRef:
     """Keeps a Program and what it points to alive."""
     cdef Program *p
+    cdef bint taken
+    cdef int explored(self, bint on) except -1
 
 cdef class Explorer:
     cdef ProgramRef program
@@ -66,6 +68,8 @@ cdef class Explorer:
     cdef object strategy_name
     cdef object options
     cdef double elapsed
+    cdef int take(self) except -1
+    cdef int search(self) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0
 
 cdef void engine_run(Engine *e, double until) noexcept nogil
