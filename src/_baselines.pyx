@@ -13,6 +13,7 @@ from tdpfast._arena cimport ARENA_HPA, SPTE_ENTRIES, Arena
 from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_read_once, tdp_try_cmpxchg, tdp_xchg
 from tdpfast._fiber cimport tdp_fiber, tdp_fiber_arm, tdp_fiber_map, tdp_fiber_switch, tdp_fiber_unmap
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK
+from tdpfast._tdp_iter cimport spte_to_child_pt
 from tdpfast._vm cimport VmCore
 
 from tdpfast.errors import UsageError
@@ -69,8 +70,8 @@ def raw_walk(VmCore vm not None, bint mirror, long n, uint64_t step, uint64_t gf
     """Dependent loads from the root to the SPTE of gfn 0, step, 2 * step, ...: the walk without iterator, RCU and
     checks. Every table must be there."""
     cdef Arena *a = &vm.vm.arena
-    cdef uint64_t *root
-    cdef uint64_t *table
+    cdef const uint64_t *root
+    cdef const uint64_t *table
     cdef uint64_t gfn = 0, sum = 0, spte
     cdef int64_t start
     cdef int level, top
@@ -79,6 +80,15 @@ def raw_walk(VmCore vm not None, bint mirror, long n, uint64_t step, uint64_t gf
         raise UsageError("raw_walk", "the VM has no such root", "a VM with one")
     root = vm.vm.kvm.vcpu_root[mirror].spt
     top = vm.vm.kvm.vcpu_root[mirror].level
+    for i in range(n):
+        table = root
+        for level in range(top, 1, -1):
+            spte = tdp_read_once(table + (((gfn | gfn_bits) >> (9 * (level - 1))) & 511))
+            table = spte_to_child_pt(a, spte, level)
+            if table == NULL:
+                raise UsageError(f"raw_walk of gfn {gfn:#x}", "a table on the way is not there", "map the range first")
+        gfn += step
+    gfn = 0
     with nogil:
         start = now()
         for i in range(n):
@@ -100,9 +110,12 @@ def raw_walk(VmCore vm not None, bint mirror, long n, uint64_t step, uint64_t gf
 
 def copy(size_t size, long n):
     """memcpy() of size bytes, cached."""
-    cdef char *m = <char *>malloc(2 * size)
+    cdef char *m
     cdef int64_t start
     cdef long i
+    if not 1 <= size <= 1 << 32:
+        raise UsageError(f"{size} bytes", "out of range", "1..1 << 32")
+    m = <char *>malloc(2 * size)
     if m == NULL:
         raise MemoryError(f"no memory for 2 * {size} bytes")
     memset(m, 1, 2 * size)

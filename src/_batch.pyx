@@ -8,6 +8,7 @@ time; one vCPU belongs to one thread at a time (Vcpu in vm.py takes a lock for t
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset, strncpy
 
@@ -29,6 +30,7 @@ from tdpfast._tdp_mmu_map cimport kvm_mmu_hugepage_adjust, link_or_split, tdp_mm
 from tdpfast._tdp_mmu_roots cimport is_page_fault_stale, vcpu_reload
 from tdpfast._vm cimport VmCore, fill_op, result_dict
 
+from tdpfast._check import check_bool
 from tdpfast.errors import UsageError
 
 cdef extern from *:
@@ -43,6 +45,7 @@ cdef enum:
     LANES = 32           # lookups in flight when the tables do not fit the cache
     CACHED_TABLES = 512  # 2 MiB of tables: below this, prefetching loses
     OVER = -1
+    SLICE = 1 << 16      # operations between two looks at signals
 
 
 # ---- many faults ------------------------------------------------------------------------------------------------
@@ -223,6 +226,15 @@ cdef void walk_pages(Cpu *c, Vm *vm, bint mirror, const uint64_t *gfns, uint64_t
         start += most
 
 
+cdef inline int truth(str name, object value) except -1:
+    """check_bool(), at once for what a caller writes."""
+    if value is True:
+        return 1
+    if value is False:
+        return 0
+    return 1 if check_bool(name, value) else 0
+
+
 # ---- one emulated CPU -----------------------------------------------------------------------------------------
 
 cdef void release_locks(Cpu *c, Kvm *kvm) noexcept nogil:
@@ -279,7 +291,8 @@ cdef class VcpuCore:
     Thread-safety: methods release the GIL and touch only this CPU and the VM's atomics and locks, so one thread
     per VcpuCore may run at a time; the caller sees to it.
     """
-    def __cinit__(self, VmCore vm, bint own_roots=False):
+    def __cinit__(self, VmCore vm not None, bint own_roots=False):
+        vm.check_hook()
         self.vm = vm
         if own_roots:
             self.c = vm.add_cpu()
@@ -305,11 +318,15 @@ cdef class VcpuCore:
 
     def set_tracing(self, bint on):
         """Records from now on, or stops; the records so far stay until clear()."""
+        self.vm.enter(self.c.id)
+        self.vm.busy[self.c.id] = False
         self.c.trace = &self.trace if on else NULL
 
     def clear(self):
         """Drops the records."""
+        self.vm.enter(self.c.id)
         trace_reset(&self.trace)
+        self.vm.busy[self.c.id] = False
 
     @property
     def nevents(self):
@@ -327,11 +344,13 @@ cdef class VcpuCore:
                  self.c.first_id[i].decode() if self.c.first_id[i] != NULL else None) for i in range(4)]
 
     cdef int check(self) except -1:
+        """Before an operation; finish() comes after it."""
         if self.vm.over:
             raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
-        return 0
+        return self.vm.enter(self.c.id)
 
     cdef int finish(self) except -1:
+        self.vm.busy[self.c.id] = False
         if self.c.abort:
             self.vm.over = True
             release_locks(self.c, &self.vm.vm.kvm)
@@ -341,9 +360,9 @@ cdef class VcpuCore:
         """One operation on this CPU; a dict as VmCore.run() returns it, with `tries` for a map."""
         cdef Op op
         cdef OpResult res
-        self.check()
         memset(&res, 0, sizeof(res))
         fill_op(&op, fields, self.vm.vm.tdx != NULL)
+        self.check()
         with nogil:
             vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
         out = result_dict(&op, self.c, &res, self.vm.vm.tdx != NULL)
@@ -354,41 +373,48 @@ cdef class VcpuCore:
 
     def repeat(self, fields, uint64_t n, uint64_t gfn_step=0, uint64_t pfn_step=0):
         """The same operation n times in a native loop, gfn and pfn (start and end likewise) moving by a step;
-        the returned values counted: dict of ret -> how often."""
+        the returned values counted: dict of ret -> how often. Signals are looked at every SLICE operations."""
         cdef Loop loop
         cdef uint64_t i
-        self.check()
         memset(&loop, 0, sizeof(loop))
         fill_op(&loop.op, fields, self.vm.vm.tdx != NULL)
         loop.c = self.c
         loop.vm = self.vm.vm
-        loop.n = n
         loop.gfn_step = gfn_step
         loop.pfn_step = pfn_step
-        with nogil:
-            run_to_landing(self.c, self.vm.vm, repeat_op, &loop)
-        self.finish()
+        self.check()
+        try:
+            while n and not self.c.abort:
+                loop.n = min(n, <uint64_t>SLICE)
+                n -= loop.n
+                with nogil:
+                    run_to_landing(self.c, self.vm.vm, repeat_op, &loop)
+                PyErr_CheckSignals()
+        finally:
+            self.finish()
         return {i if i < 8 else <int64_t>i - 16: loop.counts[i] for i in range(16) if loop.counts[i]}
 
-    def fault(self, uint64_t gfn, uint64_t pfn, int level, bint write, bint exec_, bint user, bint prefetch,
-              bint map_writable, bint private, bint noslot, int retries):
+    def fault(self, uint64_t gfn, uint64_t pfn, int level, write, exec_, user, prefetch, map_writable, private, noslot,
+              int retries):
         """One fault whose arguments are known to be good; (ret, level, pfn, tries)."""
         cdef Op op
         cdef OpResult res
-        self.check()
+        if not 1 <= level <= 3:
+            raise UsageError(f"level {level}", "no page is larger than 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
         memset(&op, 0, sizeof(op))
         memset(&res, 0, sizeof(res))
         op.kind = OP_MAP
         op.gfn = gfn
         op.pfn = pfn
         op.level = level
-        op.write = write
-        op.exec_ = exec_
-        op.user = user
-        op.prefetch = prefetch
-        op.map_writable = map_writable
-        op.is_private = private
-        op.noslot = noslot
+        op.write = truth("write", write)
+        op.exec_ = truth("exec", exec_)
+        op.user = truth("user", user)
+        op.prefetch = truth("prefetch", prefetch)
+        op.map_writable = truth("map_writable", map_writable)
+        op.is_private = truth("private", private)
+        op.noslot = truth("noslot", noslot)
+        self.check()
         op.retries = retries
         with nogil:
             vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
@@ -398,17 +424,26 @@ cdef class VcpuCore:
         return res.ret, res.level, res.pfn, res.tries
 
     def map_range(self, fields, uint64_t n):
-        """n faults on consecutive pages of the operation's level; dict of RET_PF_* -> how often."""
+        """n faults on consecutive pages of the operation's level; dict of RET_PF_* -> how often. Signals are looked
+        at every SLICE faults."""
         cdef Op op
         cdef OpResult res
         cdef uint64_t counts[8]
-        cdef uint64_t i
-        self.check()
+        cdef uint64_t i, some
         fill_op(&op, fields, self.vm.vm.tdx != NULL)
+        if op.kind != OP_MAP:
+            raise UsageError(f"op {fields['op']!r}", "a range is mapped", 'op = "map"')
         memset(counts, 0, sizeof(counts))
-        with nogil:
-            map_pages(self.c, self.vm.vm, &op, n, counts, &res)
-        self.finish()
+        self.check()
+        try:
+            while n and not self.c.abort:
+                some = min(n, <uint64_t>SLICE)
+                n -= some
+                with nogil:
+                    map_pages(self.c, self.vm.vm, &op, some, counts, &res)
+                PyErr_CheckSignals()
+        finally:
+            self.finish()
         return {i: counts[i] for i in range(8) if counts[i]}
 
     def walk_many(self, bint mirror, const uint64_t[::1] gfns, uint64_t[::1] sptes, uint8_t[::1] levels):
@@ -418,8 +453,10 @@ cdef class VcpuCore:
             raise UsageError("arrays of different lengths", "one answer per gfn", "arrays of one length")
         if n == 0:
             return
+        self.vm.enter(self.c.id)
         with nogil:
             walk_pages(self.c, self.vm.vm, mirror, &gfns[0], n, &sptes[0], &levels[0])
+        self.vm.busy[self.c.id] = False
 
     def copy_events(self, uint8_t[::1] out):
         """Copies the records into an array of events.EVENT_DTYPE, seen as bytes."""
@@ -472,7 +509,7 @@ cdef class ArenaView:
     cdef Py_ssize_t npages
     cdef bint writable
 
-    def __cinit__(self, VmCore vm, bint writable=False):
+    def __cinit__(self, VmCore vm not None, bint writable=False):
         self.vm = vm
         self.npages = <Py_ssize_t>vm.vm.arena.next_fresh
         self.writable = writable
@@ -487,7 +524,7 @@ SP_FIELDS = ("index", "state", "level", "gfn", "is_mirror", "invalid", "is_root"
              "external_spt", "nx_huge_page_disallowed", "access", "parent")
 
 
-def describe_sp(VmCore vm, uint64_t index):
+def describe_sp(VmCore vm not None, uint64_t index):
     """The kvm_mmu_page of a page of the arena as a tuple in the order of SP_FIELDS; None for a free page.
     `parent` is (index, entry) of the SPTE that pointed to it when it was made, or None."""
     cdef const Sp *sp
@@ -506,7 +543,7 @@ def describe_sp(VmCore vm, uint64_t index):
             bool(sp.nx_huge_page_disallowed), sp.access, parent)
 
 
-def root_indexes(VmCore vm):
+def root_indexes(VmCore vm not None):
     """Arena indexes of the live roots, in order of creation."""
     cdef Sp *root = vm.vm.kvm.tdp_mmu_roots
     out = []

@@ -21,6 +21,7 @@ from tdpfast._explore_search cimport (
 )
 from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
 
+from tdpfast._check import check_bool, check_int, check_u64, one_of
 from tdpfast.errors import UsageError
 
 STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct")
@@ -192,8 +193,24 @@ cdef void engine_run(Engine *e, double until) noexcept nogil:
 
 # ---- Python --------------------------------------------------------------------------------------------------
 
+cdef bytes schedule_of(object schedule):
+    """A schedule as bytes; UsageError for anything else."""
+    if not isinstance(schedule, (bytes, bytearray, memoryview)):
+        raise UsageError(f"a schedule of type {type(schedule).__name__}", "not bytes", "one byte per step: its agent")
+    return bytes(schedule)
+
+
 cdef class ProgramRef:
     """A program to explore. Made by the native modules that have programs; subclasses own the memory."""
+
+    cdef int explored(self, bint on) except -1:
+        """Takes the program for an exploration, or gives it back; UsageError when it is taken: by another Explorer,
+        by another thread, or because a hook asks for it while it is explored."""
+        if on and self.taken:
+            raise UsageError("an exploration inside another", "the program is being explored",
+                             "one exploration after the other")
+        self.taken = on
+        return 0
 
     @property
     def nthreads(self):
@@ -218,32 +235,44 @@ cdef class Explorer:
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
                  max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False,
                  wanted=0, prefix=b"", states=True):
+        cdef uint64_t first_seed = check_u64("seed", seed), index = check_u64("first", first)
+        cdef uint64_t executions = check_u64("max_executions", max_executions)
+        cdef uint64_t transitions = check_u64("max_transitions", max_transitions)
+        cdef uint32_t bits = check_int("wanted", wanted, 0, (1 << 32) - 1)
+        cdef uint32_t rounds = check_int("retry_bound", retry_bound, 1, (1 << 31) - 1)
+        cdef uint32_t steps = check_int("max_steps", max_steps, 1, 1 << 30)
+        cdef bint once = check_bool("stop_first", stop_first), counting = check_bool("states", states)
+        cdef bytes agents = schedule_of(prefix)
+        cdef double budget
+        check_int("bound", bound, 0, (1 << 31) - 1)
+        check_int("depth", depth, 1, 64)
         if program.p == NULL:
-            raise UsageError("the program is empty")
-        if strategy not in STRATEGIES:
-            raise UsageError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
-        if not 0 < max_steps <= 1 << 30 or retry_bound < 1 or bound < 0 or not 1 <= depth <= 64:
-            raise UsageError("max_steps, retry_bound, bound or depth (1 to 64) is out of range")
+            raise UsageError("the program is empty", "it was not made", "a program that its __init__() made")
+        if not isinstance(strategy, str) or strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {strategy!r}", "not one of them", one_of(STRATEGIES))
+        if not isinstance(max_seconds, (int, float)) or not 0 <= max_seconds < 1e9:
+            raise UsageError(f"bad max_seconds {max_seconds!r}", "out of range", "0..1e9")
+        budget = max_seconds
         if self.ready:
-            raise UsageError("an Explorer is initialised once")
+            raise UsageError("a second __init__()", "an Explorer is initialised once", "a new one")
         self.program = program
         self.strategy_name = strategy
-        self.prefix = bytes(prefix)
+        self.prefix = agents
         self.options = {"bound": bound, "depth": depth, "seed": seed, "first": first}
-        exec_init(&self.e.exec, program.p, max_steps, retry_bound)
+        exec_init(&self.e.exec, program.p, steps, rounds)
         self.ready = True
         self.e.strategy = STRATEGIES.index(strategy)
         self.e.bound = bound
-        self.e.max_executions = max_executions
-        self.e.max_transitions = max_transitions
-        self.e.stop_first = stop_first
-        self.e.counting = states
-        self.e.wanted = wanted
-        self.e.deadline = max_seconds      # relative until run() starts
+        self.e.max_executions = executions
+        self.e.max_transitions = transitions
+        self.e.stop_first = once
+        self.e.counting = counting
+        self.e.wanted = bits
+        self.e.deadline = budget      # relative until run() starts
         self.e.complete = self.e.strategy <= EXPLORE_BOUND
         self.e.walk.x = &self.e.exec
-        self.e.walk.seed = seed
-        self.e.walk.index = first
+        self.e.walk.seed = first_seed
+        self.e.walk.index = index
         self.e.walk.depth = depth
         self.e.walk.script = self.prefix
         self.e.walk.nscript = len(self.prefix)
@@ -263,6 +292,16 @@ cdef class Explorer:
         if self.ready:
             exec_free(&self.e.exec)
 
+    cdef int made(self) except -1:
+        if not self.ready:
+            raise UsageError("an Explorer without a program", "it was not made", "an Explorer that __init__() made")
+        return 0
+
+    cdef int take(self) except -1:
+        """Before anything of the program runs; whoever called it calls program.explored(False) after."""
+        self.made()
+        return self.program.explored(True)
+
     cdef int prepare(self) except -1:
         if self.e.strategy == EXPLORE_PCT and self.e.walk.length == 0:
             self.e.walk.length = self.run_script(self.prefix, WALK_FOLLOW, False)
@@ -273,22 +312,27 @@ cdef class Explorer:
 
         Executions that end "pruned" were cut short: what they would have come to was explored before.
         """
-        self.prepare()
-        if self.e.finished or (self.e.max_executions and self.e.executions >= self.e.max_executions):
-            return None
-        with nogil:
-            engine_once(&self.e)
-        if self.e.no_memory:
-            raise MemoryError("the search ran out of memory")
-        return {
-            "checks": self.e.last_checks,
-            "end": END_NAMES[<int>self.e.exec.end],
-            "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
-        }
+        self.take()
+        try:
+            self.prepare()
+            if self.e.finished or (self.e.max_executions and self.e.executions >= self.e.max_executions):
+                return None
+            with nogil:
+                engine_once(&self.e)
+            if self.e.no_memory:
+                raise MemoryError("the search ran out of memory")
+            return {
+                "checks": self.e.last_checks,
+                "end": END_NAMES[<int>self.e.exec.end],
+                "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
+            }
+        finally:
+            self.program.explored(False)
 
     def progress(self):
         """How much of the search is done, 0..1: an estimate from the tree known so far, or the share of the limit.
         None: no estimate (a walk without a limit)."""
+        self.made()
         if self.e.finished:
             return 1.0
         if self.e.strategy <= EXPLORE_BOUND:
@@ -304,6 +348,19 @@ cdef class Explorer:
 
         progress: called with this Explorer some 20 times a second.
         """
+        if progress is not None and not callable(progress):
+            raise UsageError(f"progress is of type {type(progress).__name__}", "not callable", "a function of an Explorer")
+        self.take()
+        try:
+            self.search(progress)
+        finally:
+            self.program.explored(False)
+        if self.e.no_memory:
+            raise MemoryError("the search ran out of memory")
+        return self.result()
+
+    cdef int search(self, progress) except -1:
+        """The slices of run(): the program is taken."""
         cdef double start = now()
         cdef double until
         self.prepare()
@@ -323,9 +380,7 @@ cdef class Explorer:
             self.elapsed += now() - start
             if self.e.deadline > 0:
                 self.e.deadline = max(self.e.deadline - now(), 1e-9)
-        if self.e.no_memory:
-            raise MemoryError("the search ran out of memory")
-        return self.result()
+        return 0
 
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0:
         """One execution after a script; its number of steps."""
@@ -343,6 +398,7 @@ cdef class Explorer:
 
     def result(self):
         """What was found so far, as a dict."""
+        self.made()
         e = &self.e
         failures = {}
         for i in range(32):
@@ -374,8 +430,13 @@ cdef class Explorer:
     def try_schedule(self, schedule):
         """Follows a schedule where it can be, without traces: dict of checks, end and the schedule that ran."""
         cdef uint32_t bits
-        self.run_script(bytes(schedule), WALK_FOLLOW, False)
-        bits = exec_finish(&self.e.exec)
+        cdef bytes agents = schedule_of(schedule)
+        self.take()
+        try:
+            self.run_script(agents, WALK_FOLLOW, False)
+            bits = exec_finish(&self.e.exec)
+        finally:
+            self.program.explored(False)
         return {
             "checks": bits,
             "end": END_NAMES[<int>self.e.exec.end],
@@ -391,8 +452,13 @@ cdef class Explorer:
         cdef StepRecord *r
         cdef size_t i
         cdef uint32_t bits
-        self.run_script(bytes(schedule), WALK_FOLLOW if follow else WALK_REPLAY, True)
-        bits = exec_finish(&self.e.exec)
+        cdef bytes agents = schedule_of(schedule)
+        self.take()
+        try:
+            self.run_script(agents, WALK_FOLLOW if follow else WALK_REPLAY, True)
+            bits = exec_finish(&self.e.exec)
+        finally:
+            self.program.explored(False)
         steps = []
         for i in range(self.e.exec.nsteps):
             r = &self.e.exec.steps[i]

@@ -175,10 +175,11 @@ cdef class ExternalModel:
     cdef Model m
     cdef VmCore vm
 
-    def __cinit__(self, VmCore vm, uint64_t base_gfn, uint64_t npages):
+    def __cinit__(self, VmCore vm not None, uint64_t base_gfn, uint64_t npages):
         cdef int level
         if npages == 0 or npages > 1 << 24 or base_gfn > 1 << 52:
             raise UsageError(f"a model of {npages} pages", "out of range", "1..2^24 pages")
+        vm.check_hook()
         memset(&self.m, 0, sizeof(Model))
         self.m.base = base_gfn
         for level in range(1, 6):

@@ -137,10 +137,36 @@ cdef class ScenarioProgram(ProgramRef):
             free(self.world)
         trace_free(&self.trace)
 
+    cdef int explored(self, bint on) except -1:
+        """As ProgramRef.explored(); the TD runs nothing else meanwhile."""
+        if not on:
+            self.vm.explored = False
+            return ProgramRef.explored(self, False)
+        self.made()
+        ProgramRef.explored(self, True)
+        try:
+            self.vm.enter_all()
+        except UsageError:
+            ProgramRef.explored(self, False)
+            raise
+        return 0
+
+    cdef int made(self) except -1:
+        if self.p == NULL:
+            raise UsageError("an empty program", "it was not made", "a ScenarioProgram that __init__() made")
+        return 0
+
     def __init__(self, TdVmCore vm not None, threads):
         cdef int i
         cdef World *w = self.world
         cdef Cpu *rcu_cpu
+        vm.made()
+        vm.check_hook()
+        if self.vm is not None:
+            raise UsageError("a second __init__()", "a program is made once", "a new one")
+        if not isinstance(threads, (list, tuple)) or not all([isinstance(ops, (list, tuple)) for ops in threads]):
+            raise UsageError("bad threads", "not lists of operations", "one list of operations per thread")
+        threads = tuple([tuple(ops) for ops in threads])
         if not 1 <= len(threads) <= 16:
             raise UsageError(f"{len(threads)} threads", "a scenario has 1 to 16", "add or merge threads")
         self.vm = vm
@@ -242,12 +268,15 @@ cdef class ScenarioProgram(ProgramRef):
 
     def life_by_use(self, bint on):
         """Whether `life` needs a use of a freed table; else an entry that leads to one is enough."""
+        self.made()
         self.world.uses_only = on
 
     def watch(self):
         """From now on every step is followed by a look at what it changed without having offered it: touched()."""
+        self.explored(True)
         if self.world.watch == NULL:
             self.world.watch = watch_new(self.world)
+        self.explored(False)
         if self.world.watch == NULL:
             raise MemoryError("no memory for copies of the TD")
         self.program.watch = watch_step
@@ -261,11 +290,16 @@ cdef class ScenarioProgram(ProgramRef):
 
     def image(self):
         """A digest of all that an execution can change, after going back to the state executions begin with."""
+        cdef uint64_t image
+        self.explored(True)
         world_reset(self.world)
-        return watch_image(self.world)
+        image = watch_image(self.world)
+        self.explored(False)
+        return image
 
     def record(self, bint on):
         """Keeps the module's calls for events; the explorer is faster without."""
+        self.made()
         seam_record(self.world.t.seam, on)
 
     def events(self):
@@ -278,6 +312,7 @@ cdef class ScenarioProgram(ProgramRef):
 
     def raise_hook_error(self):
         """Raises what a Python hook raised first since the last time, if anything."""
+        self.made()
         self.vm.raise_hook_error()
 
     def results(self):
@@ -288,6 +323,7 @@ cdef class ScenarioProgram(ProgramRef):
 
     def finding(self):
         """Where the last check failed first: dict of check (bit), gfn, level, mirror, external; None if it held."""
+        self.made()
         cdef Finding *f = &self.world.finding
         if not vm_check(self.world.vm, f):
             return None
@@ -295,12 +331,14 @@ cdef class ScenarioProgram(ProgramRef):
 
     def cpu_of(self, int thread):
         """The CPU number events of a thread carry."""
+        self.made()
         if not 0 <= thread < self.nthreads:
             raise UsageError(f"thread {thread}", "the scenario has fewer", f"use 0..{self.nthreads - 1}")
         return self.cpus[thread].id
 
     def describe(self, uint64_t obj):
         """What an object of the explorer's steps is: a short name."""
+        self.made()
         cdef Vm *vm = self.world.vm
         cdef uint64_t base = <uint64_t>vm.arena.base
         if obj in self.vm.hook_texts:

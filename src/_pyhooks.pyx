@@ -7,6 +7,9 @@ the next: between them the fiber offers a point named by what was yielded, and t
 others run. A hook returns None to have the native hook of the design run, else 0 or a negative errno.
 """
 
+from collections.abc import Mapping
+
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -128,6 +131,8 @@ cdef void hook_step(Cpu *c, VmCore vm, HookRequest *r) except *:
 cdef void call_python(Cpu *c, HookRequest *r) noexcept with gil:
     """One step of the hook; an exception ends it, counts as -EIO and is kept for the caller of run()."""
     cdef VmCore vm = <VmCore>r.kvm.hooks.python
+    cdef list inside = vm.hook_threads
+    inside.append(PyThread_get_thread_ident())
     r.more = False
     try:
         hook_step(c, vm, r)
@@ -136,6 +141,7 @@ cdef void call_python(Cpu *c, HookRequest *r) noexcept with gil:
         r.ret = -5
         if vm.hook_error is None:
             vm.hook_error = error
+    inside.remove(PyThread_get_thread_ident())
 
 
 cdef void pyhook_serve(Cpu *c) noexcept nogil:
@@ -146,12 +152,15 @@ cdef void pyhook_serve(Cpu *c) noexcept nogil:
 cdef void pyhook_cut(Kvm *kvm) noexcept with gil:
     """Closes the generators of hooks whose CPUs will not go on, in the order of the CPUs."""
     cdef VmCore vm = <VmCore>kvm.hooks.python
+    cdef list inside = vm.hook_threads
+    inside.append(PyThread_get_thread_ident())
     for cpu in sorted(vm.hook_running):
         try:
             vm.hook_running.pop(cpu).close()
         except BaseException as error:
             if vm.hook_error is None:
                 vm.hook_error = error
+    inside.remove(PyThread_get_thread_ident())
 
 
 cdef void pyhook_reset(Kvm *kvm) noexcept with gil:
@@ -160,11 +169,13 @@ cdef void pyhook_reset(Kvm *kvm) noexcept with gil:
     vm.hook_steps = 0
     if vm.hook_reset is None:
         return
+    vm.hook_threads.append(PyThread_get_thread_ident())
     try:
         vm.hook_reset()
     except BaseException as error:
         if vm.hook_error is None:
             vm.hook_error = error
+    vm.hook_threads.remove(PyThread_get_thread_ident())
 
 
 cdef void ask(Cpu *c, Kvm *kvm, HookRequest *r, int which, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
@@ -231,11 +242,17 @@ cdef int pyhooks_install(VmCore vm, object hooks) except -1:
     """Puts Python callables in front of the native hooks; UsageError for an unknown name or no callable."""
     cdef Kvm *kvm = &vm.vm.kvm
     cdef Hooks *native
+    vm.check_hook()
+    if not isinstance(hooks, Mapping):
+        raise UsageError(f"hooks are {hooks!r}", "not a mapping", "{name: function}")
+    hooks = dict(hooks)
     for name, hook in hooks.items():
-        if name not in HOOK_NAMES:
+        if not isinstance(name, str) or name not in HOOK_NAMES:
             raise UsageError(f"hook {name!r}", "no such hook", "use one of " + ", ".join(HOOK_NAMES))
         if not callable(hook):
             raise UsageError(f"hook {name} is {hook!r}", "not callable", "pass a function")
+    if not hooks:
+        return 0
     if kvm.hooks.native == NULL:
         native = <Hooks *>calloc(1, sizeof(Hooks))
         if native == NULL:
@@ -266,7 +283,6 @@ def install(VmCore vm not None, hooks, reset=None):
     """
     if reset is not None and not callable(reset):
         raise UsageError(f"reset is {reset!r}", "not callable", "a function without arguments")
+    pyhooks_install(vm, hooks)
     if reset is not None:
         vm.hook_reset = reset
-    if hooks:
-        pyhooks_install(vm, hooks)

@@ -299,7 +299,7 @@ cdef uint64_t *inject_word(Cpu *c, Seam *s, SeamInject *inj, int leaf, SeamRegs 
     if td == NULL:
         return NULL
     if inj.lock == INJ_TDR:
-        return &pamt_entry(s, tdr, 0).lock
+        return &pamt_named(s, tdr, 0).lock
     if inj.lock == INJ_OP_STATE:
         return &td.op_lock
     if inj.lock == INJ_SEPT_TREE:

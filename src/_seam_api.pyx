@@ -1,6 +1,7 @@
 # cython: language_level=3
 """SeamModule: the TDX module as a Python object, register by register. The friendly form is tdpfast.seam.TdxModule."""
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -8,8 +9,8 @@ from libc.string cimport memcpy, memset
 from tdpfast._atomic cimport tdp_read_once, tdp_write_once
 from tdpfast._seam cimport *
 from tdpfast._seam_core cimport (
-    PAMT_BYTES, SEAM_HKIDS, SEAM_MAX_LP, SEAM_MAX_TDMR, SYS_READY, PamtEntry, Td, TdmrInfo, Vp, page_memory, pamt_entry,
-    pamt_touch, undo_page, undo_word,
+    OPS_FAILED_IMPORT, PAMT_BYTES, PT_REG, PT_TDR, PT_TDVPR, SEAM_HKIDS, SEAM_MAX_LP, SEAM_MAX_TDMR, SEAM_TDCS_PAGES,
+    SYS_READY, TD_TEARDOWN, PamtEntry, Td, TdmrInfo, Vp, page_memory, pamt_entry, pamt_touch, undo_page, undo_word,
 )
 from tdpfast._seam_defs cimport sept_enc
 from tdpfast._seam_guest cimport (
@@ -40,7 +41,34 @@ cdef dict vp_field = {
 
 
 def bad_tdmr(start, end):
-    return UsageError(f"TDMR [{start:#x}, {end:#x})", "1G aligned, below 64T, at most 8 of them", "whole gigabytes")
+    return UsageError(f"TDMR [{start:#x}, {end:#x})", "1G aligned, below 64T, at most 8 of them, none in another", "whole gigabytes")
+
+
+cdef int fill_tdmr_info(TdmrInfo *info, int i, object fields) except -1:
+    """One TDMR_INFO; nothing of the caller's runs once its areas are counted."""
+    cdef int j
+    start, size, pamt, reserved = fields
+    pamt, reserved = tuple(tuple(area) for area in pamt), tuple(tuple(area) for area in reserved)
+    if len(pamt) != 3 or len(reserved) > 16:
+        raise UsageError(f"TDMR_INFO {i}", "has three PAMT areas and at most 16 reserved ones", "as many")
+    info.start = start
+    info.size = size
+    for j, (base, length) in enumerate(pamt):
+        info.pamt_base[j] = base
+        info.pamt_size[j] = length
+    for j, (base, length) in enumerate(reserved):
+        info.rsvd_offset[j] = base
+        info.rsvd_size[j] = length
+    return 0
+
+
+cdef int check_place(const Td *td, int vm, int level) except -1:
+    """UsageError unless the TD has this VM (0: L1, 1 to 3: L2) and a table can have entries of this level."""
+    if not 0 <= vm <= 3 or (vm and vm > td.num_l2):
+        raise UsageError(f"VM {vm}", f"the TD has L1 (0) and {td.num_l2} L2 VMs", f"0..{td.num_l2}")
+    if not 0 <= level <= 4:
+        raise UsageError(f"level {level}", "not a level of an S-EPT", "0 (4K) .. 4")
+    return 0
 
 
 cdef uint64_t *td_word(Td *td, int field):
@@ -132,27 +160,23 @@ cdef class SeamModule:
     def write_tdmr_info(self, infos, uint64_t pa=0x10000000):
         """What TDH.SYS.CONFIG finds at pa: [(start, size, pamt, reserved)], pamt [(base, size)] for 4K, 2M, 1G,
         reserved [(offset, size)]."""
-        cdef int i, j
+        cdef TdmrInfo info[SEAM_MAX_TDMR]
+        cdef TdmrInfo *kept
+        cdef int i
         infos = list(infos)
         if not 1 <= len(infos) <= SEAM_MAX_TDMR:
             raise UsageError(f"{len(infos)} TDMR_INFO entries", f"there are 1..{SEAM_MAX_TDMR}", "fewer TDMRs")
-        free(self.s.info)
-        self.s.info = <TdmrInfo *>calloc(len(infos), sizeof(TdmrInfo))
-        if self.s.info == NULL:
+        memset(info, 0, sizeof(info))
+        for i, one in enumerate(infos):
+            fill_tdmr_info(&info[i], i, one)
+        kept = <TdmrInfo *>calloc(len(infos), sizeof(TdmrInfo))
+        if kept == NULL:
             raise MemoryError
+        memcpy(kept, info, len(infos) * sizeof(TdmrInfo))
+        free(self.s.info)
+        self.s.info = kept
         self.s.ninfo = <int>len(infos)
         self.s.info_pa = pa
-        for i, (start, size, pamt, reserved) in enumerate(infos):
-            if len(pamt) != 3 or len(reserved) > 16:
-                raise UsageError(f"TDMR_INFO {i}", "has three PAMT areas and at most 16 reserved ones", "as many")
-            self.s.info[i].start = start
-            self.s.info[i].size = size
-            for j, (base, length) in enumerate(pamt):
-                self.s.info[i].pamt_base[j] = base
-                self.s.info[i].pamt_size[j] = length
-            for j, (base, length) in enumerate(reserved):
-                self.s.info[i].rsvd_offset[j] = base
-                self.s.info[i].rsvd_size[j] = length
 
     @property
     def ready(self):
@@ -213,6 +237,8 @@ cdef class SeamModule:
         cdef SeamRegs r
         cdef Cpu *c = self.lp(lp)
         cdef int res
+        if op not in ("accept", "attr_rd", "attr_wr"):
+            raise UsageError(f"TDCALL {op!r}", "unknown", "accept, attr_rd or attr_wr")
         memset(&r, 0, sizeof(r))
         r.rcx = rcx
         r.rdx = rdx
@@ -224,10 +250,8 @@ cdef class SeamModule:
             res = tdg_mem_page_accept(c, self.s, &r)
         elif op == "attr_rd":
             res = tdg_mem_page_attr_rd(c, self.s, &r)
-        elif op == "attr_wr":
-            res = tdg_mem_page_attr_wr(c, self.s, &r)
         else:
-            raise UsageError(f"TDCALL {op!r}", "unknown", "accept, attr_rd or attr_wr")
+            res = tdg_mem_page_attr_wr(c, self.s, &r)
         self.s.lp[lp].intr_after = -1
         return res, r.rax, r.rcx, r.rdx, r.r8, r.r9
 
@@ -282,11 +306,18 @@ cdef class SeamModule:
         return d
 
     def set_td(self, uint64_t tdr, **fields):
-        """Writes fields behind the module's back; for tests and prepared states."""
+        """Writes fields behind the module's back; for tests and prepared states. A TD without a root stays
+        uninitialised."""
         cdef Td *td = self._td(tdr)
-        for name, value in fields.items():
+        cdef uint64_t value
+        cdef dict top = {"op_state": OPS_FAILED_IMPORT if td.root[0] != NULL else 0, "hkid": SEAM_HKIDS - 1,
+                         "lifecycle": TD_TEARDOWN, "num_tdcx": SEAM_TDCS_PAGES + 3}
+        for name, number in fields.items():
             if name not in td_field:
                 raise UsageError(f"field {name!r}", "unknown", ", ".join(td_field))
+            value = number
+            if name in top and value > top[name]:
+                raise UsageError(f"{name}={value}", "no TD in this state has that", f"0..{top[name]}")
             td_word(td, td_field[name])[0] = value
 
     def vp(self, uint64_t tdvpr):
@@ -340,6 +371,8 @@ cdef class SeamModule:
         cdef uint64_t *page = page_memory(self.s, hpa)
         if len(content) != 4096:
             raise UsageError(f"{len(content)} bytes", "a page has 4096", "pad them")
+        if e.pt != PT_REG:
+            raise UsageError(f"HPA {hpa:#x}", "not a page of a guest", "one that mem_page_add or mem_page_aug gave to it")
         undo_page(self.s, page)
         memcpy(page, <const char *>content, 4096)
         pamt_touch(self.s, e)
@@ -355,6 +388,8 @@ cdef class SeamModule:
         undo_word(self.s, &e.lock)
         pamt_touch(self.s, e)
         if pt is not None:
+            if pt in (PT_TDR, PT_TDVPR) and pt != e.pt:
+                e.ref = 0            # it has the type, and nothing that belongs to it
             e.pt = pt
         if owner is not None:
             e.owner = owner
@@ -369,11 +404,13 @@ cdef class SeamModule:
         """(raw entry, level where the walk to that level ends)."""
         cdef uint64_t raw
         cdef int reached
+        check_place(self._td(tdr), vm, level)
         seam_walk(self.s, self._td(tdr), vm, gpa, level, &raw, &reached)
         return raw, reached
 
     def set_entry(self, uint64_t tdr, uint64_t gpa, int level, uint64_t raw, int vm=0):
-        cdef int reached
+        cdef int reached = 0
+        check_place(self._td(tdr), vm, level)
         cdef uint64_t *ep = seam_entry(self.s, self._td(tdr), vm, gpa, level, &reached)
         if ep == NULL or reached != level:
             raise UsageError(f"GPA {gpa:#x} level {level}", "the walk ends above", "sept_add first")
@@ -384,6 +421,7 @@ cdef class SeamModule:
         """[(gpa, level, raw)] of every entry that is not free, tables before what they hold."""
         cdef SeptIter it
         cdef list out = []
+        check_place(self._td(tdr), vm, 0)
         sept_iter_init(&it, self.s, self._td(tdr), vm)
         while sept_iter_next(&it):
             out.append((it.gpa, it.level, it.raw))
@@ -395,11 +433,15 @@ cdef class SeamModule:
         cdef uint64_t hpa, step = <uint64_t>1 << (12 + 9 * size)
         cdef PamtEntry *e
         cdef int i
+        if not 0 <= size <= 2:
+            raise UsageError(f"size {size}", "not a page size", "0 (4K), 1 (2M) or 2 (1G)")
         for i in range(self.s.ntdmr):
             if self.s.tdmr[i].p4k == NULL:
                 continue
             hpa = self.s.tdmr[i].start
             while hpa < self.s.tdmr[i].ready:
+                if hpa & 0x3fffffff == 0:
+                    PyErr_CheckSignals()
                 e = pamt_entry(self.s, hpa, size)
                 if e.pt or e.owner or e.bepoch or e.lock:
                     out.append((hpa, e.pt, e.owner, e.bepoch, e.lock))

@@ -42,7 +42,7 @@ cdef inline int64_t now() noexcept nogil:
     return t.tv_sec * 1000000000 + t.tv_nsec
 
 
-def run(SeamModule module, int leaf, long n, int lp=0, uint64_t rcx=0, uint64_t rcx_step=0, uint64_t rdx=0,
+def run(SeamModule module not None, int leaf, long n, int lp=0, uint64_t rcx=0, uint64_t rcx_step=0, uint64_t rdx=0,
         uint64_t r8=0, uint64_t r8_step=0, uint64_t r9=0):
     """n calls, operands stepped after each. Returns (nanoseconds in all, {status: how many})."""
     cdef SeamRegs r
@@ -68,7 +68,7 @@ def run(SeamModule module, int leaf, long n, int lp=0, uint64_t rcx=0, uint64_t 
     return start, {t.seen[k]: t.count[k] for k in range(t.kinds)}
 
 
-def run_guest(SeamModule module, str what, long n, int lp, uint64_t rcx=0, uint64_t rcx_step=0):
+def run_guest(SeamModule module not None, str what, long n, int lp, uint64_t rcx=0, uint64_t rcx_step=0):
     """n guest operations of the VCPU on that LP (a TDCALL, a write, or with rcx its TDVPR an entry and an exit),
     RCX stepped after each. Returns (nanoseconds in all, {result: how many}): results of TDCALLs are RAX of those
     that came back to the guest, of a write GuestResult, of an entry its status."""

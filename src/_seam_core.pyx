@@ -233,7 +233,7 @@ cdef int sept_walk(Cpu *c, Seam *s, uint64_t *root, uint64_t gpa, int top, int l
         if e & SEPT_STATE or not e & SEPT_RWX:
             entry[0] = e
             return at
-        page = page_memory(s, e & SEPT_HPA)
+        page = table_named(s, e & SEPT_HPA)
         at -= 1
     ep[0] = &page[sept_index(gpa, at)]
     return at
@@ -315,7 +315,7 @@ cdef void regs_entry(SeamRegs *r, uint64_t entry, int level) noexcept nogil:
 
 cdef PamtEntry *entry_pamt(Seam *s, uint64_t entry, int level) noexcept nogil:
     """PAMT entry of the page an entry names: of the leaf's size, or of the S-EPT page."""
-    return pamt_entry(s, entry & SEPT_HPA, level if entry & SEPT_PS else 0)
+    return pamt_named(s, entry & SEPT_HPA, level if entry & SEPT_PS else 0)
 
 
 cdef bint tlb_tracked(Cpu *c, Seam *s, Td *td, uint64_t bepoch) noexcept nogil:

@@ -117,7 +117,7 @@ cdef bint l2_find(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *ent
 
 cdef bint l2_find_guest(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil:
     """As l2_find(), through blocked tables: TLB tracking protects what the guest's own call found."""
-    cdef uint64_t *page = k.td.root[vm]
+    cdef uint64_t *page = k.td.root[vm] if k.td.root[vm] != NULL else &s.nowhere_page[0]
     at[0] = k.td.levels - 1
     while True:
         ep[0] = &page[sept_index(k.gpa, at[0])]
@@ -126,7 +126,7 @@ cdef bint l2_find_guest(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_
             return True
         if l2_free(entry[0]) or entry[0] & SEPT_PS:
             return False
-        page = page_memory(s, entry[0] & SEPT_HPA)
+        page = table_named(s, entry[0] & SEPT_HPA)
         at[0] -= 1
 
 
@@ -148,7 +148,7 @@ cdef uint64_t l2_failed(Call *k, SeamRegs *r, int vm, uint64_t entry, int at, ui
 
 cdef uint64_t l2_table_lock(Cpu *c, Seam *s, uint64_t entry, PageHold *h) noexcept nogil:
     """Locks the PAMT entry of the S-EPT page that an L2 entry names."""
-    cdef PamtEntry *page = pamt_entry(s, entry & SEPT_HPA, 0)
+    cdef PamtEntry *page = pamt_named(s, entry & SEPT_HPA, 0)
     if not hp_try_excl(c, s, &page.lock):
         return TDX_OPERAND_BUSY | OP_RCX
     h.leaf = page

@@ -146,7 +146,7 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
 cdef void demote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *large, PageHold *page,
                         L2Split *l2) noexcept nogil:
     cdef uint64_t hpa = k.entry & SEPT_HPA & ~(level_size(k.level) - 1)
-    cdef PamtEntry *small = pamt_entry(s, hpa, k.level - 1)
+    cdef PamtEntry *small = pamt_named(s, hpa, k.level - 1)
     cdef uint64_t entry = r.r8 | SEPT_NL_BITS
     cdef int i, vm
     for i in range(512):
@@ -193,7 +193,7 @@ cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     if not sept_flags(k.entry) & ST_PROMOTE:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    page = pamt_entry(s, k.entry & SEPT_HPA, 0)
+    page = pamt_named(s, k.entry & SEPT_HPA, 0)
     if not hp_try_excl(c, s, &page.lock):
         return call_fail(c, s, &k, TDX_OPERAND_BUSY | OP_RCX)
     status = blocked_and_tracked(c, s, &k, page, r)
@@ -210,7 +210,7 @@ cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
 cdef uint64_t promote_children(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page,
                                uint64_t version) noexcept nogil:
     """Locks all 512 children, compares them, and merges them; gives back the child locks."""
-    cdef uint64_t *table = page_memory(s, k.entry & SEPT_HPA)
+    cdef uint64_t *table = table_named(s, k.entry & SEPT_HPA)
     cdef uint64_t size = level_size(k.level - 1)
     cdef uint64_t first = 0, e, clean
     cdef uint64_t status = TDX_SUCCESS
@@ -247,7 +247,7 @@ cdef inline bint promotable(uint64_t e, int level) noexcept nogil:
 
 cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, uint64_t first,
                             uint64_t version) noexcept nogil:
-    cdef PamtEntry *large = pamt_entry(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level)
+    cdef PamtEntry *large = pamt_named(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level)
     cdef L2Split l2
     cdef uint64_t status
     l2_split_init(&l2)
@@ -275,7 +275,7 @@ cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l
         status = l2_table_lock(c, s, l2.entry[vm], &l2.page[vm])
         if status != TDX_SUCCESS:
             return status
-        if not l2_uniform(c, page_memory(s, l2.entry[vm] & SEPT_HPA), k.level - 1):
+        if not l2_uniform(c, table_named(s, l2.entry[vm] & SEPT_HPA), k.level - 1):
             regs_entry(r, k.entry, k.level)
             return TDX_EPT_INVALID_PROMOTE_CONDITIONS | OP_RCX
     return TDX_SUCCESS
@@ -283,7 +283,7 @@ cdef uint64_t promote_l2_check(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l
 
 cdef void promote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page, PamtEntry *large, uint64_t first,
                          L2Split *l2, uint64_t version) noexcept nogil:
-    cdef PamtEntry *small = pamt_entry(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level - 1)
+    cdef PamtEntry *small = pamt_named(s, entry_clean(first, k.level - 1) & SEPT_HPA, k.level - 1)
     cdef uint64_t hpa
     cdef int vm, i
     pamt_touch(s, large)
@@ -300,7 +300,7 @@ cdef void promote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page,
         hpa = l2.entry[vm] & SEPT_HPA
         pamt_free(s, l2.page[vm].leaf)
         tdp_fetch_add(&k.td.chldcnt, <uint64_t>-1)
-        l2_write(c, s, l2.ep[vm], page_memory(s, hpa)[0])
+        l2_write(c, s, l2.ep[vm], table_named(s, hpa)[0])
         if version:
             l2_page_reg(r, vm)[0] = hpa
     r.rcx = k.entry & SEPT_HPA

@@ -162,7 +162,7 @@ cdef uint64_t tdh_mem_page_relocate(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef void move_bytes(Seam *s, uint64_t to, uint64_t hpa, PamtEntry *e) noexcept nogil:
     cdef uint64_t *page = page_memory(s, to)
     undo_page(s, page)
-    memcpy(page, page_memory(s, hpa), 4096)
+    memcpy(page, table_named(s, hpa), 4096)
     e.flags |= PAMT_BYTES
 
 

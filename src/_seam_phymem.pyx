@@ -74,7 +74,7 @@ cdef uint64_t reclaim_page(Cpu *c, Seam *s, PageHold *h) noexcept nogil:
     cdef PamtEntry *tdr = pamt_entry(s, h.leaf.owner, 0)
     cdef uint64_t status = TDX_SUCCESS
     cdef Td *td
-    if tdr == NULL or tdr.ref == 0:
+    if tdr == NULL or tdr.pt != PT_TDR or tdr.ref == 0:
         return TDX_LIFECYCLE_STATE_INCORRECT
     if not hp_try_shared(c, s, &tdr.lock):
         return TDX_OPERAND_BUSY | OP_TDR

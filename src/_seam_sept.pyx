@@ -116,12 +116,12 @@ cdef uint64_t tdh_mem_sept_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return status
     if not sept_flags(k.entry) & ST_SEPT_REMOVE:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    page = pamt_entry(s, k.entry & SEPT_HPA, 0)
+    page = pamt_named(s, k.entry & SEPT_HPA, 0)
     if not hp_try_excl(c, s, &page.lock):
         return call_fail(c, s, &k, TDX_OPERAND_BUSY | OP_RCX)
     status = blocked_and_tracked(c, s, &k, page, r)
     if status == TDX_SUCCESS:
-        table = page_memory(s, k.entry & SEPT_HPA)
+        table = table_named(s, k.entry & SEPT_HPA)
         for i in range(512):
             if sept_enc(sync_load(c, &table[i])) != ENC_FREE:
                 regs_entry(r, k.entry, k.level)

@@ -25,9 +25,13 @@ cdef uint64_t GIB = 1 << 30
 
 
 cdef int seam_add_tdmr(Seam *s, uint64_t start, uint64_t end, bint initialised) noexcept nogil:
-    """[start, end) of HPA, 1G aligned, becomes a TDMR; 0, or -1."""
+    """[start, end) of HPA, 1G aligned and in no other, becomes a TDMR; 0, or -1."""
     cdef Tdmr *t
     cdef uint64_t size = end - start
+    cdef int i
+    for i in range(s.ntdmr):
+        if start < s.tdmr[i].end and s.tdmr[i].start < end:
+            return -1
     if s.ntdmr == SEAM_MAX_TDMR or start >= end or (start | end) & (GIB - 1) or (end - 1) & s.pa_reserved:
         return -1
     t = &s.tdmr[s.ntdmr]
@@ -50,12 +54,14 @@ cdef int seam_add_tdmr(Seam *s, uint64_t start, uint64_t end, bint initialised) 
 
 cdef void seam_reserve(Seam *s, uint64_t start, uint64_t end) noexcept nogil:
     """[start, end) of HPA is a reserved area of its TDMR."""
-    cdef PamtEntry *e
-    while start < end:
-        e = pamt_entry(s, start, 0)
-        if e != NULL:
-            e.pt = PT_RSVD
-        start += 4096
+    cdef uint64_t hpa, last
+    cdef int i
+    for i in range(s.ntdmr):
+        hpa = max(start & ~<uint64_t>0xfff, s.tdmr[i].start)
+        last = min(end, s.tdmr[i].ready)
+        while hpa < last:
+            pamt_entry(s, hpa, 0).pt = PT_RSVD
+            hpa += 4096
 
 
 cdef bint sys_allows(const Seam *s, int leaf) noexcept nogil:

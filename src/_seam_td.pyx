@@ -145,10 +145,10 @@ cdef uint64_t init_td(Seam *s, SeamRegs *r, Td *td) noexcept nogil:
     td.config_flags = <uint64_t>td.gpaw
     mr_begin(td)
     td.td_epoch = 1
-    td.root[0] = page_memory(s, td.tdcx_pa[SEAM_ROOT_PAGE])
+    td.root[0] = table_named(s, td.tdcx_pa[SEAM_ROOT_PAGE])
     sept_page_init(s, td.root[0], SEPT_FREE)
     for vm in range(1, num_l2 + 1):
-        td.root[vm] = page_memory(s, td.tdcx_pa[SEAM_TDCS_PAGES + vm - 1])
+        td.root[vm] = table_named(s, td.tdcx_pa[SEAM_TDCS_PAGES + vm - 1])
         sept_page_init(s, td.root[vm], 0)
     td.op_state = OPS_INITIALIZED
     return TDX_SUCCESS

@@ -29,12 +29,12 @@ cdef uint64_t vp_lock(Cpu *c, Seam *s, uint64_t tdvpr_pa, bint excl, uint64_t op
     if v.page.leaf.pt != PT_TDVPR:
         page_unlock(c, s, &v.page)
         return TDX_PAGE_METADATA_INCORRECT | opid
-    v.k.tdr.leaf = pamt_entry(s, v.page.leaf.owner, 0)
+    v.k.tdr.leaf = pamt_named(s, v.page.leaf.owner, 0)
     if not hp_try_shared(c, s, &v.k.tdr.leaf.lock):
         page_unlock(c, s, &v.page)
         return TDX_OPERAND_BUSY | OP_TDR
     v.tdr_held = True
-    if v.k.tdr.leaf.ref != 0:
+    if v.k.tdr.leaf.pt == PT_TDR and v.k.tdr.leaf.ref != 0:
         v.k.td = &s.td[v.k.tdr.leaf.ref - 1]
     if v.page.leaf.ref != 0:
         v.vp = &s.vp[v.page.leaf.ref - 1]
@@ -194,11 +194,11 @@ cdef void td_exit(Cpu *c, Seam *s, Vp *vp) noexcept nogil:
     tdp_fetch_add(&td.refcount[vp.vcpu_epoch & 1], <uint64_t>-1)
     tdp_write_once(&vp.state, VP_READY)
     lp_of(s, c).vp = 0
-    hp_put_shared(c, s, &pamt_entry(s, td.tdr_pa, 0).lock)
+    hp_put_shared(c, s, &pamt_named(s, td.tdr_pa, 0).lock)
     h.excl = False
-    h.leaf = pamt_entry(s, vp.tdvpr_pa, 0)
-    h.p2m = pamt_entry(s, vp.tdvpr_pa, 1)
-    h.p1g = pamt_entry(s, vp.tdvpr_pa, 2)
+    h.leaf = pamt_named(s, vp.tdvpr_pa, 0)
+    h.p2m = pamt_named(s, vp.tdvpr_pa, 1)
+    h.p1g = pamt_named(s, vp.tdvpr_pa, 2)
     page_unlock(c, s, &h)
 
 

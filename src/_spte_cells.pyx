@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# cython: language_level=3
+# cython: language_level=3, boundscheck=False
 """Atomic access to a caller's array of SPTEs."""
 from libc.stdint cimport uint64_t
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# cython: language_level=3
+# cython: language_level=3, boundscheck=False
 """The Python face of _spte: one SPTE at a time, and whole arrays without the GIL.
 
 Internal: tdpfast.spte checks arguments and shapes, this module only what keeps

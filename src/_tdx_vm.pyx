@@ -89,6 +89,11 @@ cdef class TdVmCore(VmCore):
         self.vm.op_end = tdx_op_end
         self.vm.fault_cancelled = tdx_fault_cancelled
 
+    cdef int made(self) except -1:
+        if self.vm.tdx == NULL:
+            raise UsageError("a TD that is not there", "it was not made", "a TdVmCore that __init__() made")
+        return 0
+
     cdef set_up_pamt(self, design):
         """Dynamic PAMT is an option of the module: it is set before its first TD, and all its TDs have it."""
         cdef bint used = any([self.t.seam.td[i].used for i in range(self.t.seam.ntd)])
@@ -103,6 +108,7 @@ cdef class TdVmCore(VmCore):
     def pamt_counts(self):
         """{2M range: users} as the kernel counts them, and how many pages are out for pairs."""
         cdef uint64_t i
+        self.made()
         if pamt_host(self.t.seam) == NULL:
             return {}, 0
         h = pamt_host(self.t.seam)
@@ -112,15 +118,18 @@ cdef class TdVmCore(VmCore):
         """None when the counts are right, else (range, users, live pages)."""
         cdef uint64_t hpa = 0
         cdef int64_t refs = 0, live = 0
+        self.made()
         return None if pamt_balanced(self.t.seam, &hpa, &refs, &live) else (hpa, refs, live)
 
     def set_tracing(self, bint on):
         """As VmCore.set_tracing(), with the module's calls."""
+        self.made()
         VmCore.set_tracing(self, on)
         seam_record(self.t.seam, on)
 
     def run(self, fields):
         """As VmCore.run(); the module's call records begin anew."""
+        self.made()
         self.t.seam.nrecord = 0
         return VmCore.run(self, fields)
 
@@ -129,6 +138,7 @@ cdef class TdVmCore(VmCore):
         (rcx, rdx, r8, r9)."""
         cdef SeamRecord *r
         cdef uint64_t i
+        self.made()
         out = []
         if self.t.seam.record == NULL:
             return out
@@ -141,6 +151,7 @@ cdef class TdVmCore(VmCore):
     def pages(self):
         """{page: name} of the TD's control pages, as the recordings name them."""
         cdef int i, v
+        self.made()
         out = {self.t.tdr_pa: "TDR"}
         for i in range(TDX_TDCS_PAGES):
             out[self.t.tdcs_pa[i]] = f"TDCS{i}"
@@ -153,30 +164,36 @@ cdef class TdVmCore(VmCore):
     @property
     def sept_range(self):
         """(start, end) of the HPAs KVM takes S-EPT pages from."""
+        self.made()
         return self.t.sept_base, self.t.sept_base + (<uint64_t>TDX_SEPT_PAGES << 12)
 
     @property
     def tdr(self):
         """HPA of the TDR."""
+        self.made()
         return self.t.tdr_pa
 
     @property
     def nvcpus(self):
         """How many vCPUs the TD has."""
+        self.made()
         return self.t.nvcpus
 
     def vcpu_loaded(self, int vcpu):
         """Whether the vCPU is associated with a logical processor."""
+        self.made()
         return bool(0 <= vcpu < self.t.nvcpus and self.t.loaded[vcpu])
 
     def set_hkid(self, int hkid):
         """What KVM takes for the TD's HKID from now on, -1 for none; the module is not told. For recordings."""
+        self.made()
         if not -1 <= hkid < 64:
             raise UsageError(f"HKID {hkid}", "there are 64", "-1 or 0..63")
         self.t.hkid = hkid
 
     def kvm_state(self):
         """KVM's view of the TD, as the recordings' `kvm`."""
+        self.made()
         return {
             "hkid": self.t.hkid, "state": self.t.state, "wait_for_sept_zap": self.t.wait_for_sept_zap,
             "vm_bugged": int(self.vm.kvm.vm_bugged), "vm_dead": int(self.vm.kvm.vm_dead),
@@ -186,6 +203,7 @@ cdef class TdVmCore(VmCore):
 
     def watch_freed(self, bint on):
         """Looks for accesses to freed tables from now on; needs keep_dead."""
+        self.made()
         if on:
             arena_watch(&self.vm.arena, self.cpus[0])
         else:
@@ -193,6 +211,7 @@ cdef class TdVmCore(VmCore):
 
     def dangling(self):
         """Present mirror SPTEs whose table is freed or queued: (level, gfn, "freed" or "queued"), pre-order."""
+        self.made()
         out = []
         cdef Sp *root = self.vm.kvm.tdp_mmu_roots
         while root != NULL:
@@ -220,6 +239,7 @@ cdef class TdVmCore(VmCore):
 
     def describe_module(self, uint64_t obj):
         """The name of a module lock word or S-EPT entry, as the explorer's steps show it."""
+        self.made()
         cdef Td *td = seam_td(self.t.seam, self.t.tdr_pa)
         cdef Tdmr *m = &self.t.seam.tdmr[0]
         cdef uint64_t hpa
@@ -261,4 +281,5 @@ cdef class TdVmCore(VmCore):
 
     def in_guest(self):
         """The vCPUs that are inside the TD."""
+        self.made()
         return [v for v in range(self.t.nvcpus) if tdx_vcpu_inside(self.t, v)]

@@ -5,6 +5,7 @@ Each thread drives one emulated CPU. What the kernel serialises with slots_lock 
 them) is serialised here by a lock of the engine's own.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
@@ -31,6 +32,7 @@ cdef enum:
     RETRY_LIMIT = 1 << 16    # rounds of one loop, with the processor given away in between, before they are timed
     RETRY_NS = 2000000000    # whoever holds what the loop waits for may be off the processor
     CLOCK_EVERY = 32         # operations between two looks at the clock; those that follow one are timed
+    WAIT_ROUNDS = 1 << 12    # rounds of waiting between two looks at signals
 
 
 cdef struct Shared:
@@ -50,6 +52,7 @@ cdef struct Worker:
     uint64_t seed            # 0: in order
     bint in_slots            # holds slots_lock
     bint borrowed            # runs on the VM's roots, as its own for the time of a run
+    bint running
     uint64_t done
     uint64_t at              # its place in ops of the operation that runs, or ran last
     uint64_t by_kind[KINDS]
@@ -99,11 +102,17 @@ cdef void worker_loop(void *arg) noexcept nogil:
     w.elapsed_ns = now_ns() - start
 
 
-cdef void worker_run(Worker *w, uint64_t threads) noexcept nogil:
-    """Waits until every thread is there, then runs."""
-    tdp_fetch_add(&w.shared.ready, 1)
-    while tdp_load_seq(&w.shared.ready) < threads and not tdp_load_seq(&w.shared.stop):
+cdef bint all_there(Worker *w, uint64_t threads) noexcept nogil:
+    """Waits for the other threads, for some milliseconds."""
+    cdef int i
+    for i in range(WAIT_ROUNDS):
+        if tdp_load_seq(&w.shared.ready) >= threads or tdp_load_seq(&w.shared.stop):
+            return True
         tdp_cpu_yield()
+    return False
+
+
+cdef void worker_run(Worker *w) noexcept nogil:
     if run_to_landing(w.c, w.vm, worker_loop, w):
         tdp_store_seq(&w.shared.stop, 1)
         if w.in_slots:
@@ -118,15 +127,21 @@ cdef class ThreadEngine:
     cdef Shared shared
     cdef Worker *workers
     cdef readonly Py_ssize_t n
+    cdef bint begun          # start() without a finish()
     cdef bint watched        # this run looks for accesses to freed tables
     cdef list vcpus          # the VcpuCores, which keep the VM
 
-    def __cinit__(self, list vcpus):
+    def __cinit__(self, vcpus):
         cdef VcpuCore vcpu
         cdef Py_ssize_t i
+        vcpus = list(vcpus)
+        if not all([isinstance(one, VcpuCore) for one in vcpus]):
+            raise UsageError("bad vCPUs", "not all are VcpuCores", "vCPUs of one VM")
+        if not vcpus:
+            raise UsageError("no vCPUs", "a run has at least one thread", "vCPUs of one VM")
         self.n = len(vcpus)
         self.vcpus = vcpus
-        self.workers = <Worker *>malloc(max(self.n, 1) * sizeof(Worker))
+        self.workers = <Worker *>malloc(self.n * sizeof(Worker))
         if self.workers == NULL:
             raise MemoryError("no memory for the threads")
         memset(self.workers, 0, self.n * sizeof(Worker))
@@ -134,6 +149,8 @@ cdef class ThreadEngine:
             vcpu = vcpus[i]
             if vcpu.vm is not (<VcpuCore>vcpus[0]).vm:
                 raise UsageError("vCPUs of different VMs", "one VM per run", "vCPUs of one VM")
+            if any([self.workers[k].c == vcpu.c for k in range(i)]):
+                raise UsageError(f"vCPU {vcpu.c.id} twice", "one thread per vCPU", "as many vCPUs as threads")
             self.workers[i].c = vcpu.c
             self.workers[i].vm = vcpu.vm.vm
             self.workers[i].shared = &self.shared
@@ -145,26 +162,37 @@ cdef class ThreadEngine:
                 free(self.workers[i].ops)
             free(self.workers)
 
-    def set_ops(self, Py_ssize_t i, list ops, uint64_t count, double seconds, uint64_t seed):
+    def set_ops(self, Py_ssize_t i, ops, uint64_t count, double seconds, uint64_t seed):
         """What worker i runs: its operations in order (seed 0) or at random, `count` of them (0: any number) for
         at most `seconds` (0: any time)."""
         cdef Worker *w
+        cdef Op *lowered
         cdef Py_ssize_t k
+        cdef tuple todo = tuple(ops)
         if not 0 <= i < self.n:
             raise UsageError(f"no thread {i}", "out of range", f"0..{self.n - 1}")
-        if not ops:
+        if not todo:
             raise UsageError("an empty list of operations", "a thread must have something to do", "at least one")
+        if not 0 <= seconds < 1e9:
+            raise UsageError(f"bad seconds {seconds!r}", "out of range", "0..1e9")
         w = &self.workers[i]
-        free(w.ops)
-        w.ops = <Op *>malloc(len(ops) * sizeof(Op))
-        if w.ops == NULL:
+        lowered = <Op *>malloc(len(todo) * sizeof(Op))
+        if lowered == NULL:
             raise MemoryError("no memory for the operations")
-        w.nops = len(ops)
-        for k in range(len(ops)):
-            fill_op(&w.ops[k], ops[k], w.vm.tdx != NULL)
-            if w.ops[k].nscript or w.ops[k].race_kind:
-                raise UsageError(f"op {ops[k]['op']!r} scripts its hooks or a race", "threads race by themselves",
-                                 "an operation without hook and race")
+        try:
+            for k, op in enumerate(todo):
+                fill_op(&lowered[k], op, w.vm.tdx != NULL)
+                if lowered[k].nscript or lowered[k].race_kind:
+                    raise UsageError(f"op {op['op']!r} scripts its hooks or a race", "threads race by themselves",
+                                     "an operation without hook and race")
+            if w.running:
+                raise UsageError(f"operations for thread {i}", "it runs", "it after the run")
+        except BaseException:
+            free(lowered)
+            raise
+        free(w.ops)
+        w.ops = lowered
+        w.nops = len(todo)
         w.count = count
         w.duration_ns = <uint64_t>(seconds * 1e9)
         w.seed = seed
@@ -175,11 +203,26 @@ cdef class ThreadEngine:
         memset(w.samples, 0, sizeof(w.samples))
         memset(w.sample_ns, 0, sizeof(w.sample_ns))
 
+    cdef int check_idle(self) except -1:
+        """UsageError unless nothing runs on the CPUs of the threads."""
+        cdef VmCore vm = (<VcpuCore>self.vcpus[0]).vm
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            if self.workers[i].running:
+                raise UsageError("start() or finish()", f"thread {i} runs", "it when all threads have returned")
+            vm.enter(self.workers[i].c.id)
+            vm.busy[self.workers[i].c.id] = False
+        return 0
+
     def start(self, bint watch=False, uint64_t noise=0):
         """Before the threads of a run start. watch: freed tables are poisoned and kept until the end of the run, and
         a use of one violates `life`; the run ends early when the arena is nearly used up. noise: a seed; the threads
         give the processor away before random accesses (0: they do not)."""
         cdef Py_ssize_t i, k
+        self.check_idle()
+        if self.begun:
+            raise UsageError("start()", "the run before has not ended", "finish() first")
+        self.begun = True
         self.shared.ready = 0
         self.shared.stop = 0
         self.shared.most_pages = 0
@@ -211,11 +254,25 @@ cdef class ThreadEngine:
     def run_thread(self, Py_ssize_t i):
         """The body of thread i; waits for the others to begin."""
         cdef Worker *w
+        cdef VmCore vm
+        cdef bint there = False
         if not 0 <= i < self.n or self.workers[i].ops == NULL:
             raise UsageError(f"no thread {i}", "out of range or without operations", "set_ops() first")
         w = &self.workers[i]
-        with nogil:
-            worker_run(w, self.n)
+        vm = (<VcpuCore>self.vcpus[i]).vm
+        vm.enter(w.c.id)
+        w.running = True
+        try:
+            tdp_fetch_add(&self.shared.ready, 1)
+            while not there:
+                with nogil:
+                    there = all_there(w, self.n)
+                PyErr_CheckSignals()
+            with nogil:
+                worker_run(w)
+        finally:
+            w.running = False
+            vm.busy[w.c.id] = False
 
     cdef settle(self):
         """Nobody runs any more: what waits for its grace period is freed, and what was watched is given back."""
@@ -265,8 +322,11 @@ cdef class ThreadEngine:
     def finish(self):
         """After the threads of a run ended; per thread (operations, seconds, operation -> count, abort code)."""
         cdef Py_ssize_t i, k
+        self.check_idle()
         out = []
-        self.settle()
+        if self.begun:
+            self.settle()
+        self.begun = False
         for i in range(self.n):
             self.workers[i].c.retry_limit = 1000
             self.workers[i].c.retry_ns = 0

@@ -8,21 +8,20 @@ values it read, so two schedules end in the same state only if every thread saw 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-
 import random
 
 from tdpfast._atomic cimport tdp_cpu_yield
 from tdpfast._explore cimport ProgramRef
 from tdpfast._explore_exec cimport MAX_THREADS, Program
 from tdpfast._sync cimport (
-    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_STAT, SLOW_CHECK, SYNC_HOOK, SYNC_OP,
-    SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock,
-    Trace,
+    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_STAT, SLOW_CHECK, SYNC_HOOK, SYNC_OP, SYNC_PUT_EXCL,
+    SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock, Trace,
     call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock,
-    sync_abort, sync_init_cpu, sync_load, sync_new_cpu, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_wait_eq,
-    sync_xchg, trace_free, trace_reset, write_lock, write_unlock,
+    sync_abort, sync_init_cpu, sync_load, sync_new_cpu, sync_point, sync_retry, sync_store, sync_try_cmpxchg,
+    sync_wait_eq, sync_xchg, trace_free, trace_reset, write_lock, write_unlock,
 )
 
+from tdpfast._check import one_of
 from tdpfast.errors import UsageError
 
 cdef enum:
@@ -205,7 +204,7 @@ cdef uint64_t freeze_digest(void *user) noexcept nogil:
 def freeze(int mappers, *, int words=2, bint broken=False):
     """Mappers and one zapper on the freeze, update, unfreeze protocol; broken: without the freeze."""
     if not 1 <= mappers < MAX_THREADS or not 1 <= words <= WORDS:
-        raise UsageError("1 to 15 mappers and 1 to 16 words")
+        raise UsageError(f"{mappers} mappers, {words} words", "out of range", "1 to 15 mappers and 1 to 16 words")
     cdef ToyRef ref = ToyRef()
     cdef Toy *t = ref.t
     cdef int i
@@ -404,16 +403,18 @@ cdef int load_thread(Toy *t, int i, list code) except -1:
     if s.code == NULL:
         raise MemoryError
     for k in range(s.n):
+        if not isinstance(code[k], (list, tuple)) or not code[k]:
+            raise UsageError(f"not an instruction: {code[k]!r}", "no name and operands", '("store", 0, 1)')
         name, *operands = code[k]
         if name not in OPS or len(operands) > 3:
-            raise UsageError(f"not an instruction: {code[k]!r}")
+            raise UsageError(f"not an instruction: {code[k]!r}", "unknown, or too long", one_of(OPS))
         operands += [0] * (3 - len(operands))
         ins = &s.code[k]
         ins.op = OPS.index(name)
         ins.a, ins.b, ins.c = operands
         limit = PAGES if name in ("look", "call_rcu") else WORDS
         if name not in ("bug_if", "hook", "op") and ins.a >= limit or name == "spin" and ins.b >= WORDS:
-            raise UsageError(f"no such word, lock or page: {code[k]!r}")
+            raise UsageError(f"no such word, lock or page: {code[k]!r}", "out of range", f"0..{limit - 1}")
     return 0
 
 
@@ -424,9 +425,7 @@ def script(threads, *, initial=(), counter=-1, rcu=False, grace=True, hidden=Fal
     grace=False frees them without waiting for readers. every: check between operations, too.
     """
     if not 1 <= len(threads) <= MAX_THREADS or len(initial) > WORDS:
-        raise UsageError("1 to 16 threads and at most 16 words")
-    if not rcu and any(code[0] in ("call_rcu", "barrier", "look") for thread in threads for code in thread):
-        raise UsageError("call_rcu, barrier and look need rcu=True")
+        raise UsageError(f"{len(threads)} threads, {len(initial)} words", "out of range", "1 to 16, and at most 16")
     cdef ToyRef ref = ToyRef()
     cdef Toy *t = ref.t
     cdef int i
@@ -434,6 +433,8 @@ def script(threads, *, initial=(), counter=-1, rcu=False, grace=True, hidden=Fal
     for i in range(len(threads)):
         load_thread(t, i, list(threads[i]))
         t.cpu[i].user = <void *>ref
+    if not rcu and any([code[0] in ("call_rcu", "barrier", "look") for thread in threads for code in thread]):
+        raise UsageError("call_rcu, barrier and look", "there is no RCU", "rcu=True")
     for i in range(len(initial)):
         t.initial[i] = initial[i]
     t.counter = counter

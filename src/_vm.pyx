@@ -5,7 +5,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from tdpfast._arena cimport SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from tdpfast._arena cimport ARENA_MAX_PAGES, SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops cimport (
     OP_MAP, OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject,
     Op, OpResult, hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
@@ -113,7 +115,7 @@ cdef uint64_t number(dict f, str name, object default) except? 0:
 
 
 cdef object choose(dict table, object key, str what):
-    if key not in table:
+    if not isinstance(key, str) or key not in table:
         raise UsageError(f"{what} {key!r}", "unknown", "use one of " + ", ".join(sorted(table)))
     return table[key]
 
@@ -221,13 +223,15 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     """Lowers an operation's dict; UsageError for an unknown op, an unreadable field or an impossible range."""
     cdef dict f = dict(fields)
     name = f.get("op")
-    if name not in OP_KIND:
+    if not isinstance(name, str) or name not in OP_KIND:
         raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU",
                          "use one of " + ", ".join(sorted(OP_KIND)))
     for key, value in (TD_DEFAULTS if td else DEFAULTS).get(name, {}).items():
         f.setdefault(key, value)
     memset(op, 0, sizeof(Op))
     op.kind = OP_KIND[name]
+    if op.kind >= OP_TDX_FIRST and not td:
+        raise UsageError(f"op {name!r}", "this VM is no TD", "use a TD")
     for key in LEVEL_FIELDS:
         if key in f:
             op.level = flag(f, key, 0)
@@ -343,9 +347,11 @@ cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td)
 
 cdef class VmCore:
     """One VM with its page-table arena. Not thread-safe by itself: one Python thread drives it at a time; the
-    native engines run its CPUs concurrently with the GIL released."""
+    native engines run its CPUs concurrently with the GIL released. A call on a CPU that is in an operation raises
+    UsageError, as does every call from a hook of this VM: locks are held there."""
 
     def __cinit__(self):
+        self.hook_threads = []
         self.vm = <Vm *>calloc(1, sizeof(Vm))
         if self.vm == NULL:
             raise MemoryError("no memory for a VM")
@@ -366,6 +372,12 @@ cdef class VmCore:
                  uint64_t mmio_gen=0, bint pml=False, uint64_t memory_pages=16384, bint want_mirror=True,
                  bint want_direct=True, bint keep_dead=False):
         cdef Kvm *kvm = &self.vm.kvm
+        if self.vm.arena.base != NULL:
+            raise UsageError("a second __init__()", "a VM is made once", "a new one")
+        if root_level not in (4, 5):
+            raise UsageError(f"root level {root_level}", "page tables have 4 or 5 levels", "use 4 or 5")
+        if not 1 <= memory_pages <= ARENA_MAX_PAGES:
+            raise UsageError(f"{memory_pages} pages of memory", "out of range", f"1..{ARENA_MAX_PAGES}")
         self.design = design
         self.py_hooks = {}
         self.hook_running = {}
@@ -416,6 +428,34 @@ cdef class VmCore:
         self.vm.kvm.rcu.ncpu = self.ncpus
         return c
 
+    cdef int check_hook(self) except -1:
+        """UsageError for a VM that was not made, and for a call from one of its hooks."""
+        if not self.ncpus:
+            raise UsageError("a VM without CPUs", "it was not made", "a VM that __init__() made")
+        if self.hook_threads and PyThread_get_thread_ident() in self.hook_threads:
+            raise UsageError("a call from a hook", "the operation that called it holds locks",
+                             "it after the operation has returned")
+        return 0
+
+    cdef int enter(self, int cpu) except -1:
+        """Before an operation on a CPU; whoever called it resets busy[cpu] after. UsageError when nothing may run
+        there now."""
+        self.check_hook()
+        if self.explored or self.busy[cpu]:
+            raise UsageError(f"an operation on CPU {cpu}", "it is in another one", "one after the other")
+        self.busy[cpu] = True
+        return 0
+
+    cdef int enter_all(self) except -1:
+        """Before an exploration; whoever called it resets explored after."""
+        cdef int i
+        self.check_hook()
+        for i in range(self.ncpus):
+            self.enter(i)
+            self.busy[i] = False
+        self.explored = True
+        return 0
+
     cpdef raise_hook_error(self):
         """What a Python hook raised since the last time, if anything."""
         error, self.hook_error = self.hook_error, None
@@ -424,6 +464,8 @@ cdef class VmCore:
 
     def set_tracing(self, bint on):
         """Records events from now on (or stops); the records so far are dropped."""
+        self.enter(0)
+        self.busy[0] = False
         trace_reset(&self.trace)
         self.tracing = on
         self.cpus[0].trace = &self.trace if on else NULL
@@ -436,11 +478,11 @@ cdef class VmCore:
         if self.over:
             raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
         fill_op(&op, fields, self.vm.tdx != NULL)
-        if op.kind >= OP_TDX_FIRST and self.vm.tdx == NULL:
-            raise UsageError(f"op {OP_NAMES[op.kind]!r}", "this VM is no TD", "use a TD")
+        self.enter(0)
         trace_reset(&self.trace)
         with nogil:
             vm_run_op_guarded(self.cpus[0], self.vm, &op, &res)
+        self.busy[0] = False
         self.over = self.cpus[0].abort != 0
         self.raise_hook_error()
         return result_dict(&op, self.cpus[0], &res, self.vm.tdx != NULL)
@@ -449,6 +491,8 @@ cdef class VmCore:
         """Goes on after a livelock as if its caller had been cut off there: its locks are dropped, what it wrote
         stays. For recordings that do so; a real host would hang."""
         cdef Cpu *c = self.cpus[0]
+        self.enter(0)
+        self.busy[0] = False
         if c.abort != ABORT_LIVELOCK:
             raise UsageError("revive()", "the VM did not end in a livelock", "call it after one")
         c.abort = 0
@@ -471,7 +515,7 @@ cdef class VmCore:
     @property
     def checks(self):
         """Check bits raised so far on CPU 0."""
-        return self.cpus[0].checks
+        return self.cpus[0].checks if self.ncpus else 0
 
     def roots(self):
         """The live roots in order of creation: dicts of kind, invalid, level, refs."""

@@ -20,17 +20,41 @@ def check_int(name: str, value, low: int, high: int) -> int:
     """value as an int of [low, high]."""
     try:
         number = index(value)
-    except TypeError:
-        raise UsageError(f"bad {name} {value!r}", "not an integer", "an int") from None
+    except (TypeError, OverflowError):
+        raise UsageError(f"bad {name} {shown(value)}", "not an integer", "an int") from None
     if not low <= number <= high:
-        shown = number if number.bit_length() < 100 else "so large"
-        raise UsageError(f"bad {name} {shown}", "out of range", f"{low}..{high}")
+        size = number if number.bit_length() < 100 else "so large"
+        raise UsageError(f"bad {name} {size}", "out of range", f"{low}..{high}")
     return number
+
+
+def check_bool(name: str, value) -> bool:
+    """value as a truth: a bool, or 0 or 1."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, (np.bool_, *INTEGERS)) and value in (0, 1):
+        return bool(value)
+    raise UsageError(f"bad {name} {shown(value)}", "neither true nor false", "True or False")
+
+
+def shown(value) -> str:
+    """value as an error shows it; its type where repr() fails, as of an int with too many digits."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"of type {type(value).__name__}"
 
 
 def check_u64(name: str, value) -> int:
     """value as an unsigned 64-bit number."""
     return check_int(name, value, 0, U64_MAX)
+
+
+def check_seconds(value) -> float:
+    """value as a time of [0, 1e9) seconds."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value < 1e9:
+        raise UsageError(f"bad seconds {shown(value)}", "not a number in range", "0..1e9")
+    return float(value)
 
 
 def check_level(value) -> int:

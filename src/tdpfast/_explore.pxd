@@ -60,6 +60,8 @@ cdef struct Engine:
 cdef class ProgramRef:
     """Keeps a Program and what it points to alive."""
     cdef Program *p
+    cdef bint taken
+    cdef int explored(self, bint on) except -1
 
 cdef class Explorer:
     cdef ProgramRef program
@@ -69,7 +71,10 @@ cdef class Explorer:
     cdef object options
     cdef bytes prefix
     cdef double elapsed
+    cdef int made(self) except -1
+    cdef int take(self) except -1
     cdef int prepare(self) except -1
+    cdef int search(self, progress) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0
 
 cdef void engine_run(Engine *e, double until) noexcept nogil

@@ -21,6 +21,7 @@ class Explorer:
         seed: int = 0,
         first: int = 0,
         max_executions: int = 0,
+        max_transitions: int = 0,
         max_seconds: float = 0.0,
         max_steps: int = 100000,
         retry_bound: int = 64,

@@ -19,6 +19,7 @@ cdef class ScenarioProgram(ProgramRef):
     cdef void *args[16]
     cdef Trace trace
     cdef int nthreads
+    cdef int made(self) except -1
     cdef int add_thread(self, ThreadOps *t, object ops) except -1
     cdef int give_roots(self) except -1
     cdef int snapshot(self) except -1

@@ -273,6 +273,9 @@ cdef struct Seam:
     uint8_t kot_copy[64]
     int32_t snap_td
     int32_t snap_vp
+    # what an S-EPT entry names that names no memory; only entries written behind the module's back do
+    PamtEntry nowhere[512]
+    uint64_t nowhere_page[512]
 
 cdef enum Held:
     HELD_TDR_SHARED = 1
@@ -340,6 +343,11 @@ cdef inline PamtEntry *pamt_entry(Seam *s, uint64_t hpa, int size) noexcept nogi
         return &t.p2m[(hpa - t.start) >> 21]
     return &t.p1g[(hpa - t.start) >> 30]
 
+cdef inline PamtEntry *pamt_named(Seam *s, uint64_t hpa, int size) noexcept nogil:
+    """As pamt_entry(), of a page that an S-EPT entry names: never NULL, and 512 entries from a 2M or 1G page on."""
+    cdef PamtEntry *e = pamt_entry(s, hpa, size)
+    return &s.nowhere[0] if e == NULL else e
+
 cdef inline void pamt_touch(Seam *s, PamtEntry *e) noexcept nogil:
     """Call before an entry (its lock word apart) is written."""
     cdef uint64_t *w = <uint64_t *>e
@@ -354,6 +362,11 @@ cdef inline uint64_t *page_memory(Seam *s, uint64_t hpa) noexcept nogil:
     if t == NULL or t.memory == NULL:
         return NULL
     return <uint64_t *>(t.memory + ((hpa - t.start) & ~<uint64_t>0xfff))
+
+cdef inline uint64_t *table_named(Seam *s, uint64_t hpa) noexcept nogil:
+    """As page_memory(), of a table that an S-EPT entry names: never NULL."""
+    cdef uint64_t *page = page_memory(s, hpa)
+    return &s.nowhere_page[0] if page == NULL else page
 
 # ---- locks; each is one step and may yield ----
 cdef inline bint sharex_try_shared(Cpu *c, uint64_t *l) noexcept nogil:

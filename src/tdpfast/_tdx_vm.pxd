@@ -9,4 +9,5 @@ cdef class TdVmCore(VmCore):
     cdef Tdx *t
     cdef readonly SeamModule module
     cdef find_dangling(self, Sp *sp, list out)
+    cdef int made(self) except -1
     cdef set_up_pamt(self, design)

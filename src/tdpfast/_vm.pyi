@@ -21,6 +21,7 @@ def as_u64(value: Any, what: str) -> int: ...
 class VmCore:
     design: Design
     hook_error: BaseException | None
+    hook_threads: list[int]
     def raise_hook_error(self) -> None: ...
     def __init__(self, design: Design, *, root_level: int = 4, mmu: int = 0, maxphyaddr: int = 52, l1tf: bool = False,
                  cache_bits: int = 0, exec_only: bool = True, tdx: bool = True, direct_gfn_bits: int = 0,

@@ -9,16 +9,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from tdpfast._explore import Explorer
+from tdpfast._explore import STRATEGIES, Explorer
 from tdpfast._program import ScenarioProgram
 from tdpfast._pyhooks import install
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
+from tdpfast._check import U64_MAX, check_bool, check_int, check_seconds, one_of, shown
 from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.minimise import cost, minimise
-from tdpfast.scenario import Scenario, check_ops
+from tdpfast.scenario import Scenario, check_ops, parse_vm
 from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
@@ -48,8 +49,12 @@ class Limits:
     states: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds < 1e9:
-            raise UsageError(f"bad seconds {self.seconds}", "out of range", "0..1e9")
+        check_seconds(self.seconds)
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {shown(self.strategy)}", "not one of them", one_of(STRATEGIES))
+        for name, low, high in (("max_transitions", 0, U64_MAX), ("max_executions", 0, U64_MAX), ("seed", 0, U64_MAX),
+                                ("bound", 0, (1 << 31) - 1), ("depth", 1, 64)):
+            check_int(name, getattr(self, name), low, high)
 
 
 @dataclass
@@ -101,11 +106,13 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
           reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
 
-    Raises UsageError if an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and what a
+    Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and what a
     hook raises in the set-up.
     """
+    if not isinstance(scenario, Scenario):
+        raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
+    vm_cfg = parse_vm(scenario.name, scenario.vm)
     check_ops(scenario, scenario.name)
-    vm_cfg = dict(scenario.vm)
     vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
                   runnable=bool(vm_cfg.get("runnable", 1)), nvcpus=vm_cfg.get("vcpus", 2),
                   pending_ve_disable=bool(vm_cfg.get("pending_ve_disable", 0)), keep_dead=True, memory_pages=8192)
@@ -160,7 +167,12 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
 
     Raises UsageError for an unknown design or hook or a bad operation, and the first thing a hook raised.
     """
-    design = get_design(design).replace(ungated=not gated)
+    if not isinstance(limits, Limits):
+        raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
+    if hooks is not None and not isinstance(hooks, Mapping):
+        raise UsageError(f"hooks are {shown(hooks)}", "not a mapping", "{name: function}")
+    design = get_design(design).replace(ungated=not check_bool("gated", gated))
+    check_int("show_all", show_all, 0, U64_MAX)
     started = time.perf_counter()
     program = build(scenario, design, hooks, reset)
     explorer = explore(program, limits, prefix)
@@ -256,6 +268,8 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
 def owner_of(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design],
              hooks: Hooks | None = None) -> tuple[Scenario, Design]:
     """The scenario and the design, gated or not, that a token belongs to; TokenMismatchError: none of them."""
+    if not isinstance(token, Token):
+        raise UsageError(f"bad token {shown(token)}", "not a Token", "Token.parse(text)")
     presets, tried = list(designs), 0
     for scenario in scenarios:
         for design in presets:
@@ -278,8 +292,7 @@ def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterabl
     if keep is None:
         last = token.schedule[-1:]
         keep = len(token.schedule.rstrip(last)) if last else 0
-    if not 0 <= keep <= len(token.schedule):
-        raise UsageError(f"keep {keep}", "the token has fewer steps", f"0..{len(token.schedule)}")
+    check_int("keep", keep, 0, len(token.schedule))
     return check(scenario, design, gated=not design.ungated, limits=limits, prefix=token.schedule[:keep])
 
 
@@ -298,10 +311,13 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     of a seed is the same wherever it runs, and of equally short failures the one with the lower number counts.
     max_transitions is per share. Raises UsageError for other strategies, or without max_executions.
     """
+    if not isinstance(limits, Limits):
+        raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
+    check_int("shares", shares, 0, U64_MAX)
     if limits.strategy not in ("random", "pct") or not 1 <= shares <= limits.max_executions:
         raise UsageError(f"{shares} shares of a search by {limits.strategy}", "only walks of a seed can be cut up",
                          "random or pct with max_executions, and no more shares than executions")
-    design = get_design(design).replace(ungated=not gated)
+    design = get_design(design).replace(ungated=not check_bool("gated", gated))
     started = time.perf_counter()
     cuts = [limits.max_executions * i // shares for i in range(shares + 1)]
     tasks = [(scenario, design, replace(limits, max_executions=end - start), start)
@@ -351,6 +367,12 @@ class Reporter:
               file=sys.stderr, flush=True)
 
 
+def _triple(task: tuple) -> tuple:
+    if not isinstance(task, tuple) or len(task) != 3:
+        raise UsageError(f"bad task {shown(task)}", "not three things", "(scenario, design, gated)")
+    return task
+
+
 def _task(task: tuple) -> Verdict:
     scenario, design, gated, limits, show_all, progress = task
     label = f"{scenario.name} on {get_design(design).name}, {'gated' if gated else 'ungated'}"
@@ -365,8 +387,8 @@ def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: 
     jobs: processes when no executor is given; 0 = one per CPU, 1 = here. For Python hooks
     there is check(), one by one. show_all: as for check(). progress: say on stderr how far long searches are.
     """
-    work = [(s, d, g, limits, show_all, progress) for s, d, g in tasks]
-    jobs = jobs or os.cpu_count() or 1
+    work = [(*_triple(task), limits, show_all, progress) for task in tasks]
+    jobs = check_int("jobs", jobs, 0, 1024) or os.cpu_count() or 1
     if executor is not None:
         yield from executor.map(_task, work)
     elif jobs == 1 or len(work) == 1:

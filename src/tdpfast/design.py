@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tdpfast._check import check_bool, shown
 from tdpfast.errors import UsageError
 
 GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR = range(4)
@@ -63,15 +64,20 @@ class Design:
     pamt_dec_outside: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UsageError(f"design name {shown(self.name)}", "not a text", 'name = "mine"')
+        for knob in dataclasses.fields(self):
+            if knob.type == "bool":
+                object.__setattr__(self, knob.name, check_bool(f"knob {knob.name}", getattr(self, knob.name)))
         for field, top in (("gate", 3), ("reclaim", 2), ("dispatch", 4)):
             value = getattr(self, field)
             if not isinstance(value, int) or not 0 <= value <= top:
-                raise UsageError(f"design knob {field} is {value!r}", "not one of its values",
+                raise UsageError(f"design knob {field} is {shown(value)}", "not one of its values",
                                  f"use 0..{top}, by the names in tdpfast.design")
-        if self.layout not in (618, 703):
-            raise UsageError(f"design layout {self.layout!r}", "unknown", "use 618 or 703")
-        if self.max_level not in (1, 2, 3):
-            raise UsageError(f"design max_level {self.max_level!r}", "not a mapping level", "use 1, 2 or 3")
+        if not isinstance(self.layout, int) or self.layout not in (618, 703):
+            raise UsageError(f"design layout {shown(self.layout)}", "unknown", "use 618 or 703")
+        if not isinstance(self.max_level, int) or self.max_level not in (1, 2, 3):
+            raise UsageError(f"design max_level {shown(self.max_level)}", "not a mapping level", "use 1, 2 or 3")
         if self.dynamic_pamt and (self.max_level != 1 or self.ungated):
             raise UsageError("design dynamic_pamt", "2M pages with dynamic PAMT are not modelled",
                              "max_level=1 and ungated=False")
@@ -123,7 +129,7 @@ def get_design(design: str | Design) -> Design:
     try:
         return PRESETS[design]
     except (KeyError, TypeError):
-        raise UsageError(f"unknown design {design!r}", "not a preset",
+        raise UsageError(f"unknown design {shown(design)}", "not a preset",
                          "use one of " + ", ".join(PRESETS)) from None
 
 

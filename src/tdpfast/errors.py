@@ -5,6 +5,11 @@ class TdpfastError(Exception):
     """Base of every exception that tdpfast raises on purpose."""
 
 
+def _short(text: str) -> str:
+    """What somebody handed over may be of any length; a message is not."""
+    return text if len(text) <= 500 else f"{text[:300]} ... {text[-100:]}"
+
+
 class UsageError(TdpfastError, ValueError):
     """The caller asked for something that cannot be done.
 
@@ -12,6 +17,7 @@ class UsageError(TdpfastError, ValueError):
     """
 
     def __init__(self, what: str, why: str = "", fix: str = ""):
+        what, why = _short(what), _short(why)
         super().__init__(what, why, fix)
         self.what, self.why, self.fix = what, why, fix
 

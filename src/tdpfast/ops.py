@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tdpfast._check import check_int, one_of
+from tdpfast._check import check_int, one_of, shown
 from tdpfast.errors import UsageError
 
 _RANGE = ("start", "end")
@@ -58,10 +58,12 @@ def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     td: an operation of a TD on a module, as scenarios have them. The values of fields are checked where the
     operation is lowered.
     """
+    if not isinstance(op, Mapping):
+        raise UsageError(f"operation {shown(op)}", "not a mapping", 'such as {"op": "map", "gfn": 0x600}')
     name = op.get("op")
     table = OPS | TD_OPS if td else OPS
     if not isinstance(name, str) or name not in table:
-        raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU", one_of(table))
+        raise UsageError(f"unknown op {shown(name)}", "not an operation of the TDP MMU", one_of(table))
     known = table[name] + (TD_MODIFIERS if td else MODIFIERS)
     for key in op:
         if key != "op" and key not in known:

@@ -24,7 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tdpfast._check import shown
 from tdpfast._program import lower
+from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
 from tdpfast.design import PRESETS
 from tdpfast.errors import UsageError
@@ -88,6 +90,9 @@ def check_shape(where: str, value, depth: int = 0) -> None:
     """UsageError for what no field holds and no message could show: numbers beyond 64 bits, deep nesting."""
     if isinstance(value, int):
         need(value.bit_length() <= 64, where, "a number has more than 64 bits", "a smaller one")
+    elif isinstance(value, str):
+        need(value.isascii() or not any("\ud800" <= ch <= "\udfff" for ch in value), where,
+             "a text holds half a character", "UTF-8 without surrogates")
     elif isinstance(value, (Mapping, list, tuple)):
         need(depth < MAX_DEPTH, where, "tables are nested too deeply", "the fields of tdpfast.scenario")
         for item in value.values() if isinstance(value, Mapping) else value:
@@ -98,7 +103,7 @@ def op_list(where: str, what: str, value) -> tuple[dict, ...]:
     """A list of operation tables."""
     need(isinstance(value, (list, tuple)), where, f"{what} is no list of operations", "a list of {op = ...} tables")
     for op in value:
-        need(isinstance(op, Mapping) and isinstance(op.get("op"), str), where, f"{what} holds {op!r}",
+        need(isinstance(op, Mapping) and isinstance(op.get("op"), str), where, f"{what} holds {shown(op)}",
              "tables with an op, such as {op = \"map\", gfn = 0x600, pfn = 0x140600}")
     return tuple(dict(op) for op in value)
 
@@ -129,6 +134,12 @@ def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
 
 def check_ops(scenario: Scenario, where: str) -> None:
     """UsageError, naming the place, unless the scenario's VM can run its operations."""
+    op_list(where, "setup", scenario.setup)
+    need(isinstance(scenario.threads, (list, tuple)) and 1 <= len(scenario.threads) <= 16
+         and all(isinstance(thread, Thread) for thread in scenario.threads), where, "no threads, or more than 16",
+         "1 to 16 Threads")
+    for thread in scenario.threads:
+        op_list(where, f"thread {thread.name}", thread.ops)
     for i, op in enumerate(scenario.setup):
         check_op(f"{where}: setup {i}", op, scenario.vm)
     for t, thread in enumerate(scenario.threads):
@@ -137,7 +148,7 @@ def check_ops(scenario: Scenario, where: str) -> None:
 
 
 def parse_vm(where: str, vm) -> dict[str, int]:
-    need(isinstance(vm, dict), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
+    need(isinstance(vm, Mapping), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
     for key, value in vm.items():
         need(key in VM_FIELDS, where, f"vm has an unknown field {key!r}", "use " + ", ".join(VM_FIELDS))
         need(type(value) is int and value in VM_FIELDS[key], where, f"vm.{key} is {value!r}",
@@ -163,6 +174,7 @@ def parse(record, where: str) -> Scenario:
     need(not unknown, where, f"unknown field {', '.join(unknown)}", "use " + ", ".join(sorted(TOP_FIELDS)))
     name = record.get("name")
     need(isinstance(name, str) and name != "", where, "no name", "name = \"...\"")
+    need(name.isprintable(), where, f"the name {name!r} is not one line of text", "letters, digits and dashes")
     threads = record.get("thread")
     need(isinstance(threads, list) and 1 <= len(threads) <= 16, where, "no threads, or more than 16",
          "one [[thread]] with ops per thread")
@@ -170,8 +182,10 @@ def parse(record, where: str) -> Scenario:
     for i, thread in enumerate(threads):
         need(isinstance(thread, dict) and set(thread) <= {"name", "ops"}, where, f"thread {i} is {thread!r}",
              "[[thread]] with name and ops")
-        parsed.append(Thread(str(thread.get("name", f"thread{i}")),
-                             op_list(where, f"thread {i}", thread.get("ops"))))
+        label = thread.get("name", f"thread{i}")
+        need(isinstance(label, str) and label.isprintable(), where, f"thread {i} has the name {label!r}",
+             "a name of one line")
+        parsed.append(Thread(label, op_list(where, f"thread {i}", thread.get("ops"))))
     texts = {key: record.get(key, "") for key in ("issue", "title", "text")}
     for key, value in texts.items():
         need(isinstance(value, str), where, f"{key} is {value!r}", "a text")
@@ -187,13 +201,10 @@ def parse(record, where: str) -> Scenario:
 
 def load(path: str | Path) -> Scenario:
     """Reads a .toml or .json scenario; UsageError for a missing, unreadable or malformed file."""
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
+    text = read_text(path, "a scenario file or a catalogue's name")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}", str(error), "a scenario file or a catalogue's name") from error
-    try:
-        record = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        record = load_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is malformed", str(error), "TOML, or JSON in a .json file") from error
     return parse(record, str(path))

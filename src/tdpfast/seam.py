@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tdpfast import status as st
+from tdpfast._check import check_bool, check_int, check_u64, one_of, shown
 from tdpfast._seam_api import SeamModule
 from tdpfast.errors import UsageError
 
@@ -79,6 +80,8 @@ FIELDS = {
 }
 """Field name -> identifier, for sys_rd, mng_rd, mng_wr, vp_rd, vp_wr. Element i of a field is at + i."""
 
+REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11")
+LOGICAL_PROCESSORS = 64
 GIB = 1 << 30
 INFO_PA = 0x1000_0000
 GLOBAL_HKID = 32
@@ -124,10 +127,11 @@ def tdmr_pamt_size(start: int, end: int, *, dynamic_pamt: bool = False) -> tuple
 
     With dynamic PAMT the 4K area is a bitmap, and the entries come in page pairs (phymem_pamt_add).
     """
+    start, end = check_u64("start", start), check_u64("end", end)
     if start % GIB or end % GIB or start >= end:
         raise UsageError(f"TDMR [{start:#x}, {end:#x})", "a TDMR is whole gigabytes", "1G aligned bounds")
     needs = [(end - start >> 12 + 9 * level) * 16 for level in range(3)]
-    if dynamic_pamt:
+    if check_bool("dynamic_pamt", dynamic_pamt):
         needs[0] = (end - start >> 12) // 8
     return tuple(-(-n // 4096) * 4096 for n in needs)
 
@@ -146,16 +150,17 @@ class TdxModule:
 
     def __init__(self, tdmrs=((0x1_0000_0000, 0x2_0000_0000),), reserved=(), *, auto: bool = True,
                  dynamic_pamt: bool = False, logical_processors: int = 64):
-        self.native = SeamModule([], bare=True, nlp=logical_processors)
-        self._tdmrs = [tuple(r) for r in tdmrs]
-        self._reserved = [tuple(r) for r in reserved]
-        self._lps = logical_processors
-        self.dynamic_pamt = dynamic_pamt
+        self._lps = check_int("logical_processors", logical_processors, 1, LOGICAL_PROCESSORS)
+        self._tdmrs, self._reserved = _ranges("tdmrs", tdmrs), _ranges("reserved", reserved)
+        if not self._tdmrs:
+            raise UsageError("no TDMR", "the module has no memory", "at least one range of whole gigabytes")
+        self.dynamic_pamt = check_bool("dynamic_pamt", dynamic_pamt)
+        self.native = SeamModule([], bare=True, nlp=self._lps)
         self._next = self._tdmrs[0][0]
         self._top = self._tdmrs[0][1]
         self._free: list[int] = []
         self._paired: set[int] = set()
-        if auto:
+        if check_bool("auto", auto):
             self.bring_up()
 
     # ---- coming up
@@ -175,10 +180,15 @@ class TdxModule:
 
     def sys_config(self, infos=None, hkid: int = GLOBAL_HKID, lp: int = 0) -> SeamResult:
         """TDH.SYS.CONFIG (leaf 45) with a list of TDMR_INFO, tdmr_info() unless told, and the global HKID."""
-        infos = self.tdmr_info() if infos is None else list(infos)
-        self.native.write_tdmr_info(infos, INFO_PA)
+        try:
+            infos = self.tdmr_info() if infos is None else list(infos)
+            self.native.write_tdmr_info(infos, INFO_PA)
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError("bad TDMR_INFO", str(error), "what tdmr_info() returns") from None
         options = CONFIG_DYNAMIC_PAMT if self.dynamic_pamt else 0
-        return self.call("sys_config", lp, rcx=INFO_PA, rdx=len(infos), r8=hkid | options)
+        return self.call("sys_config", lp, rcx=INFO_PA, rdx=len(infos), r8=check_int("hkid", hkid, 0, 0xFFFF) | options)
 
     def bring_up(self) -> None:
         """The whole sequence from a module just loaded to one with all its memory; UsageError says where it failed."""
@@ -198,6 +208,9 @@ class TdxModule:
         """A field of the module by name (FIELDS), by TDH.SYS.RD."""
         return self._field("sys_rd", name, 0, lp, "sys.")
 
+    def __reduce__(self):
+        raise UsageError("a copy of a module", "its memory is native", "the same calls on a new one")
+
     def __getattr__(self, name: str):
         """Leaves without a method of their own take registers: ``module.mem_track(rcx=tdr)``."""
         if name not in LEAVES:
@@ -206,33 +219,39 @@ class TdxModule:
 
     def call(self, leaf: str, lp: int = 0, *, version: int = 0, intr_after: int = -1, **registers: int) -> SeamResult:
         """Run a leaf with the given registers (rcx, rdx, r8 .. r11) on a logical processor."""
-        if leaf not in LEAVES:
-            raise UsageError(f"leaf {leaf!r}", "not emulated" if leaf in OTHER_LEAVES else "unknown",
-                             "one of " + ", ".join(LEAVES))
-        try:
-            rax, *out = self.native.seamcall(LEAVES[leaf], lp, version=version, intr_after=intr_after, **registers)
-        except (TypeError, OverflowError) as error:
-            raise UsageError(f"operands of {leaf}", str(error), "rcx, rdx, r8 .. r11 as 64-bit numbers") from None
+        if not isinstance(leaf, str) or leaf not in LEAVES:
+            other = isinstance(leaf, str) and leaf in OTHER_LEAVES
+            raise UsageError(f"leaf {shown(leaf)}", "not emulated" if other else "unknown", one_of(LEAVES))
+        for name, value in registers.items():
+            if name not in REGISTERS:
+                raise UsageError(f"operand {name!r} of {leaf}", "unknown", one_of(REGISTERS))
+            check_u64(name, value)
+        check_int("intr_after", intr_after, -1, (1 << 63) - 1)
+        rax, *out = self.native.seamcall(LEAVES[leaf], check_int("lp", lp, 0, LOGICAL_PROCESSORS - 1),
+                                         version=check_int("version", version, 0, (1 << 48) - 1),
+                                         intr_after=intr_after, **registers)
         return _result(rax, dict(zip(("rcx", "rdx", "r8", "r9", "r10", "r11"), out)))
 
     # ---- memory management, with named operands
 
     def mem_sept_add(self, td: Td, gpa: int, level: int, page: int, *, allow_existing: bool = False) -> SeamResult:
-        return self.call("mem_sept_add", rcx=gpa | level, rdx=td.tdr | allow_existing, r8=page, r9=NULL_PA,
+        return self.call("mem_sept_add", rcx=_place(gpa, level), rdx=_tdr(td) | check_bool("allow_existing", allow_existing), r8=page, r9=NULL_PA,
                          r10=NULL_PA, r11=NULL_PA)
 
     def mem_sept_remove(self, td: Td, gpa: int, level: int) -> SeamResult:
-        return self.call("mem_sept_remove", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_sept_remove", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_sept_rd(self, td: Td, gpa: int, level: int) -> SeamResult:
-        return self.call("mem_sept_rd", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_sept_rd", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_page_add(self, td: Td, gpa: int, page: int, source: int = INFO_PA,
                      content: bytes | None = None) -> SeamResult:
         """TDH.MEM.PAGE.ADD (leaf 2); content: the page's bytes, zero padded, for MR.EXTEND to measure."""
-        if content is not None and len(content) > 4096:
-            raise UsageError(f"{len(content)} bytes of content", "a page has 4096", "at most as many")
-        result = self.call("mem_page_add", rcx=gpa, rdx=td.tdr, r8=page, r9=source)
+        if content is not None and not isinstance(content, (bytes, bytearray, memoryview)):
+            raise UsageError(f"content {shown(content)}", "not bytes", "at most 4096 bytes")
+        if content is not None and len(bytes(content)) > 4096:
+            raise UsageError(f"{len(bytes(content))} bytes of content", "a page has 4096", "at most as many")
+        result = self.call("mem_page_add", rcx=gpa, rdx=_tdr(td), r8=page, r9=source)
         if result.ok and content is not None:
             self.native.write_page(page, bytes(content).ljust(4096, b"\0"))
         return result
@@ -240,7 +259,7 @@ class TdxModule:
     def measure_page(self, td: Td, gpa: int) -> SeamResult:
         """TDH.MR.EXTEND (leaf 16) of a whole page, 256 bytes at a time; the first answer that is not success."""
         for offset in range(0, 4096, 256):
-            result = self.call("mr_extend", rcx=gpa + offset, rdx=td.tdr)
+            result = self.call("mr_extend", rcx=check_u64("gpa", gpa) + offset, rdx=_tdr(td))
             if not result.ok:
                 break
         return result
@@ -251,50 +270,49 @@ class TdxModule:
 
     def td_field(self, td: Td, name: str, element: int = 0) -> int:
         """A field of a TD by name (FIELDS), by TDH.MNG.RD."""
-        return self._field("mng_rd", name, element, 0, "td.", rcx=td.tdr)
+        return self._field("mng_rd", name, element, 0, "td.", rcx=_tdr(td))
 
     def vp_field(self, td: Td, name: str, vcpu: int = 0, lp: int | None = None) -> int:
         """A field of a VCPU by name (FIELDS), by TDH.VP.RD."""
-        return self._field("vp_rd", name, 0, self._lp(vcpu, lp), "vp.", rcx=td.vcpus[vcpu])
+        return self._field("vp_rd", name, 0, self._lp(vcpu, lp), "vp.", rcx=_tdvpr(td, vcpu))
 
     def _field(self, leaf: str, name: str, element: int, lp: int, prefix: str, **registers: int) -> int:
-        if name not in FIELDS or not name.startswith(prefix):
-            known = ", ".join(n for n in FIELDS if n.startswith(prefix))
-            raise UsageError(f"field {name!r}", "unknown", f"one of {known}")
-        result = self.call(leaf, lp, rdx=FIELDS[name] + element, **registers)
+        if not isinstance(name, str) or name not in FIELDS or not name.startswith(prefix):
+            raise UsageError(f"field {shown(name)}", "unknown", one_of(n for n in FIELDS if n.startswith(prefix)))
+        result = self.call(leaf, lp, rdx=FIELDS[name] + check_int("element", element, 0, 0xFFFF), **registers)
         if not result.ok:
             raise UsageError(f"{leaf} of {name} answered {result}", "the module refused", "a field it lets you read")
         return result.registers["r8"]
 
     def mem_page_aug(self, td: Td, gpa: int, level: int, page: int) -> SeamResult:
-        return self.call("mem_page_aug", rcx=gpa | level, rdx=td.tdr, r8=page)
+        return self.call("mem_page_aug", rcx=_place(gpa, level), rdx=_tdr(td), r8=page)
 
     def mem_page_remove(self, td: Td, gpa: int, level: int = 0) -> SeamResult:
-        return self.call("mem_page_remove", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_page_remove", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_page_relocate(self, td: Td, gpa: int, page: int) -> SeamResult:
-        return self.call("mem_page_relocate", rcx=gpa, rdx=td.tdr, r8=page)
+        return self.call("mem_page_relocate", rcx=gpa, rdx=_tdr(td), r8=page)
 
     def mem_page_demote(self, td: Td, gpa: int, level: int, page: int) -> SeamResult:
-        return self.call("mem_page_demote", rcx=gpa | level, rdx=td.tdr, r8=page, r9=NULL_PA, r10=NULL_PA, r11=NULL_PA)
+        return self.call("mem_page_demote", rcx=_place(gpa, level), rdx=_tdr(td), r8=page, r9=NULL_PA, r10=NULL_PA, r11=NULL_PA)
 
     def mem_page_promote(self, td: Td, gpa: int, level: int) -> SeamResult:
-        return self.call("mem_page_promote", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_page_promote", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_range_block(self, td: Td, gpa: int, level: int = 0) -> SeamResult:
-        return self.call("mem_range_block", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_range_block", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_range_unblock(self, td: Td, gpa: int, level: int = 0) -> SeamResult:
-        return self.call("mem_range_unblock", rcx=gpa | level, rdx=td.tdr)
+        return self.call("mem_range_unblock", rcx=_place(gpa, level), rdx=_tdr(td))
 
     def mem_track(self, td: Td) -> SeamResult:
-        return self.call("mem_track", rcx=td.tdr)
+        return self.call("mem_track", rcx=_tdr(td))
 
     # ---- the guest
 
     def vp_enter(self, td: Td, vcpu: int = 0, lp: int | None = None) -> SeamResult:
         """Enter a VCPU; on logical processor vcpu + 1 unless told."""
-        return self.call("vp_enter", self._lp(vcpu, lp), rcx=td.vcpus[vcpu])
+        return self.call("vp_enter", self._lp(vcpu, lp), rcx=_tdvpr(td, vcpu))
 
     def td_exit(self, vcpu: int = 0, lp: int | None = None) -> SeamResult:
         """An external interrupt takes the VCPU out of the TD."""
@@ -302,16 +320,18 @@ class TdxModule:
         return SeamResult(rax, "TDEXIT" if rax else "NOT_IN_GUEST", "", dict(rcx=rcx, rdx=rdx))
 
     def accept(self, gpa: int, level: int = 0, vcpu: int = 0, lp: int | None = None) -> SeamResult:
-        return self._guest(self.native.tdcall("accept", self._lp(vcpu, lp), gpa | level))
+        return self._guest(self.native.tdcall("accept", self._lp(vcpu, lp), _place(gpa, level)))
 
     def guest_access(self, gpa: int, vcpu: int = 0, lp: int | None = None, *, same_rip: bool = False) -> SeamResult:
-        result = self._guest((*self.native.guest_access(self._lp(vcpu, lp), gpa, same_rip), 0))
+        result = self._guest((*self.native.guest_access(self._lp(vcpu, lp), check_u64("gpa", gpa),
+                                                      check_bool("same_rip", same_rip)), 0))
         if result.status == "TDX_SUCCESS":
             return SeamResult(0, "NO_FAULT", "", result.registers)
         return result
 
     def _lp(self, vcpu: int, lp: int | None) -> int:
-        return vcpu + 1 if lp is None else lp
+        last = LOGICAL_PROCESSORS - 1
+        return check_int("vcpu", vcpu, 0, last - 1) + 1 if lp is None else check_int("lp", lp, 0, last)
 
     def _guest(self, values) -> SeamResult:
         result, rax, *out = values
@@ -324,7 +344,7 @@ class TdxModule:
 
     def new_page(self, size: int = 0) -> int:
         """A physical page that nobody had; size 0 4K, 1 2M, 2 1G."""
-        step = 1 << 12 + 9 * size
+        step = 1 << 12 + 9 * check_int("size", size, 0, 2)
         if size == 0 and self._free:
             return self._pair(self._free.pop())
         page = -(-self._next // step) * step
@@ -349,7 +369,14 @@ class TdxModule:
 
     def build_td(self, vcpus: int = 1, *, levels: int = 4, gpaw: int = 0, attributes: int = 0, td_ctls: int = 0,
                  xfam: int = 3, finalize: bool = True) -> Td:
-        """A TD with all its control pages, initialised and, unless told, finalised."""
+        """A TD with all its control pages, initialised and, unless told, finalised.
+
+        vcpus: 0 and up to the logical processors but one; levels, gpaw, attributes, td_ctls, xfam: of TD_PARAMS.
+        UsageError when the module refuses."""
+        check_int("vcpus", vcpus, 0, LOGICAL_PROCESSORS - 1)
+        check_int("levels", levels, 0, 0xFF)
+        check_int("gpaw", gpaw, 0, 1)
+        check_bool("finalize", finalize)
         tdr = self.new_page()
         self._must("mng_create", rcx=tdr, rdx=self._hkid())
         self._must("mng_key_config", rcx=tdr)
@@ -372,20 +399,21 @@ class TdxModule:
 
     def teardown_td(self, td: Td) -> None:
         """From a TD that nobody runs to free memory: VPs flushed, key freed, every page reclaimed, the TDR last."""
+        _tdr(td)
         for tdvpr in td.vcpus:
             lp = self.native.vp(tdvpr)["lp"]
             if lp:
                 self._must("vp_flush", lp - 1, what="teardown_td", rcx=tdvpr)
-        self._must("mng_vpflushdone", what="teardown_td", rcx=td.tdr)
+        self._must("mng_vpflushdone", what="teardown_td", rcx=_tdr(td))
         self._must("phymem_cache_wb", what="teardown_td")
-        self._must("mng_key_freeid", what="teardown_td", rcx=td.tdr)
+        self._must("mng_key_freeid", what="teardown_td", rcx=_tdr(td))
         for size in range(3):
             for hpa, pt, owner, _, _ in self.native.pamt_used(size):
                 if owner == td.tdr and pt in (3, 5, 6, 8):
                     self._must("phymem_page_reclaim", what="teardown_td", rcx=hpa)
                     if size == 0:
                         self._free.append(hpa)
-        self._must("phymem_page_reclaim", what="teardown_td", rcx=td.tdr)
+        self._must("phymem_page_reclaim", what="teardown_td", rcx=_tdr(td))
         self._free.append(td.tdr)
 
     def _must(self, leaf: str, lp: int = 0, *, what: str = "build_td", **registers: int) -> None:
@@ -396,12 +424,12 @@ class TdxModule:
     def dump_sept(self, td: Td, vm: int = 0) -> list[dict]:
         """Every S-EPT entry that is not free: gpa, level, raw, and its fields."""
         return [dict(gpa=gpa, level=level, raw=raw, **st.decode_entry(raw))
-                for gpa, level, raw in self.native.sept(td.tdr, vm)]
+                for gpa, level, raw in self.native.sept(_tdr(td), check_int("vm", vm, 0, 3))]
 
     def dump_pamt(self, size: int = 0) -> list[dict]:
         """Every PAMT entry of one page size that is not all zero."""
         return [dict(hpa=hpa, type=st.PAGE_TYPES.get(pt, str(pt)), owner=owner, bepoch=bepoch, lock=lock)
-                for hpa, pt, owner, bepoch, lock in self.native.pamt_used(size)]
+                for hpa, pt, owner, bepoch, lock in self.native.pamt_used(check_int("size", size, 0, 2))]
 
     # ---- faults on purpose
 
@@ -409,15 +437,45 @@ class TdxModule:
                count: int = 1, status: int = 0, intr_after: int = -1) -> int:
         """From the skip-th call of a leaf on, count times (-1: always): another LP holds a lock during the call, or
         a status comes back instead, or an interrupt is pending after so many polls."""
-        if lock is not None and lock not in LOCKS:
-            raise UsageError(f"lock {lock!r}", "unknown", "one of " + ", ".join(LOCKS))
-        if leaf is not None and leaf not in LEAVES:
-            raise UsageError(f"leaf {leaf!r}", "unknown", "one of " + ", ".join(LEAVES))
-        return self.native.inject(LEAVES.get(leaf, -1), LOCKS.get(lock, 0), exclusive, skip, count, status, intr_after)
+        for what, name, known in (("lock", lock, LOCKS), ("leaf", leaf, LEAVES)):
+            if name is not None and (not isinstance(name, str) or name not in known):
+                raise UsageError(f"{what} {shown(name)}", "unknown", one_of(known))
+        top = (1 << 31) - 1
+        return self.native.inject(
+            -1 if leaf is None else LEAVES[leaf], 0 if lock is None else LOCKS[lock],
+            check_bool("exclusive", exclusive), check_int("skip", skip, 0, top), check_int("count", count, -1, top),
+            check_u64("status", status), check_int("intr_after", intr_after, -1, (1 << 63) - 1))
 
     def inject_clear(self) -> None:
         """No more injections."""
         self.native.inject_clear()
+
+
+def _tdr(td: Td) -> int:
+    if not isinstance(td, Td):
+        raise UsageError(f"bad TD {shown(td)}", "not a Td", "what build_td() returns")
+    return td.tdr
+
+
+def _tdvpr(td: Td, vcpu: int) -> int:
+    _tdr(td)
+    if not td.vcpus:
+        raise UsageError("no VCPU", "the TD has none", "build_td(vcpus=1)")
+    return td.vcpus[check_int("vcpu", vcpu, 0, len(td.vcpus) - 1)]
+
+
+def _place(gpa: int, level: int) -> int:
+    """GPA and level as RCX has them; what they may be the module says."""
+    return check_u64("gpa", gpa) | check_int("level", level, 0, 7)
+
+
+def _ranges(name: str, ranges) -> list[tuple[int, int]]:
+    try:
+        return [(check_u64(name, start), check_u64(name, end)) for start, end in ranges]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"bad {name}", str(error), "[(start, end), ...]") from None
 
 
 def _result(rax: int, registers: dict[str, int]) -> SeamResult:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast._check import (INTEGERS, U64_MAX, check_int, check_level, check_u64, level_array, one_of,
-                            spte_array)
+from tdpfast._check import (INTEGERS, U64_MAX, check_bool, check_int, check_level, check_u64, level_array, one_of,
+                            shown, spte_array)
 from tdpfast._spte_cells import SpteCells
 from tdpfast._spte_format import SpteFormat
 from tdpfast.errors import UsageError
@@ -104,14 +104,14 @@ class SpteConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layout, str) or self.layout not in LAYOUTS:
-            raise UsageError(f"no layout {self.layout!r}", "not a known release", one_of(LAYOUTS))
+            raise UsageError(f"no layout {shown(self.layout)}", "not a known release", one_of(LAYOUTS))
         if not isinstance(self.mmu, str) or self.mmu not in MMUS:
-            raise UsageError(f"no mmu {self.mmu!r}", "not a known kind", one_of(MMUS))
+            raise UsageError(f"no mmu {shown(self.mmu)}", "not a known kind", one_of(MMUS))
         check_int("maxphyaddr", self.maxphyaddr, 32, 52)
-        if self.cache_bits != 0:
+        if check_int("cache_bits", self.cache_bits, 0, 52):
             check_int("cache_bits", self.cache_bits, 32, 52)
-        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], self.maxphyaddr, bool(self.l1tf),
-                            self.cache_bits, bool(self.exec_only))
+        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], self.maxphyaddr, check_bool("l1tf", self.l1tf),
+                            self.cache_bits, check_bool("exec_only", self.exec_only))
         object.__setattr__(self, "_format", native)
         object.__setattr__(self, "masks", MappingProxyType(native.masks()))
 
@@ -187,15 +187,17 @@ class SpteConfig:
         old = self.SHADOW_NONPRESENT_VALUE if old_spte is None else old_spte
         return MakeSpte(*self._format.make_spte(
             check_level(level), check_int("access", access, 0, self.ACC_ALL), check_int("gfn", gfn, 0, U64_MAX),
-            check_int("pfn", pfn, 0, (1 << 40) - 1), check_u64("old_spte", old), bool(prefetch),
-            bool(synchronizing), bool(host_writable), bool(nx_huge_pages), bool(tracked),
-            bool(dirty_log), bool(ad_disabled), bool(guest_mode), bool(pml), bool(ipat)))
+            check_int("pfn", pfn, 0, (1 << 40) - 1), check_u64("old_spte", old), check_bool("prefetch", prefetch),
+            check_bool("synchronizing", synchronizing), check_bool("host_writable", host_writable),
+            check_bool("nx_huge_pages", nx_huge_pages), check_bool("tracked", tracked),
+            check_bool("dirty_log", dirty_log), check_bool("ad_disabled", ad_disabled),
+            check_bool("guest_mode", guest_mode), check_bool("pml", pml), check_bool("ipat", ipat)))
 
     def make_nonleaf_spte(self, child_pa: int, ad_disabled: bool | None = None) -> int:
         """make_nonleaf_spte() for the table at physical address ``child_pa``."""
         if ad_disabled is None:
             ad_disabled = not self.masks["kvm_ad_enabled"]
-        return self._format.make_nonleaf_spte(check_u64("child_pa", child_pa), bool(ad_disabled))
+        return self._format.make_nonleaf_spte(check_u64("child_pa", child_pa), check_bool("ad_disabled", ad_disabled))
 
     def make_small_spte(self, huge_spte: int, level: int, access: int, index: int,
                         nx_huge_pages: bool = False) -> tuple[int, list]:
@@ -203,13 +205,13 @@ class SpteConfig:
         child's. Returns (spte, assertions that fired)."""
         return self._format.make_small_spte(
             check_u64("huge_spte", huge_spte), check_level(level), check_int("access", access, 0, self.ACC_ALL),
-            check_int("index", index, 0, 511), bool(nx_huge_pages))
+            check_int("index", index, 0, 511), check_bool("nx_huge_pages", nx_huge_pages))
 
     def make_huge_spte(self, small_spte: int, level: int,
                        nx_huge_pages: bool = False) -> tuple[int, list]:
         """make_huge_spte(): the leaf of ``level`` around a small one. Returns (spte, assertions)."""
         return self._format.make_huge_spte(check_u64("small_spte", small_spte), check_level(level),
-                                           bool(nx_huge_pages))
+                                           check_bool("nx_huge_pages", nx_huge_pages))
 
     def make_mmio_spte(self, gfn: int, access: int, generation: int,
                        mmio_value: int | None = None) -> int:
@@ -329,7 +331,7 @@ class SpteConfig:
 
     def is_access_allowed(self, spte: int, *, exec: bool = False, write: bool = False) -> bool:
         """is_access_allowed() of 6.18: one SPTE lets this fault through."""
-        return self._format.is_access_allowed(check_u64("spte", spte), bool(exec), bool(write))
+        return self._format.is_access_allowed(check_u64("spte", spte), check_bool("exec", exec), check_bool("write", write))
 
     def spte_permission_fault(self, spte: int, error_code: int) -> bool:
         """spte_permission_fault() of 7.3: an access with this error code (PFERR_*) faults."""

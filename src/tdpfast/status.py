@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tdpfast._check import check_u64
+
 __all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status", "describe_entry",
            "describe_status", "sept_state", "status_name"]
 
@@ -145,6 +147,7 @@ def decode_status(value: int) -> Status:
     >>> decode_status(0x8000020000000092)[:2]
     ('TDX_OPERAND_BUSY', 'SEPT_TREE')
     """
+    value = check_u64("status", value)
     name = STATUS.get(value >> 32, f"{value >> 32:#010x}")
     return Status(name, _details(name, value & 0xFFFF_FFFF), bool(value >> 63 & 1), bool(value >> 62 & 1),
                   bool(value >> 61 & 1))
@@ -162,6 +165,7 @@ def _details(name: str, low: int) -> str:
 
 def status_name(value: int) -> str:
     """A status as the recordings write it: ``NAME`` or ``NAME:DETAIL``."""
+    value = check_u64("status", value)
     if value == ENTERED_TD:
         return "ENTERED_TD"
     if value == MODULE_HALT:
@@ -172,6 +176,7 @@ def status_name(value: int) -> str:
 
 def sept_encoding(entry: int) -> int:
     """The seven state bits of an S-EPT entry."""
+    entry = check_u64("entry", entry)
     return entry >> 9 & 1 | entry >> 52 & 0x1E | entry >> 1 & 0x60
 
 
@@ -182,6 +187,7 @@ def sept_state(entry: int) -> str:
 
 def decode_entry(entry: int) -> dict:
     """An S-EPT entry in its fields."""
+    entry = check_u64("entry", entry)
     return {
         "state": sept_state(entry), "hpa": entry & 0x000F_FFFF_FFFF_F000, "rwx": entry & 7, "leaf": bool(entry & 0x80),
         "locked": bool(entry & 0x800), "host_priority": bool(entry >> 52 & 1), "aliases": entry >> 58 & 7,
@@ -198,6 +204,7 @@ def describe_status(value: int) -> dict:
 
     Numbers are hexadecimal text. "operand" is there only where the name gives bits 31:0 a meaning.
     """
+    value = check_u64("status", value)
     if value in (ENTERED_TD, MODULE_HALT):
         return {"status": hex(value), "name": status_name(value), "status_of": "the emulator, not the module"}
     status = decode_status(value)
@@ -229,6 +236,7 @@ def describe_entry(entry: int) -> dict:
     The module's names of bits: tdel locks the entry, tdhp keeps it for the host; tdex (exported), tdbw (blocked for
     writing), tdb (blocked) and tdp (pending) mean so in a leaf and only number the state elsewhere.
     """
+    entry = check_u64("entry", entry)
     fields: dict = {"entry": hex(entry), "state": sept_state(entry), "state_bits": f"{sept_encoding(entry):#04x}",
                     "vmm_state": SEPT_STATES.get(sept_encoding(entry), ("", 0))[1]}
     hpa = entry & 0x000F_FFFF_FFFF_F000

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tdpfast import walk
-from tdpfast._check import check_int
+from tdpfast._check import check_int, check_seconds, shown
 from tdpfast._threads import ThreadEngine
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
@@ -94,10 +95,14 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
         UsageError: an argument is out of range or an operation is none.
         VmEnded: the VM was over before.
     """
+    if not isinstance(vm, Vm):
+        raise UsageError(f"bad VM {shown(vm)}", "not a Vm", "tdpfast.Vm()")
+    if not isinstance(ops, Sequence) or not all(isinstance(fields, Sequence) for fields in ops):
+        raise UsageError("bad ops", "not lists of operations", "one list of operations per thread")
     check_int("number of threads", len(ops), 1, MAX_THREADS)
     check_int("count", count, 0, 1 << 62)
-    if not 0 <= seconds < 1e9:
-        raise UsageError(f"bad seconds {seconds!r}", "out of range", "0..1e9")
+    check_seconds(seconds)
+    vm._check_hook()
     vm._check_alive()
     while len(vm.vcpus) < len(ops):
         vm.create_vcpu()
@@ -110,38 +115,66 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
 
 
 def _checked(op: Mapping[str, Any], td: bool) -> dict[str, Any]:
-    fields = dict(op) if isinstance(op, Mapping) else {"op": op}
+    fields = dict(op) if isinstance(op, Mapping) else {}
     check_op(fields, td=td)
     return fields
 
 
 def _run(vm: Vm, engine: ThreadEngine, watch: bool, noise: int) -> ThreadsResult:
-    threads = [threading.Thread(target=engine.run_thread, args=(i,)) for i in range(1, engine.n)]
-    engine.start(watch, noise)
-    locks = [vcpu._lock for vcpu in vm.vcpus[:engine.n]]
-    for lock in locks:
-        lock.acquire()
-    try:
-        for thread in threads:
-            thread.start()
-        engine.run_thread(0)
-    finally:
-        engine_done(engine, threads)
-        for lock in locks:
-            lock.release()
-    result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort], *engine.measured(i), engine.last_op(i))
-                            for i, (n, elapsed, kinds, abort) in enumerate(engine.finish())], *engine.freed_uses())
+    crew = _Crew(engine)
+    with ExitStack() as stack:
+        for vcpu in vm.vcpus[:engine.n]:
+            stack.enter_context(vcpu._lock)
+        vm._check_alive()
+        engine.start(watch, noise)
+        stack.callback(engine.finish)
+        stack.callback(crew.end)
+        crew.start()
+        crew.wait()             # here a signal is seen
+        if crew.errors:
+            raise crew.errors[0]
+        done = engine.finish()
+        result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort], *engine.measured(i), engine.last_op(i))
+                                for i, (n, elapsed, kinds, abort) in enumerate(done)], *engine.freed_uses())
     vm._raise_hook_error()
     if result.ended is not None:
         vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
     return result
 
 
-def engine_done(engine: ThreadEngine, threads: list[threading.Thread]) -> None:
-    """Waits for the threads that were started."""
-    for thread in threads:
-        if thread.ident is not None:
-            thread.join()
+class _Crew:
+    """The threads of one run. Thread.join() will not do: when a signal interrupts it, it takes the thread for ended."""
+
+    def __init__(self, engine: ThreadEngine):
+        self.engine = engine
+        self.errors: list[BaseException] = []
+        self.started = 0
+        self.ended: list[int] = []
+        self.one_ended = threading.Semaphore(0)
+
+    def start(self) -> None:
+        for i in range(self.engine.n):
+            threading.Thread(target=self.work, args=(i,), daemon=True).start()
+            self.started += 1
+
+    def work(self, i: int) -> None:
+        try:
+            self.engine.run_thread(i)
+        except BaseException as error:      # not lost with the thread
+            self.errors.append(error)
+            self.engine.stop()
+        finally:
+            self.ended.append(i)
+            self.one_ended.release()
+
+    def wait(self) -> None:
+        while len(self.ended) < self.started:
+            self.one_ended.acquire(timeout=0.1)
+
+    def end(self) -> None:
+        """Has the threads end with the operation they are in, and waits for them."""
+        self.engine.stop()
+        self.wait()
 
 
 def audit(vm: Vm) -> list[str]:
@@ -149,12 +182,17 @@ def audit(vm: Vm) -> list[str]:
 
     No SPTE is frozen, every table entry points to a linked table of the right level and gfn whose parent it is,
     no table hangs twice, and the statistics are what counting gives.
+
+    Raises:
+        UsageError: vm is no Vm.
     """
     return [text for _, text in audit_checks(vm)]
 
 
 def audit_checks(vm: Vm) -> list[tuple[str, str]]:
     """As audit(), each text with the name of the check it violates: frozen, life or stat."""
+    if not isinstance(vm, Vm):
+        raise UsageError(f"bad VM {shown(vm)}", "not a Vm", "tdpfast.Vm()")
     found: list[tuple[str, str]] = []
     leaves = [0, 0, 0]
     tables: set[int] = set()

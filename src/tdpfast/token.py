@@ -13,11 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from tdpfast._check import U64_MAX, check_int, one_of, shown
 from tdpfast.errors import TdpfastError, UsageError
 
 PREFIX = "tdp"
 VERSION = 1
 STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct", "replay")
+
+
+COPY_IT = "the whole token, from tdp1- to its last letter"
+REMAKE = "the token that `tdpfast check` prints now"
 
 
 class TokenError(UsageError):
@@ -47,10 +52,12 @@ class Token:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise UsageError(f"unknown strategy {self.strategy!r}")
-        if not 0 <= self.fingerprint < 1 << 64 or not 0 <= self.digest < 1 << 32 or self.seed < 0:
-            raise UsageError("fingerprint, digest or seed is out of range")
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy {shown(self.strategy)}", "not one of them", one_of(STRATEGIES))
+        if not isinstance(self.schedule, bytes) or any(agent > 31 for agent in self.schedule):
+            raise UsageError("bad schedule", "not bytes of agents 0..31", "one byte per step")
+        for name, top in (("fingerprint", U64_MAX), ("digest", (1 << 32) - 1), ("seed", U64_MAX)):
+            object.__setattr__(self, name, check_int(name, getattr(self, name), 0, top))
 
     def __str__(self) -> str:
         body = bytearray([STRATEGIES.index(self.strategy)])
@@ -66,13 +73,13 @@ class Token:
         """The token of a text; TokenError if it is none."""
         body = _unpack(text)
         if body[0] >= len(STRATEGIES):
-            raise TokenError("the token is damaged: unknown strategy")
+            raise TokenError("the token is damaged", "unknown strategy", COPY_IT)
         seed, at = _get(body, 13)
         schedule = bytearray()
         while at < len(body):
             run, at = _get(body, at)
             if len(schedule) + (run >> 5) > 1 << 28:
-                raise TokenError("the token is damaged: its schedule is too long")
+                raise TokenError("the token is damaged", "its schedule is too long", COPY_IT)
             schedule += bytes([run & 31]) * (run >> 5)
         return cls(
             bytes(schedule),
@@ -85,7 +92,8 @@ class Token:
     def require(self, fingerprint: int) -> None:
         """TokenMismatchError unless the token belongs to the program of that fingerprint."""
         if fingerprint != self.fingerprint:
-            raise TokenMismatchError("the token is from another scenario (or from an older form of this one)")
+            raise TokenMismatchError("the token is from another scenario", "or from an older form of this one",
+                                     f"its scenario's file, or {REMAKE}")
 
     def verify(self, replay: dict) -> None:
         """NondeterminismError unless a replay did, step by step, what the token's recording did."""
@@ -125,8 +133,8 @@ def _put(out: bytearray, value: int) -> None:
 def _get(body: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if at >= len(body):
-            raise TokenError("the token is damaged: it ends too early")
+        if at >= len(body) or shift > 63:
+            raise TokenError("the token is damaged", "it ends too early, or a number is too large", COPY_IT)
         value |= (body[at] & 0x7F) << shift
         shift += 7
         at += 1
@@ -136,15 +144,18 @@ def _get(body: bytes, at: int) -> tuple[int, int]:
 
 def _unpack(text: str) -> bytes:
     """The bytes between version and checksum."""
-    head, dash, tail = text.strip().partition("-")
-    if not dash or not head.startswith(PREFIX) or not head[len(PREFIX) :].isdecimal():
-        raise TokenError("not a replay token")
-    if int(head[len(PREFIX) :]) != VERSION:
-        raise TokenVersionError(f"the token has version {head[len(PREFIX):]}; this tdpfast reads {VERSION}")
+    if not isinstance(text, str):
+        raise TokenError(f"bad token {shown(text)}", "not a text", COPY_IT)
+    head, dash, tail = text.strip().lower().partition("-")
+    number = head.removeprefix(PREFIX)
+    if not dash or number == head or not (number.isascii() and number.isdecimal() and len(number) < 10):
+        raise TokenError("not a replay token", f"they begin with {PREFIX}{VERSION}-", COPY_IT)
+    if int(number) != VERSION:
+        raise TokenVersionError(f"the token has version {number}", f"this tdpfast reads {VERSION}", REMAKE)
     try:
         raw = base64.b32decode(tail.upper() + "=" * (-len(tail) % 8))
     except (binascii.Error, ValueError):
-        raise TokenError("the token is damaged: not base32") from None
+        raise TokenError("the token is damaged", "not base32", COPY_IT) from None
     if len(raw) < 18 or zlib.crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:]:
-        raise TokenError("the token is damaged: its checksum does not fit")
+        raise TokenError("the token is damaged", "its checksum does not fit", COPY_IT)
     return raw[:-4]

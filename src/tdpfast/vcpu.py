@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tdpfast._batch import VcpuCore
-from tdpfast._check import check_int
+from tdpfast._check import check_bool, check_int
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
-from tdpfast.ops import OPS, check_op
+from tdpfast.ops import check_op
 from tdpfast.trace import EVENT_DTYPE, Record, records
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Vcpu:
     def __init__(self, vm: Vm, core: VcpuCore):
         self.vm = vm
         self._core = core
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()      # a signal handler may call in the middle of a call
         self._core.set_tracing(vm.trace != "off")
 
     def __repr__(self) -> str:
@@ -123,7 +123,11 @@ class Vcpu:
         check_op(fields, td=False)
         return self._run(fields)
 
+    def __reduce__(self) -> Any:
+        raise UsageError("a copy of a vCPU", "it belongs to its VM", "vm.create_vcpu()")
+
     def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
+        self.vm._check_hook()
         with self._lock:
             self.vm._check_alive()
             if self.vm.trace == "last":
@@ -164,20 +168,25 @@ class Vcpu:
             hook: what the external hooks return, in order, then 0.
         """
         vm = self.vm
-        if not (type(gfn) is int and type(pfn) is int and type(level) is int and retries == 0 and not hook
+        if not (type(gfn) is int and type(pfn) is int and type(level) is int and type(retries) is int
+                and type(hook) is tuple and not hook and retries == 0
                 and 0 <= gfn <= vm.max_gfn and 0 <= pfn < MAX_PFN and 1 <= level <= 3):
             fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
+            gfn, pfn, level = fields["gfn"], fields["pfn"], fields["level"]
             retries = check_int("retries", retries, -1, 1 << 30)
-            if len(hook):
-                out = self._run(fields | {"retries": retries} | vm._hook(hook))
+            script = vm._hook(hook)
+            if script:
+                out = self._run(fields | {"retries": retries} | script)
                 return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
         private = vm.tdx if private is None else vm._private(private)
+        if vm._in_hooks:
+            vm._check_hook()
         with self._lock:
             vm._check_alive()
             if vm.trace == "last":
                 self._core.clear()
-            got = self._core.fault(gfn, pfn, level, bool(write), bool(exec), bool(user), bool(prefetch),
-                                   bool(map_writable), private, bool(noslot), retries)
+            got = self._core.fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot,
+                                   retries)
         if vm.core.hook_error is not None:
             vm._raise_hook_error()
         if got is None:
@@ -198,9 +207,9 @@ class Vcpu:
                 there is nothing to do unless KVM tracks accesses in the SPTEs (``mmu`` "ept_noad").
             private: a fault on private memory: never fast.
         """
-        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn), "write": bool(write),
-                                  "exec": bool(exec), "user": bool(user), "present": bool(present),
-                                  "private": self.vm._private(bool(private))})["ret"]]
+        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn), "write": check_bool("write", write),
+                                  "exec": check_bool("exec", exec), "user": check_bool("user", user),
+                                  "present": check_bool("present", present), "private": self.vm._private(private)})["ret"]]
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,
@@ -212,11 +221,13 @@ class Vcpu:
         SPTE, a lost cmpxchg, a slot boundary) goes through a fault of its own.
         """
         fields = self.vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
-        pages = 1 << 9 * (min(level, 3) - 1)
-        check_int("n", n, 0, (self.vm.max_gfn + 1 - gfn) // pages)
+        gfn, pfn = fields["gfn"], fields["pfn"]
+        pages = 1 << 9 * (fields["level"] - 1)
+        n = check_int("n", n, 0, (self.vm.max_gfn + 1 - gfn) // pages)
         if gfn % pages or pfn % pages:
             raise UsageError(f"gfn {gfn:#x}, pfn {pfn:#x}", f"not aligned to level {level}", f"multiples of {pages}")
         check_int("pfn of the last page", pfn + n * pages, 0, 1 << 40)
+        self.vm._check_hook()
         with self._lock:
             self.vm._check_alive()
             if self.vm.trace == "last":
@@ -262,12 +273,16 @@ class Vcpu:
         Neighbouring gfns share the way down; scattered gfns over many tables are looked up side by side.
         """
         private = self.vm._private(private)
-        array = np.asarray(gfns)
+        try:
+            array = np.asarray(gfns)
+        except Exception as error:
+            raise UsageError("bad gfns", str(error), "an array of integers") from None
         if array.dtype.kind not in "iu" or (array.size and not 0 <= int(array.min()) <= int(array.max())
                                             <= self.vm.max_gfn):
             raise UsageError("bad gfns", f"dtype {array.dtype}, or out of range", f"integers 0..{self.vm.max_gfn:#x}")
         flat = np.require(array.reshape(-1), np.uint64, ["C", "A"])
         sptes, levels = np.empty(flat.shape, np.uint64), np.empty(flat.shape, np.uint8)
+        self.vm._check_hook()
         with self._lock:
             self.vm._check_alive()
             self._core.walk_many(private, flat, sptes, levels)
@@ -279,6 +294,7 @@ class Vcpu:
     def events(self) -> np.ndarray:
         """What happened on this vCPU, of EVENT_DTYPE (a copy): in the last operation, or since clear_events()
         when the VM's ``trace`` is "all"."""
+        self.vm._check_hook()
         with self._lock:
             out = np.empty(self._core.nevents, EVENT_DTYPE)
             self._core.copy_events(out.view(np.uint8))
@@ -290,5 +306,6 @@ class Vcpu:
 
     def clear_events(self) -> None:
         """Drops the events."""
+        self.vm._check_hook()
         with self._lock:
             self._core.clear()

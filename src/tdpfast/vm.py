@@ -13,29 +13,32 @@ Gfns and pfns are frame numbers (address >> 12), levels are PG_LEVEL_* (1 is 4K,
 [start, end). Each method says which kernel function it runs and in which mode it holds mmu_lock; what differs
 between kernels is the VM's `Design`. Methods of `Vm` run on vCPU 0.
 
-Every method raises UsageError for an argument out of range and VmEnded once the VM is over: a kernel BUG()
-fired, an operation spun for ever, or the VM was destroyed. Warnings and KVM_BUG_ON()s do not raise: they are
-in the trace and in `Vcpu.asserts`.
+Every method raises UsageError for an argument out of range, or when a hook of the VM calls it in the middle of an
+operation, and VmEnded once the VM is over: a kernel BUG() fired, an operation spun for ever, or the VM was destroyed.
+Warnings and KVM_BUG_ON()s do not raise: they are in the trace and in `Vcpu.asserts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from tdpfast import walk as _walk
 from tdpfast._batch import ArenaView, VcpuCore, root_indexes
-from tdpfast._check import check_int, check_level, check_u64, one_of
+from tdpfast._check import check_bool, check_int, check_level, check_u64, one_of, shown
 from tdpfast._pyhooks import install
 from tdpfast._vm import VmCore
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
+from tdpfast.ops import OPS
 from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
 from tdpfast.trace import Record
-from tdpfast.vcpu import MAX_PFN, OPS, Asserts, FastPfLast, GetWalk, MapResult, RetPf, Vcpu, ZapNx
+from tdpfast.vcpu import Asserts, FastPfLast, GetWalk, MapResult, RetPf, Vcpu, ZapNx
 from tdpfast.walk import Entry, Table, Walk
 
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
@@ -83,7 +86,7 @@ class Vm:
             external page, as new_spte is in link_external_spt). Each returns None to have the hook below run, or 0
             or a negative errno in its place; what one raises, the operation raises at its end. A generator function
             is run to its end: only the explorer (`check()`) interrupts it at its yields. They run with locks held:
-            do not call the VM from them.
+            operations of this VM raise UsageError in them.
 
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
@@ -98,18 +101,19 @@ class Vm:
                  pml: bool = False, mmio_generation: int = 0, memory_pages: int = 16384, trace: str = "last",
                  want_mirror: bool = True, want_direct: bool = True, hooks: Mapping[str, Hook] | None = None):
         self.design = get_design(design)
-        if ungated:
+        if check_bool("ungated", ungated):
             self.design = self.design.replace(ungated=True)
-        if trace not in _MODES:
-            raise UsageError(f"bad trace {trace!r}", "not a mode", one_of(_MODES))
+        if not isinstance(trace, str) or trace not in _MODES:
+            raise UsageError(f"bad trace {shown(trace)}", "not a mode", one_of(_MODES))
         if not isinstance(mmu, str) or mmu not in MMUS:
-            raise UsageError(f"no mmu {mmu!r}", "not a known kind", one_of(MMUS))
+            raise UsageError(f"no mmu {shown(mmu)}", "not a known kind", one_of(MMUS))
         layout = next(name for name, number in LAYOUTS.items() if number == self.design.layout)
-        self.tdx = bool(tdx)
+        self.tdx = check_bool("tdx", tdx)
         self.root_level = check_int("root_level", root_level, 4, 5)
         self.trace = trace
         self.spte = SpteConfig(layout=layout, mmu=mmu, maxphyaddr=check_int("maxphyaddr", maxphyaddr, 36, 52),
-                               l1tf=bool(l1tf), cache_bits=cache_bits, exec_only=bool(exec_only))
+                               l1tf=check_bool("l1tf", l1tf), cache_bits=cache_bits,
+                               exec_only=check_bool("exec_only", exec_only))
         bits = 9 * root_level
         if shared_bit is None:
             shared_bit = bits - 1 if root_level == 4 else 39
@@ -118,18 +122,21 @@ class Vm:
         if memslot is None:
             memslot = Memslot(0, self.max_gfn + 1)
         if not isinstance(memslot, Memslot):
-            raise UsageError(f"bad memslot {memslot!r}", "not a Memslot", "Memslot(base_gfn, npages)")
+            raise UsageError(f"bad memslot {shown(memslot)}", "not a Memslot", "Memslot(base_gfn, npages)")
         self.memslot = memslot
         self.mmio_value = 0 if self.tdx else self.spte.masks["shadow_mmio_value"]
         self._ended: VmEnded | None = None
+        if hooks is not None and not isinstance(hooks, Mapping):
+            raise UsageError(f"hooks are {shown(hooks)}", "not a mapping", "{name: function}")
         self.core = self._make_core(
-            root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=bool(l1tf),
-            cache_bits=cache_bits, exec_only=bool(exec_only), tdx=self.tdx, direct_gfn_bits=self.gfn_direct_bits,
-            ipat=not self.tdx if ipat is None else bool(ipat), nx=bool(nx_huge_pages),
-            slot_base=memslot.base_gfn, slot_npages=memslot.npages,
-            mmio_gen=check_u64("mmio_generation", mmio_generation), pml=bool(pml),
-            memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22), want_mirror=bool(want_mirror),
-            want_direct=bool(want_direct))
+            root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=check_bool("l1tf", l1tf),
+            cache_bits=cache_bits, exec_only=check_bool("exec_only", exec_only), tdx=self.tdx,
+            direct_gfn_bits=self.gfn_direct_bits, ipat=not self.tdx if ipat is None else check_bool("ipat", ipat),
+            nx=check_bool("nx_huge_pages", nx_huge_pages), slot_base=memslot.base_gfn, slot_npages=memslot.npages,
+            mmio_gen=check_u64("mmio_generation", mmio_generation), pml=check_bool("pml", pml),
+            memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22),
+            want_mirror=check_bool("want_mirror", want_mirror), want_direct=check_bool("want_direct", want_direct))
+        self._in_hooks = self.core.hook_threads     # threads that are in a hook; the core's own list
         install(self.core, hooks or {})
         self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
 
@@ -141,6 +148,9 @@ class Vm:
         kind = "TD" if self.tdx else "VM"
         return f"<{kind} of design {self.design.name}, {self.npages} pages of tables>"
 
+    def __reduce__(self) -> Any:
+        raise UsageError("a copy of a VM", "its page tables are native memory", "the same operations on a new VM")
+
     def __enter__(self) -> Vm:
         return self
 
@@ -150,6 +160,7 @@ class Vm:
 
     def create_vcpu(self) -> Vcpu:
         """One more vCPU, with references of its own to the roots; UsageError when there are too many."""
+        self._check_hook()
         self._check_alive()
         self.vcpus.append(Vcpu(self, VcpuCore(self.core, True)))
         return self.vcpus[-1]
@@ -157,11 +168,16 @@ class Vm:
     def destroy(self) -> dict[str, int]:
         """The end of the VM: every vCPU puts its roots, kvm_mmu_uninit_tdp_mmu() with mmu_lock for write, then
         all RCU callbacks. Returns the statistics; without a failed hook everything in them that counts pages is 0.
+        Waits for what other threads do on its vCPUs; they get VmEnded from then on.
         """
-        for vcpu in self.vcpus:
-            vcpu.put_roots()
-        self._run({"op": "uninit"})
-        self._ended = VmEnded("destroyed")
+        self._check_hook()
+        with ExitStack() as stack:
+            for vcpu in self.vcpus:
+                stack.enter_context(vcpu._lock)
+            for vcpu in self.vcpus:
+                vcpu.put_roots()
+            self._run({"op": "uninit"})
+            self._ended = VmEnded("destroyed")
         return self.stats
 
     def run(self, op: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +219,7 @@ class Vm:
     def zap_leafs(self, start: int, end: int, *, flush: bool = False, hook: Sequence[int] = ()) -> bool:
         """kvm_tdp_mmu_zap_leafs() (7.3, 6.18): the leaves of [start, end) in every valid root, mirrors included;
         mmu_lock for write. Whether a TLB flush is due; ``flush``: one was due before."""
-        return bool(self._range("zap_leafs", start, end, hook, flush=bool(flush)))
+        return bool(self._range("zap_leafs", start, end, hook, flush=check_bool("flush", flush)))
 
     zap_range = zap_leafs
     """The batch form of a zap is the kernel's own: one native call for the whole range."""
@@ -216,7 +232,7 @@ class Vm:
         Whether a TLB flush is due.
         """
         return bool(self._range("unmap", start, end, hook, filter=self._filter(shared, private),
-                                flush=bool(flush), may_block=bool(may_block)))
+                                flush=check_bool("flush", flush), may_block=check_bool("may_block", may_block)))
 
     def zap_all(self) -> None:
         """kvm_tdp_mmu_zap_all(): everything in every direct root; mirrors stay. mmu_lock for write."""
@@ -236,14 +252,14 @@ class Vm:
     def invalidate_roots(self, *, direct: bool = True, mirror: bool = True) -> None:
         """kvm_tdp_mmu_invalidate_roots(): the first half of the fast zap; mmu_lock for write. A gated design
         spares mirrors, as kvm_mmu_zap_all_fast() does."""
-        types = (2 if direct else 0) | (4 if mirror else 0)
+        types = (2 if check_bool("direct", direct) else 0) | (4 if check_bool("mirror", mirror) else 0)
         if not types:
             raise UsageError("no kind of root", "neither direct nor mirror", "one of them")
         self._run({"op": "invalidate_roots", "types": types})
 
     def zap_invalidated_roots(self, *, shared: bool = True, hook: Sequence[int] = ()) -> None:
         """kvm_tdp_mmu_zap_invalidated_roots(): the second half; mmu_lock for read if ``shared``, else for write."""
-        self._run({"op": "zap_invalidated_roots", "shared": bool(shared)} | self._hook(hook))
+        self._run({"op": "zap_invalidated_roots", "shared": check_bool("shared", shared)} | self._hook(hook))
 
     # dirty logging, write protection, ageing
 
@@ -260,7 +276,7 @@ class Vm:
         """kvm_tdp_mmu_clear_dirty_pt_masked(): D or W of the 4K pages gfn + i for the bits i of mask, straight in
         the SPTEs; mmu_lock for write."""
         self._run({"op": "clear_dirty_pt_masked", "gfn": self._gfn(gfn), "mask": check_u64("mask", mask),
-                   "wrprot": bool(wrprot)})
+                   "wrprot": check_bool("wrprot", wrprot)})
 
     def write_protect_gfn(self, gfn: int, *, min_level: int = 1, hook: Sequence[int] = ()) -> bool:
         """kvm_tdp_mmu_write_protect_gfn(): takes W and MMU-writable from the leaf of gfn; mmu_lock for write.
@@ -278,12 +294,12 @@ class Vm:
 
     def set_dirty_log(self, on: bool) -> None:
         """Dirty logging of the memslot: new mappings are 4K and, without PML, write-protected."""
-        self._run({"op": "set_dirty_log", "on": bool(on)})
+        self._run({"op": "set_dirty_log", "on": check_bool("on", on)})
 
     def track(self, gfn: int, on: bool = True) -> None:
         """Write tracking of a gfn (at most 64): new mappings of it are read-only; mmu_lock for write. The kernel
         also runs write_protect_gfn() under that lock; without it a later fault warns that W went away."""
-        self._run({"op": "track", "gfn": self._gfn(gfn), "on": bool(on)})
+        self._run({"op": "track", "gfn": self._gfn(gfn), "on": check_bool("on", on)})
 
     def set_memslots_generation(self, generation: int) -> None:
         """kvm_memslots()->generation: new MMIO SPTEs carry it."""
@@ -296,7 +312,7 @@ class Vm:
         """kvm_tdp_mmu_try_split_huge_pages(): the huge leaves of [start, end) down to target_level; mmu_lock for
         read if ``shared``, else for write."""
         self._range("split", start, end, hook, target_level=check_int("target_level", target_level, 1, 2),
-                    shared=bool(shared))
+                    shared=check_bool("shared", shared))
 
     def recover(self, start: int, end: int, *, max_level: int = 2, hook: Sequence[int] = ()) -> None:
         """kvm_tdp_mmu_recover_huge_pages() of a slot [start, end): tables become huge leaves up to max_level;
@@ -329,7 +345,7 @@ class Vm:
     def entries(self, root: Table) -> Iterator[Entry]:
         """Every entry below a root that is not empty, pre-order."""
         if not isinstance(root, Table):
-            raise UsageError(f"bad root {root!r}", "not a Table", "one of vm.roots")
+            raise UsageError(f"bad root {shown(root)}", "not a Table", "one of vm.roots")
         check_int("root", root.index, 0, self.npages - 1)
         return _walk.entries(self, root)
 
@@ -404,6 +420,12 @@ class Vm:
         """Raises what a hook raised first since the last time, if anything; until then it counted as -EIO."""
         self.core.raise_hook_error()
 
+    def _check_hook(self) -> None:
+        """UsageError in a hook of this VM: what it waited for there would never come."""
+        if self._in_hooks and get_ident() in self._in_hooks:
+            raise UsageError("a call from a hook", "the operation that called it holds locks",
+                             "it after the operation has returned")
+
     def _check_alive(self) -> None:
         if self._ended is not None:
             raise self._ended
@@ -420,23 +442,29 @@ class Vm:
         return check_int("gfn", gfn, 0, self.max_gfn)
 
     def _private(self, private: bool | None) -> bool:
-        if private and not self.tdx:
+        if private is None:
+            return self.tdx
+        if check_bool("private", private) and not self.tdx:
             raise UsageError("private memory", "the VM is not a TD", "private=False, or Vm(tdx=True)")
-        return self.tdx if private is None else bool(private)
+        return bool(private)
 
     def _filter(self, shared: bool, private: bool | None) -> int:
         if private is None:
             private = self.tdx
+        shared, private = check_bool("shared", shared), check_bool("private", private)
         if not shared and not private:
             raise UsageError("an empty filter", "neither shared nor private", "one of them")
         return (1 if shared else 0) | (2 if private else 0)
 
     def _hook(self, values: Sequence[int]) -> dict[str, Any]:
-        return {"hook": [check_int("hook return", value, -4095, 0) for value in values]} if len(values) else {}
+        if not isinstance(values, (list, tuple)):
+            raise UsageError(f"hook is {shown(values)}", "not a list", "a list of values that the hooks return")
+        return {"hook": [check_int("hook return", value, -4095, 0) for value in values]} if values else {}
 
     def _fault(self, gfn: int, pfn: int, level: int, write: bool, exec_: bool, user: bool, prefetch: bool,
                map_writable: bool, private: bool | None, noslot: bool) -> dict[str, Any]:
         return {"op": "map", "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, (1 << 40) - 1),
-                "level": check_int("level", level, 1, 3), "write": bool(write), "exec": bool(exec_),
-                "user": bool(user), "prefetch": bool(prefetch), "map_writable": bool(map_writable),
-                "private": self._private(private), "noslot": bool(noslot)}
+                "level": check_int("level", level, 1, 3), "write": check_bool("write", write),
+                "exec": check_bool("exec", exec_), "user": check_bool("user", user),
+                "prefetch": check_bool("prefetch", prefetch), "map_writable": check_bool("map_writable", map_writable),
+                "private": self._private(private), "noslot": check_bool("noslot", noslot)}

@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tdpfast._check import one_of
+from tdpfast._read import load_json, read_text
 from tdpfast.errors import UsageError
 from tdpfast.vm import Memslot, Vm
 
-VM_ARGUMENTS = tuple(inspect.signature(Vm).parameters)
+VM_ARGUMENTS = tuple(name for name in inspect.signature(Vm).parameters if name != "hooks")
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,14 @@ def _memslot(value: Any) -> Memslot:
 
 def read_vm_file(path: str) -> VmFile:
     """A VM file; "-" is standard input. UsageError names what is wrong with it."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}", error.strerror or str(error), "an existing, readable file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read {path}", f"not UTF-8: {error.reason}", "a JSON or TOML file") from None
+    text = read_text(path, "an existing, readable JSON or TOML file")
     return parse_vm_file(text, "standard input" if path == "-" else path)
 
 
 def parse_vm_file(text: str, name: str) -> VmFile:
     """The text of a VM file: JSON if it begins with a brace, else TOML."""
     try:
-        document = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        document = load_json(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{name}: malformed", str(error), "JSON or TOML with vm and ops") from None
     except (RecursionError, ValueError) as error:

@@ -8,7 +8,6 @@ from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
 from tdpfast._threads import ThreadEngine
 from tdpfast.design import get_design
-from tdpfast.threads import engine_done
 
 MEMORY = (0x100000000, 0x140000000)
 PFN = 0x110000
@@ -35,7 +34,9 @@ class Td:
                 thread.start()
             engine.run_thread(0)
         finally:
-            engine_done(engine, threads)
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
         return engine.finish()
 
     def leaves(self):

@@ -1,8 +1,8 @@
 """The tdpfast command.
 
 Each subcommand is a module of this package with a click command named ``command``, imported when it is
-used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 124 time budget reached, 130 interrupted, 141 the
-reader of the output went away.
+used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 124 time budget reached,
+130 interrupted, 141 the reader of the output went away.
 """
 from __future__ import annotations
 
@@ -103,4 +103,5 @@ def _click_error(error: click.ClickException) -> str:
 
 
 def _one_line(text) -> str:
-    return " ".join(str(text).split())
+    """One line, and nothing in it that a terminal would act on."""
+    return "".join(ch if ch.isprintable() else ascii(ch)[1:-1] for ch in " ".join(str(text).split()))

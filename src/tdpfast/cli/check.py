@@ -14,13 +14,14 @@ import click
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
+from tdpfast._explore import STRATEGIES
 from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
 REVIEW_DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
-STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct")
+COUNT = (1 << 63) - 1       # the largest number of anything
 
 
 def gather(names: tuple[str, ...]) -> list[Scenario]:
@@ -93,17 +94,17 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
 @click.option("--bound", type=click.IntRange(0, 1000), default=2, show_default=True, help="Preemptions, for bound.")
 @click.option("--depth", type=click.IntRange(1, 64), default=3, show_default=True, help="Priority changes, for pct.")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+@click.option("--seed", type=click.IntRange(0, COUNT), default=0, show_default=True,
               help="For random and pct.")
-@click.option("--max-transitions", type=click.IntRange(1), default=3_000_000, show_default=True, metavar="N",
+@click.option("--max-transitions", type=click.IntRange(1, COUNT), default=3_000_000, show_default=True, metavar="N",
               help="Stop a search after N steps.")
-@click.option("--max-executions", type=click.IntRange(0), default=0, metavar="N", help="Stop after N executions.")
+@click.option("--max-executions", type=click.IntRange(0, COUNT), default=0, metavar="N", help="Stop after N executions.")
 @click.option("--seconds", type=click.FloatRange(0), default=0.0, metavar="T", help="Time budget of each search.")
 @click.option("--jobs", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes; 0 = one per CPU.")
 @click.option("--verbose", "-v", is_flag=True, help="Each result with its executions by class, a class per line.")
-@click.option("--show-all", type=click.IntRange(0), default=0, metavar="N",
+@click.option("--show-all", type=click.IntRange(0, COUNT), default=0, metavar="N",
               help="Show N executions of each result where nothing was found.")
-@click.option("--shares", type=click.IntRange(0), default=0, metavar="N",
+@click.option("--shares", type=click.IntRange(0, COUNT), default=0, metavar="N",
               help="Cut each search by random or pct into N shares of its seed, spread over the processes.")
 @click.option("--progress/--no-progress", default=None, help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")

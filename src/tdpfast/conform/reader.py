@@ -37,6 +37,8 @@ def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
 
 
 def _open(path):
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise UsageError(f"cannot read {path}", "not the name of a file", "an existing, readable file")
     if str(path).endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8")
     return open(path, encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdpfast._check import check_int, one_of
+from tdpfast._check import check_bool, check_int, check_seconds, one_of, shown
 from tdpfast.checks import WEIGHT
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
@@ -58,10 +58,10 @@ class StressConfig:
 
     def __post_init__(self) -> None:
         design = get_design(self.design)
-        design = design.replace(ungated=True) if self.ungated else design
+        design = design.replace(ungated=True) if check_bool("ungated", self.ungated) else design
         object.__setattr__(self, "design", design)
         object.__setattr__(self, "ungated", design.ungated)
-        if self.mode not in MODES:
+        if not isinstance(self.mode, str) or self.mode not in MODES:
             raise UsageError(f"unknown mode {self.mode!r}", "not a kind of VM", one_of(MODES))
         if not isinstance(self.mix, str) or self.mix not in MIXES:
             raise UsageError(f"unknown mix {self.mix!r}", "not a mix of operations", one_of(MIXES))
@@ -73,8 +73,7 @@ class StressConfig:
         check_int("memory", self.memory, 16, MAX_PAGES[self.mode])
         check_int("ops", self.ops, 0, 1 << 62)
         check_int("burst", self.burst, 0, 1 << 40)
-        if not isinstance(self.seconds, (int, float)) or not 0 <= self.seconds < 1e9:
-            raise UsageError(f"bad seconds {self.seconds!r}", "out of range", "0..1e9")
+        check_seconds(self.seconds)
         seed = int.from_bytes(os.urandom(4), "little") if self.seed is None else check_int("seed", self.seed, 0,
                                                                                            (1 << 60) - 1)
         object.__setattr__(self, "seed", seed)
@@ -266,6 +265,10 @@ def stress(config: StressConfig, progress: Callable[[StressResult], None] | None
     progress: called after each round. KeyboardInterrupt ends the run; the result says so. A round counts once its
     checks were made; when the time is over before the first one was, ``rounds`` is 0.
     """
+    if not isinstance(config, StressConfig):
+        raise UsageError(f"bad config {shown(config)}", "not a StressConfig", "StressConfig(design=...)")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress is {shown(progress)}", "not callable", "a function of a StressResult")
     started = time.perf_counter()
     result = StressResult(config)
     long = SHORT
