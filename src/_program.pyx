@@ -308,6 +308,7 @@ cdef class ScenarioProgram(ProgramRef):
 
     def failed(self):
         """Whether a Python hook raised."""
+        self.made()
         return self.vm.hook_error is not None
 
     def raise_hook_error(self):

@@ -55,6 +55,7 @@ class Limits:
         for name, low, high in (("max_transitions", 0, U64_MAX), ("max_executions", 0, U64_MAX), ("seed", 0, U64_MAX),
                                 ("bound", 0, (1 << 31) - 1), ("depth", 1, 64)):
             check_int(name, getattr(self, name), low, high)
+        check_bool("states", self.states)
 
 
 @dataclass
@@ -292,7 +293,8 @@ def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterabl
     if keep is None:
         last = token.schedule[-1:]
         keep = len(token.schedule.rstrip(last)) if last else 0
-    check_int("keep", keep, 0, len(token.schedule))
+    if check_int("keep", keep, 0, U64_MAX) > len(token.schedule):
+        raise UsageError(f"keep {keep}", "the token has fewer steps", f"0..{len(token.schedule)}")
     return check(scenario, design, gated=not design.ungated, limits=limits, prefix=token.schedule[:keep])
 
 

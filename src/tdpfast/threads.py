@@ -114,10 +114,11 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
     return _run(vm, engine, watch, check_int("noise", noise, 0, 1 << 62))
 
 
-def _checked(op: Mapping[str, Any], td: bool) -> dict[str, Any]:
-    fields = dict(op) if isinstance(op, Mapping) else {}
-    check_op(fields, td=td)
-    return fields
+def _checked(op: Mapping[str, Any], td: bool) -> Mapping[str, Any]:
+    if isinstance(op, Mapping):
+        op = dict(op)
+    check_op(op, td=td)
+    return op
 
 
 def _run(vm: Vm, engine: ThreadEngine, watch: bool, noise: int) -> ThreadsResult:

@@ -77,7 +77,8 @@ def test_an_explorer_that_was_not_made(call):
 
 @pytest.mark.parametrize("call", [
     lambda p: p.finding(), lambda p: p.describe(5), lambda p: p.record(True), lambda p: p.raise_hook_error(),
-    lambda p: p.life_by_use(True), lambda p: p.cpu_of(0), lambda p: p.watch(), lambda p: p.image(), Explorer])
+    lambda p: p.life_by_use(True), lambda p: p.cpu_of(0), lambda p: p.watch(), lambda p: p.image(),
+    lambda p: p.failed(), Explorer])
 def test_a_program_that_was_not_made(call):
     with pytest.raises(UsageError, match="was not made"):
         call(bare(ScenarioProgram))
