@@ -76,7 +76,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
     rcu_read_lock(c)
     tdp_iter_start(c, &iter, kvm.arena, root, 1, op.gfn, kvm_gfn_root_bits(kvm, root))
     fault = first
-    kvm_mmu_hugepage_adjust(kvm, &fault)
+    kvm_mmu_hugepage_adjust(c, kvm, &fault)
     while iter.valid and done < n:
         if fault.goal_level != op.level or is_frozen_spte(&kvm.spte, iter.old_spte):
             break
@@ -90,7 +90,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
             fault.gfn += done * step
             if not op.noslot:
                 fault.pfn += done * step
-            kvm_mmu_hugepage_adjust(kvm, &fault)
+            kvm_mmu_hugepage_adjust(c, kvm, &fault)
         elif not is_shadow_present_pte(iter.old_spte) or is_large_pte(iter.old_spte):
             if link_or_split(c, kvm, &fault, &iter):
                 break

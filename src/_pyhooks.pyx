@@ -17,8 +17,9 @@ cdef enum Which:
     PY_LINK
     PY_REMOVE
     PY_FREE
+    PY_SPLIT
 
-HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt")
+HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt", "split_external_spt")
 
 
 cdef int errno_of(object value) except? -1:
@@ -103,6 +104,16 @@ cdef int py_free(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nog
     return r.ret
 
 
+cdef int py_split(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                  bint shared) noexcept nogil:
+    cdef HookRequest r
+    cdef Hooks *native = <Hooks *>kvm.hooks.native
+    ask(c, kvm, &r, PY_SPLIT, gfn, old_spte, new_spte, level)
+    if r.native and native.split_external_spt != NULL:
+        return native.split_external_spt(c, kvm, gfn, level, old_spte, new_spte, shared)
+    return r.ret
+
+
 cdef int pyhooks_install(VmCore vm, object hooks) except -1:
     """Puts Python callables in front of the native hooks; UsageError for an unknown name or no callable."""
     cdef Kvm *kvm = &vm.vm.kvm
@@ -128,6 +139,8 @@ cdef int pyhooks_install(VmCore vm, object hooks) except -1:
         kvm.hooks.remove_external_spte = py_remove
     if "free_external_spt" in hooks:
         kvm.hooks.free_external_spt = py_free
+    if "split_external_spt" in hooks:
+        kvm.hooks.split_external_spt = py_split
     return 0
 
 
@@ -135,6 +148,7 @@ def install(VmCore vm not None, hooks):
     """Replaces hooks of a VM by Python callables: {name: function(gfn, old_spte, new_spte, level)}.
 
     A function returns None (the native hook of the design runs next), 0, or a negative errno. Names:
-    set_external_spte, link_external_spt, remove_external_spte, free_external_spt. Raises UsageError.
+    set_external_spte, link_external_spt, remove_external_spte, free_external_spt, split_external_spt. Raises
+    UsageError.
     """
     pyhooks_install(vm, hooks)

@@ -51,7 +51,8 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     if k.level == 1 and k.entry & SEPT_TDP:
         k.entry &= ~SEPT_COUNTER
     large = entry_pamt(s, k.entry, k.level)
-    status = blocked_and_tracked(c, s, &k, large, r)
+    if not s.nonblocking_resize or sept_flags(k.entry) & ST_BLOCKED:
+        status = blocked_and_tracked(c, s, &k, large, r)
     if status == TDX_SUCCESS:
         status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status == TDX_SUCCESS:
@@ -62,6 +63,10 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         r.rdx = rdx
     call_leave(c, s, &k)
     return status
+
+
+cdef inline bint demote_interrupted(Cpu *c, Seam *s) noexcept nogil:
+    return not s.enhanced_demote and interrupt_pending(s, c)
 
 
 cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, PamtEntry *large,
@@ -79,7 +84,7 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
         for i in range(512):
             table[i] = child + <uint64_t>i * size
         status = demote_l2_fill(c, s, k, r, &l2)
-    if status == TDX_SUCCESS and interrupt_pending(s, c):
+    if status == TDX_SUCCESS and demote_interrupted(c, s):
         status = TDX_INTERRUPTED_RESTARTABLE
     if status == TDX_SUCCESS:
         if not hp_try_excl(c, s, &large.lock):
@@ -128,7 +133,7 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
             continue
-        if interrupt_pending(s, c):
+        if demote_interrupted(c, s):
             return TDX_INTERRUPTED_RESTARTABLE
         if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
             return l2_failed(k, r, vm, l2.entry[vm], at, TDX_L2_SEPT_WALK_FAILED)

@@ -109,7 +109,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> Sce
 def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> int:
     """The fingerprint that ties a token to this scenario under this design, gated or not, with hooks of these
     names."""
-    return fingerprint(scenario.canonical(), repr(design), *sorted(hooks or ()))
+    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()))
 
 
 def explore(program: ScenarioProgram, limits: Limits) -> Explorer:
@@ -126,8 +126,8 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     gated keeps the rules by which today's callers never reach the mirror; False lifts them.
 
     hooks: functions in front of the design's own hooks, {name: function(gfn, old_spte, new_spte, level)}, for
-    set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the external
-    page, as new_spte is in link_external_spt). A function returns None to have the design's hook run, or 0 or a
+    set_external_spte, split_external_spt, link_external_spt, remove_external_spte, free_external_spt (old_spte is
+    then the external page, as new_spte is in link_external_spt). A function returns None to have the design's hook run, or 0 or a
     negative errno in its place. It is one atomic step of the exploration, called in the set-up too, and must give
     the same answer to the same arguments: what it keeps between calls is not taken back between executions.
 
