@@ -57,7 +57,8 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
     k.entry = entry_clean(k.entry, k.level)
     large = entry_pamt(s, k.entry, k.level)
-    status = blocked_and_tracked(c, s, &k, large, r)
+    if not s.nonblocking_resize or sept_flags(k.entry) & ST_BLOCKED:
+        status = blocked_and_tracked(c, s, &k, large, r)
     if status == TDX_SUCCESS:
         status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status == TDX_SUCCESS:
@@ -68,6 +69,10 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         r.rdx = rdx
     call_leave(c, s, &k)
     return status
+
+
+cdef inline bint demote_interrupted(Cpu *c, Seam *s) noexcept nogil:
+    return not s.enhanced_demote and interrupt_pending(s, c)
 
 
 cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, PamtEntry *large,
@@ -131,7 +136,7 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
             continue
-        if interrupt_pending(s, c):
+        if demote_interrupted(c, s):
             return TDX_INTERRUPTED_RESTARTABLE
         if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
             return l2_failed(k, r, vm, l2.entry[vm], at, TDX_L2_SEPT_WALK_FAILED)

@@ -10,3 +10,4 @@ cdef class TdVmCore(VmCore):
     cdef readonly SeamModule module
     cdef find_dangling(self, Sp *sp, list out)
     cdef set_up_pamt(self, design)
+    cdef set_up_resize(self, design)
