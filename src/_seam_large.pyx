@@ -29,9 +29,9 @@ cdef void l2_split_unlock(Cpu *c, Seam *s, L2Split *l2) noexcept nogil:
         page_unlock(c, s, &l2.page[vm])
 
 
-cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large) noexcept nogil:
-    """The last look for an interrupt, then the lock of the large page, which is held if all goes well."""
-    if interrupt_pending(s, c):
+cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large, bint interrupted) noexcept nogil:
+    """After the last look for an interrupt: the lock of the large page, which is held if all goes well."""
+    if interrupted:
         return TDX_INTERRUPTED_RESTARTABLE
     return TDX_SUCCESS if hp_try_excl(c, s, &large.lock) else TDX_OPERAND_BUSY | OP_RCX
 
@@ -91,7 +91,7 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
             table[i] = child + <uint64_t>i * size
         status = demote_l2_fill(c, s, k, r, &l2)
     if status == TDX_SUCCESS:
-        status = commit_enter(c, s, large)
+        status = commit_enter(c, s, large, demote_interrupted(c, s))
     if status == TDX_SUCCESS:
         demote_commit(c, s, k, r, large, page, &l2)
         hp_put_excl(c, s, &large.lock)
@@ -258,7 +258,7 @@ cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *pa
     l2_split_init(&l2)
     status = promote_l2_check(c, s, k, r, &l2)
     if status == TDX_SUCCESS:
-        status = commit_enter(c, s, large)
+        status = commit_enter(c, s, large, interrupt_pending(s, c))
     if status == TDX_SUCCESS:
         promote_commit(c, s, k, r, page, large, first, &l2, version)
         hp_put_excl(c, s, &large.lock)
