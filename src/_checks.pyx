@@ -2,7 +2,8 @@
 """agree, life, frozen, stat and pamt at quiescence (see _checks.pxd).
 
 A mirror entry and its S-EPT entry agree when both are empty, both map the same page, or both point to the same
-table page. A blocked S-EPT entry under a present mirror entry is a disagreement: something was left half done.
+table page. A blocked S-EPT entry under a present mirror entry is a disagreement: something was left half done. 6.16's
+mirror leaves without an S-EPT leaf are as many as nr_premapped says until the TD is finalised, and none afterwards.
 """
 
 from libc.stdint cimport int64_t
@@ -19,7 +20,7 @@ from tdpfast._spte cimport (
 from tdpfast._sync cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CHECK_STAT
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport Kvm, kvm_page_stat
-from tdpfast._tdx cimport Tdx
+from tdpfast._tdx cimport TD_STATE_RUNNABLE, Tdx
 from tdpfast._tdx_pamt cimport pamt_balanced
 from tdpfast._vm cimport VmCore
 
@@ -37,6 +38,7 @@ cdef struct Tally:
     int64_t tables           # linked tables, roots apart
     int64_t sept_tables
     int64_t sept_pages       # 4K pages that S-EPT leaves map
+    int64_t premapped        # 6.16: mirror leaves whose PAGE.ADD is still to come
 
 
 cdef void note(Tally *k, uint32_t check, uint64_t gfn, int level, uint64_t mirror, uint64_t external) noexcept nogil:
@@ -126,7 +128,9 @@ cdef uint64_t *agree_entry(Tally *k, const Sp *sp, const Sp *child, uint64_t gfn
             note(k, CHECK_AGREE, gfn, sp.level, spte, entry)
         return NULL
     if leaf:
-        if not (sept_enc(entry) == ENC_MAPPED or sept_enc(entry) == ENC_PENDING) or (
+        if k.vm.kvm.design.premap and k.t.state != TD_STATE_RUNNABLE and sept_is_empty(entry):
+            k.premapped += 1
+        elif not (sept_enc(entry) == ENC_MAPPED or sept_enc(entry) == ENC_PENDING) or (
                 entry & SEPT_HPA) != (spte & SPTE_BASE_ADDR_MASK):
             note(k, CHECK_AGREE, gfn, sp.level, spte, entry)
         return NULL
@@ -198,7 +202,7 @@ cdef uint32_t vm_tally(Vm *vm, Finding *first, Finding *each) noexcept nogil:
     k.first = first
     k.each = each
     k.leaves[0] = k.leaves[1] = k.leaves[2] = 0
-    k.tables = k.sept_tables = k.sept_pages = 0
+    k.tables = k.sept_tables = k.sept_pages = k.premapped = 0
     while root != NULL:
         check_table(&k, root, k.td.root[0] if root.is_mirror and k.td != NULL else NULL)
         root = root.next
@@ -207,6 +211,8 @@ cdef uint32_t vm_tally(Vm *vm, Finding *first, Finding *each) noexcept nogil:
         note(&k, CHECK_STAT, 0, 0, 0, 0)
     if k.td != NULL:
         count_sept(&k, k.td.root[0], k.td.levels)
+        if kvm.design.premap and k.t.nr_premapped != k.premapped:
+            note(&k, CHECK_STAT, 0, 0, <uint64_t>k.t.nr_premapped, <uint64_t>k.premapped)
         control = <int64_t>k.td.num_tdcx + k.t.nvcpus * 6
         if <int64_t>k.td.chldcnt != control + k.sept_tables + k.sept_pages:
             note(&k, CHECK_PAMT, 0, 0, 0, k.td.chldcnt)

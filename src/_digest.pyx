@@ -30,6 +30,7 @@ cdef enum Region:            # upper bits of a place
     AT_PAMT
     AT_HOST
     AT_RESULT
+    AT_PIN
 
 
 cdef inline uint64_t mix(uint64_t place, uint64_t value) noexcept nogil:
@@ -46,6 +47,7 @@ cdef inline uint64_t at(int region, uint64_t offset) noexcept nogil:
 cdef struct Sum:             # a list of words of one region
     uint64_t place
     uint64_t sum
+    const Tdx *t
 
 
 cdef inline void begin(Sum *k, int region, uint64_t index) noexcept nogil:
@@ -125,6 +127,10 @@ cdef void put_kvm(Sum *k, const Kvm *kvm) noexcept nogil:
     begin(k, AT_KVM, 1)
     for i in range(kvm.ntracked):
         put(k, kvm.tracked[i])
+    begin(k, AT_KVM, 2)
+    put(k, kvm.slot.ninhibit | <uint64_t>kvm.slot.inhibit_all << 32)
+    for i in range(kvm.slot.ninhibit):
+        put(k, kvm.slot.inhibit[i])
 
 
 cdef void put_tdx(Sum *k, const Tdx *t) noexcept nogil:
@@ -136,6 +142,7 @@ cdef void put_tdx(Sum *k, const Tdx *t) noexcept nogil:
         | <uint64_t>t.tdcs_owned << 34)
     put(k, t.page_add_src)
     put(k, t.sept_owned)
+    put(k, <uint64_t>t.nr_premapped)
     for v in range(TDX_MAX_VCPUS):
         put(k, t.guest_busy[v] | <uint64_t>t.loaded[v] << 32)
     # Pages for the S-EPT: those from before, then each CPU's share as far as it was used.
@@ -143,6 +150,7 @@ cdef void put_tdx(Sum *k, const Tdx *t) noexcept nogil:
     for i in range(t.sept_share_base):
         k.sum += mix(at(AT_TDX, 2 << 12 | i), t.sept_state[i])
     for cpu in range(32):
+        put(k, t.request_2m[cpu])
         put(k, t.sept_share_used[cpu])
         for i in range(t.sept_share_used[cpu]):
             put(k, t.sept_state[t.sept_share_base + cpu * t.vm.arena.share + i])
@@ -150,7 +158,7 @@ cdef void put_tdx(Sum *k, const Tdx *t) noexcept nogil:
 
 # ---- the module -----------------------------------------------------------------------------------------------
 
-cdef uint64_t place_of(const Seam *s, uint64_t addr) noexcept nogil:
+cdef uint64_t place_of(const Sum *k, const Seam *s, uint64_t addr) noexcept nogil:
     """Where a word of the undo log lies; 0 for one of a Td, which counts as a whole."""
     cdef const Tdmr *m
     cdef uint64_t size, base
@@ -169,11 +177,13 @@ cdef uint64_t place_of(const Seam *s, uint64_t addr) noexcept nogil:
             return at(AT_PAMT, base | <uint64_t>1 << 47 | (addr - <uint64_t>m.p1g))
     if addr - <uint64_t>s.host < s.host_bytes:
         return at(AT_HOST, addr - <uint64_t>s.host)
+    if addr - <uint64_t>k.t.pins < k.t.npins * 8:
+        return at(AT_PIN, addr - <uint64_t>k.t.pins)
     return 0
 
 
 cdef void swap_page(Sum *k, const Seam *s, uint64_t *page, uint64_t *copy, bint count) noexcept nogil:
-    cdef uint64_t place = place_of(s, <uint64_t>page) if count else 0
+    cdef uint64_t place = place_of(k, s, <uint64_t>page) if count else 0
     cdef uint64_t value
     cdef int i
     for i in range(512):
@@ -194,7 +204,7 @@ cdef void swap_record(Sum *k, Seam *s, SeamUndo *u, bint count) noexcept nogil:
         return
     value = (<uint64_t *>addr)[0]
     if value != u.old:
-        place = place_of(s, addr) if count else 0
+        place = place_of(k, s, addr) if count else 0
         if place:
             k.sum += mix(place, value) - mix(place, u.old)
         (<uint64_t *>addr)[0] = u.old
@@ -275,6 +285,7 @@ cdef uint64_t world_digest(void *user) noexcept nogil:
     cdef Sum k
     cdef int i
     k.sum = 0
+    k.t = w.t
     put_tables(&k, &w.vm.arena)
     put_kvm(&k, &w.vm.kvm)
     put_tdx(&k, w.t)

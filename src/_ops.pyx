@@ -8,22 +8,22 @@ from tdpfast._atomic cimport (
     tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once,
 )
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
+from tdpfast._gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_RACE, EV_REMOVE_EXT, EV_SET_EXT, SLOW_RMW, SLOW_YIELD, SYNC_STORE,
-    rcu_barrier, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock, spin_unlock, sync_rare,
-    sync_retry, sync_try_cmpxchg, trace3, trace5, write_lock, write_unlock,
+    ABORT_LIVELOCK, EV_RACE, SLOW_RMW, SLOW_YIELD, SYNC_STORE, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
+    read_unlock, spin_lock, spin_unlock, sync_rare, sync_retry, sync_try_cmpxchg, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
-    Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits,
-    slot_dirty_log, spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
-    vcpu_roots,
+    Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits, slot_dirty_log,
+    spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, vcpu_roots,
 )
 from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
+from tdpfast._tdp_mmu_loop cimport tdp_mmu_retry
 from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._tdp_mmu_roots cimport (
     is_page_fault_stale, kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
@@ -407,6 +407,10 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         res.ret = -22
     elif kind == OP_FAST_PAGE_FAULT:
         op_fast_page_fault(c, vm, op, res)
+    elif kind == OP_GMEM_CONVERT:
+        res.ret = kvm_gmem_convert(c, &vm.kvm, op.start, op.end)
+    elif kind == OP_HONOR_ACCEPT:
+        res.ret = tdx_honor_guest_accept_level(c, &vm.kvm, op.gfn, op.level)
     elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
         op_range_write(c, vm, op, res)
     elif kind == OP_SPLIT and not op.shared:
@@ -498,74 +502,3 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         if not op.no_gp:
             rcu_run(c, &vm.kvm.rcu, 0)
     c.landing = NULL
-
-
-# ---- hooks that only record (the external table is somebody else's) ------------------------------------------------
-
-cdef int scripted(Kvm *kvm) noexcept nogil:
-    """The next scripted return value; 0 when the script is used up."""
-    cdef int ret = 0
-    if kvm.script_pos < kvm.script_len:
-        ret = kvm.script[kvm.script_pos]
-        kvm.script_pos += 1
-    return ret
-
-
-cdef int record_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
-                                  int level) noexcept nogil:
-    cdef int ret = scripted(kvm)
-    trace5(c, EV_SET_EXT, gfn, level, old_spte, new_spte, <uint64_t>ret)
-    return ret
-
-
-cdef void record_free_now(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
-    if sp.external_spt:
-        tdp_fetch_add(&kvm.external_live, <uint64_t>-1)
-        sp.external_spt = 0
-
-
-cdef int record_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
-    trace3(c, EV_FREE_EXT, gfn, level, sp.external_spt)
-    record_free_now(c, kvm, sp)
-    return 0
-
-
-cdef int record_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
-    cdef int ret = scripted(kvm)
-    trace5(c, EV_LINK_EXT, gfn, level, <uint64_t>ret, external_spt != 0, 0)
-    return ret
-
-
-cdef void record_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
-    trace3(c, EV_REMOVE_EXT, gfn, level, spte)
-
-
-cdef int record_free_external_spt_v618(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
-    cdef int ret = scripted(kvm)
-    trace5(c, EV_FREE_EXT, gfn, level, sp.external_spt, <uint64_t>ret, sp.external_spt != 0)
-    return ret
-
-
-cdef uint64_t record_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil:
-    tdp_fetch_add(&kvm.external_live, 1)
-    return tdp_fetch_add(&kvm.external_next, 1)
-
-
-cdef void record_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil:
-    tdp_fetch_add(&kvm.external_live, <uint64_t>-1)
-
-
-cdef void hooks_record_v73(Kvm *kvm) noexcept nogil:
-    kvm.hooks.set_external_spte = record_set_external_spte
-    kvm.hooks.free_external_spt = record_free_external_spt
-    kvm.hooks.alloc_external = record_alloc_external
-    kvm.hooks.free_external = record_free_external
-
-
-cdef void hooks_record_v618(Kvm *kvm) noexcept nogil:
-    kvm.hooks.set_external_spte = record_set_external_spte
-    kvm.hooks.link_external_spt = record_link_external_spt
-    kvm.hooks.remove_external_spte = record_remove_external_spte
-    kvm.hooks.free_external_spt = record_free_external_spt_v618
-    kvm.hooks.alloc_external = record_alloc_external
-    kvm.hooks.free_external = record_free_external

@@ -18,7 +18,7 @@ from tdpfast._sync cimport (
     CHECK_LIFE, EV_OP, EV_OP_END, SLOW_RARE, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
 )
 from tdpfast._tdx cimport TDX_SEPT_PAGES
-from tdpfast._tdx_ops cimport OP_FREE_PFN, OP_POPULATE, OP_TOUCH
+from tdpfast._tdx_ops cimport OP_FREE_PFN, OP_GUEST_ACCEPT, OP_MAP_EXCLUSIVE, OP_POPULATE, OP_PREFAULT, OP_TOUCH
 from tdpfast._vm cimport VmCore, fill_op, result_dict, trace_list
 from tdpfast._watch cimport watch_free, watch_image, watch_new, watch_report, watch_step
 
@@ -54,7 +54,8 @@ cdef int roots_used(int kind) noexcept nogil:
     if kind in (OP_MWALK, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_TDX_FIRST + OP_FREE_PFN):
         return 2
     if kind in (OP_MAP, OP_FAST_PAGE_FAULT, OP_POKE, OP_POKE_RAW, OP_RELOAD, OP_PUT_ROOT, OP_PUT_ROOTS, OP_ALLOC_ROOT,
-                OP_TDX_FIRST + OP_TOUCH, OP_TDX_FIRST + OP_POPULATE):
+                OP_TDX_FIRST + OP_TOUCH, OP_TDX_FIRST + OP_POPULATE, OP_TDX_FIRST + OP_GUEST_ACCEPT,
+                OP_TDX_FIRST + OP_PREFAULT, OP_TDX_FIRST + OP_MAP_EXCLUSIVE):
         return 3
     return 0
 

@@ -38,13 +38,14 @@ cdef enum Which:
     PY_LINK
     PY_REMOVE
     PY_FREE
+    PY_SPLIT
 
 cdef enum PyHookWhat:        # how a step ended
     PY_YIELDED = 0
     PY_ANSWERED
     PY_NATIVE                # the hook below is to run
 
-HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt")
+HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt", "split_external_spt")
 MAX_STEPS = 1 << 17          # of one call of a generator hook where no scheduler counts its steps
 MAX_LABEL = 40               # what is shown of a label
 POINT = 1 << 62              # names of steps are numbers that no address is: this and a checksum of the text, or
@@ -238,6 +239,16 @@ cdef int py_free(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nog
     return r.ret
 
 
+cdef int py_split(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                  bint shared) noexcept nogil:
+    cdef HookRequest r
+    cdef Hooks *native = <Hooks *>kvm.hooks.native
+    ask(c, kvm, &r, PY_SPLIT, gfn, old_spte, new_spte, level)
+    if r.native and native.split_external_spt != NULL:
+        return native.split_external_spt(c, kvm, gfn, level, old_spte, new_spte, shared)
+    return r.ret
+
+
 cdef int pyhooks_install(VmCore vm, object hooks) except -1:
     """Puts Python callables in front of the native hooks; UsageError for an unknown name or no callable."""
     cdef Kvm *kvm = &vm.vm.kvm
@@ -271,6 +282,8 @@ cdef int pyhooks_install(VmCore vm, object hooks) except -1:
         kvm.hooks.remove_external_spte = py_remove
     if "free_external_spt" in hooks:
         kvm.hooks.free_external_spt = py_free
+    if "split_external_spt" in hooks:
+        kvm.hooks.split_external_spt = py_split
     return 0
 
 
@@ -279,7 +292,8 @@ def install(VmCore vm not None, hooks, reset=None):
 
     A function returns None (the native hook of the design runs next), 0, or a negative errno; a generator function
     may yield, a label or nothing, between its steps. Names: set_external_spte, link_external_spt,
-    remove_external_spte, free_external_spt. reset: called before every execution of the explorer. Raises UsageError.
+    remove_external_spte, free_external_spt, split_external_spt. reset: called before every execution of the explorer.
+    Raises UsageError.
     """
     if reset is not None and not callable(reset):
         raise UsageError(f"reset is {reset!r}", "not callable", "a function without arguments")

@@ -117,7 +117,7 @@ cdef class SeamModule:
     """
 
     def __cinit__(self, tdmrs, reserved=(), uninitialised=(), int max_td=16, int max_vp=256, bint dynamic_pamt=False,
-                  bint bare=False, int nlp=SEAM_MAX_LP):
+                  bint bare=False, int nlp=SEAM_MAX_LP, *, bint enhanced_demote=False, bint nonblocking_resize=False):
         cdef int i
         if not 1 <= max_td <= 60000 or not 1 <= max_vp <= 60000:
             raise UsageError(f"max_td={max_td}, max_vp={max_vp}", "must be between 1 and 60000", "the defaults")
@@ -136,6 +136,8 @@ cdef class SeamModule:
         for start, end in reserved:
             seam_reserve(self.s, start, end)
         self.s.dynamic_pamt = dynamic_pamt
+        self.s.enhanced_demote = enhanced_demote
+        self.s.nonblocking_resize = nonblocking_resize
         if bare:
             if tdmrs or uninitialised or dynamic_pamt or not 1 <= nlp <= SEAM_MAX_LP:
                 raise UsageError("a bare module", "SYS.CONFIG says what it manages, to 1..64 logical processors",
@@ -187,6 +189,16 @@ cdef class SeamModule:
     def dynamic_pamt(self):
         """4K pages need a page pair per 2M."""
         return bool(self.s.dynamic_pamt)
+
+    @property
+    def enhanced_demote(self):
+        """ENHANCED_DEMOTE_INTERRUPTIBILITY: TDH.MEM.PAGE.DEMOTE does not end early for an interrupt."""
+        return bool(self.s.enhanced_demote)
+
+    @property
+    def nonblocking_resize(self):
+        """NON-BLOCKING-RESIZE, as proposed: TDH.MEM.PAGE.DEMOTE takes a mapped or pending entry as it is."""
+        return bool(self.s.nonblocking_resize)
 
     def hkids(self):
         """The state of each HKID: 0 free, 1 assigned, 2 flushed, 3 written back, 4 reserved."""

@@ -29,9 +29,9 @@ cdef void l2_split_unlock(Cpu *c, Seam *s, L2Split *l2) noexcept nogil:
         page_unlock(c, s, &l2.page[vm])
 
 
-cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large) noexcept nogil:
-    """The last look for an interrupt, then the lock of the large page, which is held if all goes well."""
-    if interrupt_pending(s, c):
+cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large, bint interrupted) noexcept nogil:
+    """After the last look for an interrupt: the lock of the large page, which is held if all goes well."""
+    if interrupted:
         return TDX_INTERRUPTED_RESTARTABLE
     return TDX_SUCCESS if hp_try_excl(c, s, &large.lock) else TDX_OPERAND_BUSY | OP_RCX
 
@@ -57,7 +57,8 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
     k.entry = entry_clean(k.entry, k.level)
     large = entry_pamt(s, k.entry, k.level)
-    status = blocked_and_tracked(c, s, &k, large, r)
+    if not s.nonblocking_resize or sept_flags(k.entry) & ST_BLOCKED:
+        status = blocked_and_tracked(c, s, &k, large, r)
     if status == TDX_SUCCESS:
         status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status == TDX_SUCCESS:
@@ -68,6 +69,10 @@ cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         r.rdx = rdx
     call_leave(c, s, &k)
     return status
+
+
+cdef inline bint demote_interrupted(Cpu *c, Seam *s) noexcept nogil:
+    return not s.enhanced_demote and interrupt_pending(s, c)
 
 
 cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode, PamtEntry *large,
@@ -86,7 +91,7 @@ cdef uint64_t demote_pages(Cpu *c, Seam *s, Call *k, SeamRegs *r, bint add_mode,
             table[i] = child + <uint64_t>i * size
         status = demote_l2_fill(c, s, k, r, &l2)
     if status == TDX_SUCCESS:
-        status = commit_enter(c, s, large)
+        status = commit_enter(c, s, large, demote_interrupted(c, s))
     if status == TDX_SUCCESS:
         demote_commit(c, s, k, r, large, page, &l2)
         hp_put_excl(c, s, &large.lock)
@@ -131,7 +136,7 @@ cdef uint64_t demote_l2_fill(Cpu *c, Seam *s, Call *k, SeamRegs *r, L2Split *l2)
     for vm in range(1, 4):
         if l2.page[vm].leaf == NULL:
             continue
-        if interrupt_pending(s, c):
+        if demote_interrupted(c, s):
             return TDX_INTERRUPTED_RESTARTABLE
         if not l2_find(c, s, k, vm, &l2.ep[vm], &l2.entry[vm], &at):
             return l2_failed(k, r, vm, l2.entry[vm], at, TDX_L2_SEPT_WALK_FAILED)
@@ -253,7 +258,7 @@ cdef uint64_t promote_merge(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *pa
     l2_split_init(&l2)
     status = promote_l2_check(c, s, k, r, &l2)
     if status == TDX_SUCCESS:
-        status = commit_enter(c, s, large)
+        status = commit_enter(c, s, large, interrupt_pending(s, c))
     if status == TDX_SUCCESS:
         promote_commit(c, s, k, r, page, large, first, &l2, version)
         hp_put_excl(c, s, &large.lock)

@@ -12,7 +12,7 @@ from tdpfast._arena cimport (
     sptep_to_sp,
 )
 from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load32, tdp_load_acquire, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load_acquire, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
@@ -21,11 +21,10 @@ from tdpfast._spte cimport (
 )
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,
-    EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, EV_CHG,
-    EV_YIELD, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
-    lockdep_assert_held_write, need_resched, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, spin_lock,
-    spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load, sync_point, sync_retry, sync_try_cmpxchg,
-    sync_xchg, trace1, trace3, trace5, write_lock, write_unlock,
+    EV_CHG, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, RETRY_ANNOUNCED,
+    RETRY_FROZEN_CHILD, SYNC_RMW, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
+    lockdep_assert_held_write, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
+    sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5,
 )
 from tdpfast._tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -330,12 +329,23 @@ cdef int propagate_external(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, u
     return ret
 
 
-cdef inline bint gate_open(const Kvm *kvm, bint is_mirror, bint removed_table, bint is_present) noexcept nogil:
+cdef inline bint frozen_by_helper(const Kvm *kvm) noexcept nogil:
+    """__tdp_mmu_set_spte_atomic() freezes, updates the external table and writes the result, all of it before the
+    bookkeeping."""
+    return kvm.design.gate == GATE_HELPER or kvm.design.gate == GATE_TWICE
+
+
+cdef inline bint gate_open(const Kvm *kvm, bint is_mirror, bint removed_table, bint was_leaf,
+                           bint is_present) noexcept nogil:
     if not is_mirror or kvm.design.gate == GATE_HELPER:
         return False
     if kvm.design.gate == GATE_IF_MIRROR:
         return True
-    return not removed_table and (kvm.design.gate == GATE_ELIF_MIRROR or is_present)
+    if removed_table:
+        return False
+    if kvm.design.gate == GATE_TWICE:
+        return was_leaf
+    return kvm.design.gate == GATE_ELIF_MIRROR or is_present
 
 
 cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
@@ -350,7 +360,7 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
     cdef bint is_leaf = is_present and is_last_spte(new_spte, level)
     cdef bint removed_table
     cdef uint64_t *child
-    cdef const char *fn = b"handle_changed_spte" if kvm.design.trace_before else b"__handle_changed_spte"
+    cdef const char *fn = b"handle_changed_spte" if frozen_by_helper(kvm) else b"__handle_changed_spte"
     cdef uint32_t warn
     cdef int ret
     check_changed_spte(c, gfn, old_spte, new_spte, level, was_leaf and is_leaf, fn)
@@ -377,7 +387,7 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
         child = spte_to_child_pt(kvm.arena, old_spte, level)
         if child != NULL:
             handle_removed_pt(c, kvm, child, shared)
-    if gate_open(kvm, sp.is_mirror, removed_table, is_present):
+    if gate_open(kvm, sp.is_mirror, removed_table, was_leaf, is_present):
         ret = propagate_external(c, kvm, gfn, old_spte, new_spte, level)
         if ret:
             return ret
@@ -397,15 +407,53 @@ cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t o
 
 # ---- changes under the read lock ------------------------------------------------------------------------------
 
-cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
-    """v6.18: freezes the mirror SPTE, updates the external table, writes the result. iter->old_spte is not
-    refreshed when the freezing cmpxchg is lost. Restores the old value when the hook fails."""
+cdef int update_external_present(Cpu *c, Kvm *kvm, const TdpIter *iter, uint64_t old_spte,
+                                 uint64_t new_spte) noexcept nogil:
+    """The hook for a change to a present value in the designs that call it from set_external_spte_present(); its
+    errno. RFCv5 has one hook for all, the others one each for leaf, table and (huge pages) split."""
     cdef bint is_leaf = is_last_spte(new_spte, iter.level)
-    cdef uint64_t old_spte = iter.old_spte
     cdef uint64_t external = 0
     cdef Sp *child
-    cdef int ret = 0
-    if is_shadow_present_pte(old_spte):
+    if kvm.design.gate == GATE_TWICE:
+        return 0 if kvm.hooks.set_external_spte == NULL else kvm.hooks.set_external_spte(
+            c, kvm, iter.gfn, old_spte, new_spte, iter.level)
+    if kvm.design.split_op and is_shadow_present_pte(old_spte):
+        if is_leaf or not is_last_spte(old_spte, iter.level):
+            kvm_bug_on(c, kvm, b"set_external_spte_present", b"promotion")
+            return -EOPNOTSUPP
+        return split_external_spt(c, kvm, iter.gfn, old_spte, new_spte, iter.level, True)
+    if is_leaf:
+        return 0 if kvm.hooks.set_external_spte == NULL else kvm.hooks.set_external_spte(
+            c, kvm, iter.gfn, old_spte, new_spte, iter.level)
+    child = spte_to_child_sp(kvm, new_spte)
+    if child != NULL:
+        if child.level + 1 != iter.level:
+            kvm_warn(c, b"get_external_spt", b"child_level")
+        if child.gfn != iter.gfn:
+            kvm_warn(c, b"get_external_spt", b"child_gfn")
+        external = child.external_spt
+    if not external:
+        kvm_bug_on(c, kvm, b"set_external_spte_present", b"no_external_spt")
+    return 0 if kvm.hooks.link_external_spt == NULL else kvm.hooks.link_external_spt(
+        c, kvm, iter.gfn, iter.level, external)
+
+
+cdef int split_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level,
+                            bint shared) noexcept nogil:
+    """The huge-page postings before RFCv5: a leaf becomes the table new_spte points to. mmu_lock as `shared` says; the
+    hook's errno, which the exclusive path does not look at."""
+    if kvm.hooks.split_external_spt == NULL:
+        return 0
+    return kvm.hooks.split_external_spt(c, kvm, gfn, level, old_spte, new_spte, shared)
+
+
+cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    """v6.18, RFCv5: freezes the mirror SPTE, updates the external table, writes the result. iter->old_spte is only
+    refreshed by some when the freezing cmpxchg is lost. Restores the old value when the hook fails."""
+    cdef bint was_present = is_shadow_present_pte(iter.old_spte)
+    cdef uint64_t old_spte = iter.old_spte
+    cdef int ret
+    if was_present and kvm.design.gate == GATE_HELPER and not kvm.design.split_op:
         kvm_bug_on(c, kvm, b"set_external_spte_present", b"was_present")
     lockdep_assert_held(c, b"set_external_spte_present", b"mmu_lock")
     if not sync_try_cmpxchg(c, iter.sptep, &old_spte, kvm.spte.frozen_spte):
@@ -413,21 +461,7 @@ cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new
             iter.old_spte = old_spte
         return -EBUSY
     trace3(c, EV_SPTE_FROZEN, iter.gfn, iter.level, old_spte)
-    if is_leaf:
-        if kvm.hooks.set_external_spte != NULL:
-            ret = kvm.hooks.set_external_spte(c, kvm, iter.gfn, old_spte, new_spte, iter.level)
-    else:
-        child = spte_to_child_sp(kvm, new_spte)
-        if child != NULL:
-            if child.level + 1 != iter.level:
-                kvm_warn(c, b"get_external_spt", b"child_level")
-            if child.gfn != iter.gfn:
-                kvm_warn(c, b"get_external_spt", b"child_gfn")
-            external = child.external_spt
-        if not external:
-            kvm_bug_on(c, kvm, b"set_external_spte_present", b"no_external_spt")
-        if kvm.hooks.link_external_spt != NULL:
-            ret = kvm.hooks.link_external_spt(c, kvm, iter.gfn, iter.level, external)
+    ret = update_external_present(c, kvm, iter, old_spte, new_spte)
     if ret:
         tdp_fetch_add(&kvm.hook_failures, 1)
     __kvm_tdp_mmu_write_spte(c, kvm, iter.sptep, old_spte if ret else new_spte)
@@ -438,10 +472,13 @@ cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new
     """One cmpxchg, no bookkeeping; -EBUSY when it is lost (iter->old_spte is then what stands there)."""
     if iter.yielded or is_frozen_spte(&kvm.spte, iter.old_spte):
         kvm_warn(c, b"__tdp_mmu_set_spte_atomic", b"yielded_or_frozen")
-    if (kvm.design.gate == GATE_HELPER and sptep_to_sp(kvm.arena, iter.sptep).is_mirror
+    if (frozen_by_helper(kvm) and sptep_to_sp(kvm.arena, iter.sptep).is_mirror
             and not is_frozen_spte(&kvm.spte, new_spte)):
         if not is_shadow_present_pte(new_spte) and kvm.design.bug_atomic_zap:
             kvm_bug_on(c, kvm, b"__tdp_mmu_set_spte_atomic", b"atomic_zap")
+            return -EBUSY
+        if is_shadow_present_pte(iter.old_spte) and kvm.design.bug_old_present:
+            kvm_bug_on(c, kvm, b"__tdp_mmu_set_spte_atomic", b"old_present")
             return -EBUSY
         return set_external_spte_present(c, kvm, iter, new_spte)
     if not sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, new_spte):
@@ -453,7 +490,7 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     """Changes an SPTE with mmu_lock held for read. 0, or an errno with the SPTE as it was (or as another CPU
     made it). In the centralised designs a mirror SPTE is frozen while the external table is updated."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, iter.sptep)
-    cdef bint freeze = sp.is_mirror and kvm.design.gate != GATE_HELPER and not kvm.design.no_freeze
+    cdef bint freeze = sp.is_mirror and not frozen_by_helper(kvm) and not kvm.design.no_freeze
     cdef uint64_t old_spte
     cdef int ret
     if kvm.cut != NULL and kvm.cut[0]:
@@ -462,7 +499,7 @@ cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_s
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):
         kvm_warn(c, b"tdp_mmu_set_spte_atomic", b"frozen")
-    if kvm.design.gate == GATE_HELPER:
+    if frozen_by_helper(kvm):
         ret = __tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
         if ret:
             return ret
@@ -509,6 +546,12 @@ cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_s
     old_spte = kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte, new_spte, level)
     handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, False)
     if sp.is_mirror and kvm.design.remove_op_after:
+        if kvm.design.split_op and is_shadow_present_pte(new_spte):
+            if is_last_spte(old_spte, level) and not is_last_spte(new_spte, level):
+                split_external_spt(c, kvm, gfn, old_spte, new_spte, level, False)
+            else:
+                kvm_bug_on(c, kvm, b"tdp_mmu_set_spte", b"no_split")
+            return old_spte
         if is_shadow_present_pte(new_spte) and kvm.design.bug_new_present:
             kvm_bug_on(c, kvm, b"tdp_mmu_set_spte", b"new_present")
         remove_external_spte(c, kvm, gfn, old_spte, level)
@@ -528,62 +571,6 @@ cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_
         return sync_fetch_and(c, sptep, ~mask)
     __kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte & ~mask)
     return old_spte
-
-
-# ---- loops --------------------------------------------------------------------------------------------------
-
-cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil:
-    """Whether the CPU is wanted elsewhere and the walk moved since it yielded last."""
-    return need_resched(c) and iter.next_last_level_gfn != iter.yielded_gfn
-
-
-cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
-    """Drops RCU and mmu_lock for a moment if the CPU is wanted elsewhere and the walk moved since the last time.
-
-    True: it yielded, iter.yielded is set and the caller must go to the next iteration.
-    """
-    if iter.yielded and kvm.design.prove_mmu:
-        kvm_warn(c, b"tdp_mmu_iter_cond_resched", b"yielded")
-    if not tdp_mmu_iter_need_resched(c, iter):
-        return False
-    c.count.yields += 1
-    if flush:
-        kvm_flush_remote_tlbs(c, kvm)
-    rcu_read_unlock(c)
-    if shared:
-        read_unlock(c, &kvm.mmu_lock)
-        trace1(c, EV_YIELD, 0)
-        if c.gp_at_yield:
-            rcu_run(c, &kvm.rcu, 0)
-        read_lock(c, &kvm.mmu_lock)
-    else:
-        write_unlock(c, &kvm.mmu_lock)
-        trace1(c, EV_YIELD, 1)
-        if c.gp_at_yield:
-            rcu_run(c, &kvm.rcu, 0)
-        write_lock(c, &kvm.mmu_lock)
-    rcu_read_lock(c)
-    if iter.gfn > iter.next_last_level_gfn:
-        kvm_warn(c, b"tdp_mmu_iter_cond_resched", b"gfn_beyond_next")
-    iter.yielded = True
-    return True
-
-
-cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil:
-    """`goto retry` of a walk: the key digests all that the next round depends on."""
-    cdef uint64_t key = <uint64_t>iter.sptep
-    key = (key ^ iter.old_spte) * 0x9e3779b97f4a7c15u
-    key = (key ^ <uint64_t>error) * 0x9e3779b97f4a7c15u
-    key = (key ^ tdp_load32(&kvm.script_pos) ^ c.used_up << 32) * 0x9e3779b97f4a7c15u
-    sync_retry(c, key)
-
-
-cdef void kvm_flush_remote_tlbs(Cpu *c, Kvm *kvm) noexcept nogil:
-    trace1(c, EV_FLUSH_ALL, 0)
-
-
-cdef void kvm_flush_remote_tlbs_range(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t npages) noexcept nogil:
-    trace3(c, EV_FLUSH_RANGE, gfn, npages, 0)
 
 
 # ---- the VM -------------------------------------------------------------------------------------------------

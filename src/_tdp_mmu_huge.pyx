@@ -13,10 +13,11 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
-    EAGAIN, ENOENT, ENOMEM, KVM_VALID_ROOTS, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, spte_to_child_sp,
-    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_iter_cond_resched,
-    tdp_mmu_iter_need_resched, tdp_mmu_retry, tdp_mmu_set_spte_atomic,
+    EAGAIN, ENOENT, ENOMEM, KVM_DIRECT_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, kvm_gfn_root_bits, kvm_spte_warn,
+    kvm_warn, spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp,
+    tdp_mmu_set_spte_atomic,
 )
+from tdpfast._tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_iter_need_resched, tdp_mmu_retry
 from tdpfast._tdp_mmu_map cimport max_mapping_level_in, tdp_mmu_split_huge_page
 from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
 
@@ -77,24 +78,38 @@ cdef int tdp_mmu_split_huge_pages_root(Cpu *c, Kvm *kvm, Sp *root, uint64_t star
     return 0
 
 
-cdef int kvm_tdp_mmu_try_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int target_level,
-                                          bint shared) noexcept nogil:
-    """Splits in every valid root, mirrors included; 0 or -ENOMEM. mmu_lock as `shared`. Yields."""
-    cdef const char *fn = b"kvm_tdp_mmu_try_split_huge_pages"
-    cdef Sp *root
+cdef int split_huge_pages_in(Cpu *c, Kvm *kvm, int types, uint64_t start, uint64_t end, int target_level,
+                             bint shared) noexcept nogil:
+    """Splits in every root of these types; 0 or -ENOMEM. mmu_lock as `shared`. Yields."""
+    cdef Sp *root = tdp_mmu_next_root(c, kvm, NULL, types)
     cdef int ret = 0
-    if shared:
-        lockdep_assert_held_read(c, fn, b"mmu_lock_read")
-    else:
-        lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    root = tdp_mmu_next_root(c, kvm, NULL, KVM_VALID_ROOTS)
     while root != NULL:
         ret = tdp_mmu_split_huge_pages_root(c, kvm, root, start, end, target_level, shared)
         if ret:
             kvm_tdp_mmu_put_root(c, kvm, root)
             break
-        root = tdp_mmu_next_root(c, kvm, root, KVM_VALID_ROOTS)
+        root = tdp_mmu_next_root(c, kvm, root, types)
     return ret
+
+
+cdef int kvm_tdp_mmu_try_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int target_level,
+                                          bint shared) noexcept nogil:
+    """Splits in every valid root, mirrors included; 0 or -ENOMEM. mmu_lock as `shared`. Yields."""
+    cdef const char *fn = b"kvm_tdp_mmu_try_split_huge_pages"
+    if shared:
+        lockdep_assert_held_read(c, fn, b"mmu_lock_read")
+    else:
+        lockdep_assert_held_write(c, fn, b"mmu_lock_write")
+    return split_huge_pages_in(c, kvm, KVM_VALID_ROOTS, start, end, target_level, shared)
+
+
+cdef int kvm_tdp_mmu_mirrors_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end,
+                                              int target_level) noexcept nogil:
+    """The huge-page designs: splits the leaves that reach into [start, end) in the mirrors, for a conversion or a guest
+    that accepts smaller pages; 0 or -ENOMEM. mmu_lock for write, which it drops to allocate. Yields."""
+    lockdep_assert_held_write(c, b"kvm_tdp_mmu_mirrors_split_huge_pages", b"mmu_lock_write")
+    return split_huge_pages_in(c, kvm, KVM_DIRECT_ROOTS if kvm.design.split_direct_root else KVM_MIRROR_ROOTS,
+                               start, end, target_level, False)
 
 
 cdef int tdp_mmu_make_huge_spte(Cpu *c, Kvm *kvm, TdpIter *parent, uint64_t *huge_spte) noexcept nogil:

@@ -5,7 +5,9 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from tdpfast._arena cimport SPTE_ENTRIES, sp_invalid, sptep_to_sp
-from tdpfast._atomic cimport tdp_fetch_add, tdp_likely, tdp_read_once8
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_likely, tdp_load32, tdp_read_once8, tdp_store32, tdp_unlikely,
+)
 from tdpfast._spte cimport (
     MakeSpteIn, MakeSpteOut, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
     is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_plain_spte,
@@ -18,11 +20,12 @@ from tdpfast._tdp_iter cimport (
     gfn_round_for_level, pages_per_hpage, tdp_iter_descend, tdp_iter_next, tdp_iter_start,
 )
 from tdpfast._tdp_mmu cimport (
-    RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, kvm_bug_on,
-    kvm_flush_remote_tlbs_range, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn,
-    slot_dirty_log, spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
-    tdp_mmu_set_spte_atomic, track_possible_nx_huge_page, vcpu_roots,
+    MAX_INHIBIT, RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, kvm_bug_on,
+    kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn, slot_dirty_log, spte_to_child_sp,
+    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp, tdp_mmu_set_spte_atomic,
+    tdp_mmu_iter_set_spte, track_possible_nx_huge_page, vcpu_roots,
 )
+from tdpfast._tdp_mmu_loop cimport kvm_flush_remote_tlbs_range
 
 
 cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int max_level) noexcept nogil:
@@ -44,14 +47,43 @@ cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil:
     return False
 
 
+cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil:
+    """Whether the guest asked for pages below level around gfn. Bits only ever get set, under mmu_lock for write."""
+    cdef uint32_t i
+    if level < 2:
+        return False
+    if tdp_load32(&kvm.slot.inhibit_all):
+        return True
+    for i in range(tdp_load32(&kvm.slot.ninhibit)):
+        if kvm.slot.inhibit[i] >> (9 * (level - 2)) == gfn >> (9 * (level - 1)):
+            return True
+    return False
+
+
+cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil:
+    """From now on nothing above 4K is mapped around gfn. mmu_lock for write."""
+    cdef uint32_t n = kvm.slot.ninhibit
+    if hugepage_test_guest_inhibit(kvm, gfn, 2):
+        return
+    if n == MAX_INHIBIT:
+        tdp_store32(&kvm.slot.inhibit_all, 1)
+        return
+    kvm.slot.inhibit[n] = gfn >> 9
+    tdp_store32(&kvm.slot.ninhibit, n + 1)
+
+
 cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
-    """Raises the goal level as far as slot, dirty logging and the NX mitigation allow."""
+    """Raises the goal level as far as slot, TDX side, dirty logging and the NX mitigation allow."""
     cdef uint64_t mask
+    if fault.is_private and kvm.hooks.gmem_max_mapping_level != NULL:
+        fault.max_level = kvm.hooks.gmem_max_mapping_level(c, kvm, fault.gfn, fault.max_level)
     fault.huge_page_disallowed = fault.exec_ and fault.nx_huge_page_workaround_enabled
     fault.goal_level = fault.req_level = 1
     if fault.max_level == 1 or fault.noslot or slot_dirty_log(c, kvm):
         return
     fault.req_level = max_mapping_level_in(fault.gfn, kvm.slot.base_gfn, kvm.slot.npages, fault.max_level)
+    while hugepage_test_guest_inhibit(kvm, fault.gfn, fault.req_level):
+        fault.req_level -= 1
     if fault.req_level == 1 or fault.huge_page_disallowed:
         return
     fault.goal_level = fault.req_level
@@ -109,6 +141,14 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     return out.wrprot != 0
 
 
+cdef inline int set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    """As mmu_lock is held: for read, as every fault does; for write, as nothing in today's KVM does, it cannot fail."""
+    if tdp_unlikely(c.mmu_write != 0):
+        tdp_mmu_iter_set_spte(c, kvm, iter, new_spte)
+        return 0
+    return tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+
+
 cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil:
     """Installs the leaf. RET_PF_*; any failure to set the SPTE, of whatever kind, is RET_PF_RETRY."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, iter.sptep)
@@ -127,7 +167,7 @@ cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter
     wrprot = make_fault_spte(c, kvm, fault, sp, iter, &new_spte)
     if new_spte == iter.old_spte:
         ret = RET_PF_SPURIOUS
-    elif tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte):
+    elif set_spte(c, kvm, iter, new_spte):
         return RET_PF_RETRY
     elif is_shadow_present_pte(iter.old_spte):
         if not is_last_spte(iter.old_spte, iter.level):
@@ -175,9 +215,9 @@ cdef int link_or_split(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept n
     if is_shadow_present_pte(iter.old_spte):
         if mirror and kvm.design.bug_mirror_split:
             kvm_bug_on(c, kvm, b"kvm_tdp_mmu_map", b"mirror_huge_page_split")
-        ret = tdp_mmu_split_huge_page(c, kvm, iter, sp, True)
+        ret = tdp_mmu_split_huge_page(c, kvm, iter, sp, not c.mmu_write)
     else:
-        ret = tdp_mmu_link_sp(c, kvm, iter, sp, True)
+        ret = tdp_mmu_link_sp(c, kvm, iter, sp, not c.mmu_write)
     if ret:
         tdp_mmu_free_unused_sp(c, kvm, sp)
         return ret

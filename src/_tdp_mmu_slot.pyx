@@ -15,9 +15,9 @@ from tdpfast._sync cimport (
 from tdpfast._tdp_iter cimport TdpIter, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
     KVM_VALID_ROOTS, __tdp_mmu_set_spte_atomic, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn,
-    tdp_mmu_clear_spte_bits, tdp_mmu_iter_cond_resched, tdp_mmu_iter_set_spte, tdp_mmu_retry,
-    tdp_mmu_set_spte_atomic, trace_spte_changed,
+    tdp_mmu_clear_spte_bits, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, trace_spte_changed,
 )
+from tdpfast._tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
 from tdpfast._tdp_mmu_roots cimport (
     kvm_gfn_range_filter_to_root_types, next_root_rcu, next_root_write, tdp_mmu_next_root,
 )

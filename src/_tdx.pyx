@@ -245,24 +245,29 @@ cdef int pamt_put_on_error(Cpu *c, Tdx *t, uint64_t page, int ret) noexcept nogi
 
 # ---- leaves and tables ------------------------------------------------------------------------------------------
 
-cdef int tdx_mem_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
-    """Before finalisation: adds a page with its content. slots_lock and a source page are needed."""
+cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """TDH.MEM.PAGE.ADD of a 4K page with the content at page_add_src; its status. Yields."""
     cdef SeamRegs r
-    cdef uint64_t err
-    if not c.slots_lock:
-        sync_assert(c, ASSERT_LOCKDEP, b"tdx_mem_page_add", b"slots_lock")
-    if t.pre_fault_allowed:
-        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"pre_fault_allowed")
-        return -EIO
-    if not t.page_add_src:
-        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"no_page_add_src")
-        return -EIO
     memset(&r, 0, sizeof(r))
     r.rcx = gfn << 12
     r.rdx = t.tdr_pa
     r.r8 = pfn << 12
     r.r9 = t.page_add_src
-    err = tdx_seamcall(c, t, TDH_MEM_PAGE_ADD, &r)
+    return tdx_seamcall(c, t, TDH_MEM_PAGE_ADD, &r)
+
+
+cdef int tdx_mem_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Before finalisation: adds a page with its content. slots_lock and a source page are needed."""
+    cdef uint64_t err
+    if not c.slots_lock:
+        sync_assert(c, ASSERT_LOCKDEP, b"tdx_mem_page_add", b"slots_lock")
+    if tdx_pre_fault_allowed(c, t):
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"pre_fault_allowed")
+        return -EIO
+    if not t.page_add_src:
+        kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"no_page_add_src")
+        return -EIO
+    err = tdx_page_add(c, t, gfn, pfn)
     if tdx_operand_busy(err):
         return -EBUSY
     if err:
@@ -282,7 +287,7 @@ cdef int tdx_mem_page_aug(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn)
     return 0
 
 
-cdef inline bint huge_allowed(const Tdx *t) noexcept nogil:
+cdef bint tdx_huge_allowed(const Tdx *t) noexcept nogil:
     """The designs on a huge-page base take leaves above 4K once the TD runs."""
     return t.vm.kvm.design.max_level > 1
 
@@ -296,7 +301,7 @@ cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_
     """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
     cdef const char *fn = name_of(t, b"tdx_sept_map_leaf_spte", b"tdx_sept_set_private_spte")
     cdef int ret
-    if level != 1 and not (huge_allowed(t) and tdx_state(c, t) == TD_STATE_RUNNABLE):
+    if level != 1 and not (tdx_huge_allowed(t) and tdx_runnable(c, t)):
         kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
         return -EIO
     if spte & 7 != 7:
@@ -304,7 +309,7 @@ cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_
     ret = tdx_pamt_get(c, t, spte_to_pfn(spte) << 12)
     if ret:
         return ret
-    if tdx_state(c, t) != TD_STATE_RUNNABLE:
+    if not tdx_runnable(c, t):
         ret = tdx_mem_page_add(c, t, gfn, spte_to_pfn(spte))
     else:
         ret = tdx_mem_page_aug(c, t, gfn, level, spte_to_pfn(spte))
@@ -350,7 +355,8 @@ cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
 
 
 cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn) noexcept nogil:
-    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host in one go."""
+    """Flushes the TD's cache lines of a removed page, 4K by 4K, and resets it for the host in one go. 0, or -EIO with
+    the VM bugged."""
     cdef SeamRegs r
     cdef uint64_t err, i, hpa
     for i in range(pages_per_hpage(level)):
@@ -374,7 +380,7 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     if tdx_hkid(c, t) < 0:
         kvm_bug_on(c, &t.vm.kvm, fn, b"hkid_not_assigned")
         return -EIO
-    if level != 1 and not huge_allowed(t):
+    if level != 1 and not tdx_huge_allowed(t):
         kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
         return -EIO
     if not t.vm.kvm.design.no_block:
@@ -390,32 +396,6 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
     if tdx_write_back(c, t, spte_to_pfn(spte), level, fn):
         return -EIO
     tdx_pamt_put(c, t, spte_to_pfn(spte) << 12)      # 4K: with dynamic PAMT there are no larger leaves
-    return 0
-
-
-cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte,
-                                     uint64_t new_spte) noexcept nogil:
-    """Demotes a 2M leaf into the table new_spte points to. mmu_lock for write. 0, or -EIO with the VM bugged."""
-    cdef const char *fn = b"tdx_sept_split_private_spte"
-    cdef uint64_t rcx = gfn << 12 | (level - 1)
-    cdef uint64_t page, err
-    cdef SeamRegs r
-    lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    if tdx_state(c, t) != TD_STATE_RUNNABLE or level != 2:
-        kvm_bug_on(c, &t.vm.kvm, fn, b"not_runnable_2m")
-        return -EIO
-    page = tdx_spte_to_sept_pt(c, t, gfn, level, new_spte)
-    if not page:
-        return -EIO
-    err = tdh_do_no_vcpus(c, t, TDH_MEM_RANGE_BLOCK, rcx, t.tdr_pa, 0, &r)
-    if err:
-        tdx_bug(c, t, fn, b"block_failed", TDH_MEM_RANGE_BLOCK, err)
-        return -EIO
-    tdx_track(c, t)
-    err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_DEMOTE, rcx, t.tdr_pa, page, &r)
-    if err:
-        tdx_bug(c, t, fn, b"demote_failed", TDH_MEM_PAGE_DEMOTE, err)
-        return -EIO
     return 0
 
 

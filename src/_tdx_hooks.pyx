@@ -10,20 +10,22 @@ from libc.string cimport memset
 
 from tdpfast._arena cimport Sp
 from tdpfast._ops cimport HookRule, Op
-from tdpfast._spte cimport is_last_spte, is_shadow_present_pte
+from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, EV_FREE_EXT, EV_LINK_EXT, EV_LIVELOCK, EV_REMOVE_EXT, EV_SET_EXT, Event, lockdep_assert_held,
     sync_abort, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport (
-    DISPATCH_HUGEPAGE, DISPATCH_PATCH07, DISPATCH_SINGLE, DISPATCH_V618, EIO, RECLAIM_OP_RCU, kvm_bug_on,
+    DISPATCH_HUGEPAGE, DISPATCH_PATCH07, DISPATCH_SINGLE, DISPATCH_V618, EIO, GATE_TWICE, RECLAIM_OP_RCU, kvm_bug_on,
     spte_to_child_sp,
 )
 from tdpfast._tdx cimport (
     Tdx, tdx_alloc_external, tdx_free_external, tdx_free_page, tdx_of, tdx_sept_add, tdx_sept_free_private_spt,
     tdx_sept_map_leaf_spte, tdx_sept_map_nonleaf_spte, tdx_sept_reclaim_private_spt, tdx_sept_remove_leaf_spte,
-    tdx_sept_split_private_spte, tdx_vm_dead,
+    tdx_vm_dead,
 )
+from tdpfast._tdx_premap cimport premap_remove_private_spte, premap_set_private_spte
+from tdpfast._tdx_split cimport tdx_gmem_max_mapping_level, tdx_sept_split_private_spte
 
 cdef enum HookId:
     HOOK_SET = 0
@@ -50,6 +52,8 @@ cdef int tdx_map_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t new_spte, int level
         return -EIO
     if not is_last_spte(new_spte, level):
         return tdx_sept_map_nonleaf_spte(c, t, gfn, level, new_spte)
+    if t.vm.kvm.design.premap:
+        return premap_set_private_spte(c, t, gfn, level, spte_to_pfn(new_spte))
     return tdx_sept_map_leaf_spte(c, t, gfn, level, new_spte)
 
 
@@ -60,7 +64,7 @@ cdef int set_private_spte_single(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte
     if is_shadow_present_pte(old_spte):
         if is_shadow_present_pte(new_spte):
             if is_last_spte(old_spte, level) and not is_last_spte(new_spte, level):
-                return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte)
+                return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte, not c.mmu_write)
         elif is_last_spte(old_spte, level):
             return tdx_sept_remove_leaf_spte(c, t, gfn, level, old_spte)
         else:
@@ -80,7 +84,11 @@ cdef int tdx_sept_set_private_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_sp
         return set_private_spte_single(c, t, gfn, old_spte, new_spte, level)
     if is_shadow_present_pte(old_spte):
         if dispatch == DISPATCH_HUGEPAGE and is_shadow_present_pte(new_spte):
-            return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte)
+            # The hook's argument `shared`, where a design has one, is the mode mmu_lock is held in.
+            return tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte, not c.mmu_write)
+        if t.vm.kvm.design.gate == GATE_TWICE and is_shadow_present_pte(new_spte):
+            kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_set_private_spte", b"both_present")
+            return -EIO
         # v7.3 does not look at the new value: whatever it is, the leaf goes.
         return tdx_sept_remove_leaf_spte(c, t, gfn, level, old_spte)
     return tdx_map_spte(c, t, gfn, new_spte, level)
@@ -149,14 +157,10 @@ cdef void note_failure(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t
             sync_abort(c, ABORT_LIVELOCK)
 
 
-cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
-                                int level) noexcept nogil:
-    cdef Tdx *t = tdx_of(kvm)
+cdef void note_set(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte, int level, int ret,
+                   bint injected, bint split_op) noexcept nogil:
+    """The record of a change that a hook was called for, with its result."""
     cdef Event *e
-    cdef int ret = 0
-    cdef bint injected = scripted_hook(c, kvm, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
-    if not injected:
-        ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
     if c.trace != NULL:
         e = trace_new(c, EV_SET_EXT)
         e.a[0] = gfn
@@ -165,7 +169,29 @@ cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spt
         e.a[3] = new_spte
         e.a[4] = <uint64_t>ret
         e.a[5] = injected
+        e.a[6] = split_op
     note_failure(c, t, gfn, old_spte, new_spte, level, ret)
+
+
+cdef int hook_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                int level) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef int ret = 0
+    cdef bint injected = scripted_hook(c, kvm, HOOK_SET, change_kind(old_spte, new_spte, level), level, gfn, &ret)
+    if not injected:
+        ret = tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
+    note_set(c, t, gfn, old_spte, new_spte, level, ret, injected, False)
+    return ret
+
+
+cdef int hook_split_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                                 bint shared) noexcept nogil:
+    cdef Tdx *t = tdx_of(kvm)
+    cdef int ret = 0
+    cdef bint injected = scripted_hook(c, kvm, HOOK_SET, SPLIT, level, gfn, &ret)
+    if not injected:
+        ret = tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte, shared)
+    note_set(c, t, gfn, old_spte, new_spte, level, ret, injected, True)
     return ret
 
 
@@ -188,9 +214,16 @@ cdef int hook_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint6
 cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     cdef Tdx *t = tdx_of(kvm)
     cdef int ret = 0
-    if not scripted_hook(c, kvm, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+    if scripted_hook(c, kvm, HOOK_REMOVE, ZAP_LEAF, level, gfn, &ret):
+        pass
+    elif kvm.design.premap:
+        ret = premap_remove_private_spte(c, t, gfn, level, spte_to_pfn(spte))
+    else:
         tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
     trace3(c, EV_REMOVE_EXT, gfn, level, spte)
+    if ret and kvm.design.premap:
+        # Only 6.16's hook returns something, and its caller looks at it.
+        kvm_bug_on(c, kvm, b"remove_external_spte", b"removal_failed")
 
 
 cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
@@ -223,6 +256,9 @@ cdef void tdx_hooks(Kvm *kvm, Tdx *t) noexcept nogil:
     kvm.hooks.alloc_external = tdx_alloc_external
     kvm.hooks.free_external = tdx_free_external
     kvm.hooks.vm_dead = tdx_vm_dead
+    kvm.hooks.gmem_max_mapping_level = tdx_gmem_max_mapping_level
+    if kvm.design.split_op:
+        kvm.hooks.split_external_spt = hook_split_external_spt
     if dispatch == DISPATCH_V618:
         kvm.hooks.link_external_spt = hook_link_external_spt
     if dispatch == DISPATCH_V618 or dispatch == DISPATCH_PATCH07:

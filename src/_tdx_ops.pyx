@@ -5,40 +5,39 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._atomic cimport (
-    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once32, tdp_store32, tdp_write_once32,
+    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
 )
+from tdpfast._gmem cimport tdx_honor_guest_accept_level
 from tdpfast._ops cimport OP_TDX_FIRST
 from tdpfast._seam cimport (
-    SeamInject, SeamRegs, TDH_MR_EXTEND, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
+    SeamInject, SeamRegs, TDH_VP_ENTER, pamt_peek, seam_inject, seam_inject_put, seam_vp,
 )
 from tdpfast._seam_core cimport PT_NDA, PT_PAMT, PamtEntry, Seam
-from tdpfast._seam_defs cimport SEAM_ENTERED_TD
+from tdpfast._seam_defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, read_lock, read_unlock,
-    spin_lock, spin_unlock, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, sync_point, sync_rare, sync_retry,
+    trace1, trace3, trace_new,
 )
-from tdpfast._tdp_mmu cimport (
-    EIO, EPERM, Fault, KVM_MIRROR_ROOTS, RET_PF_FIXED, RET_PF_RETRY, Kvm, kvm_bug_on, vcpu_roots,
-)
+from tdpfast._tdp_mmu cimport EIO, SPLIT_IGNORE, vcpu_roots
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._tdp_iter cimport pages_per_hpage
-from tdpfast._tdp_mmu_map cimport gfn_tracked, kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
-from tdpfast._tdp_mmu_roots cimport vcpu_reload
+from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk
 from tdpfast._tdx cimport (
-    TD_STATE_RUNNABLE, Tdx, tdx_bug, tdx_of, tdx_seamcall, tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
-    tdx_vcpu_inside, tdx_vm_dead,
+    Tdx, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end, tdx_vcpu_inside, tdx_vm_dead,
 )
+from tdpfast._tdx_gmem cimport tdx_gmem_populate, tdx_map_exclusive, tdx_pre_fault_memory
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
+from tdpfast._tdx_premap cimport pin_count, pin_step
+from tdpfast._tdx_split cimport tdx_request_reset
 from tdpfast._tdx_td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
 
 cdef enum:
     EXT_QUAL_PENDING = 6
     TDCALL_LENGTH = 4
-    TDX_EXTENDMR_CHUNKSIZE = 256
 
 
 # ---- injection ------------------------------------------------------------------------------------------------
@@ -48,6 +47,7 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef SeamInject inj
     cdef int i
+    tdx_request_reset(c, t)
     if t.livelock_after:
         t.same_failures = 0
         t.last_failure = 0
@@ -59,7 +59,7 @@ cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
         inj.exclusive = op.inject[i].exclusive
         inj.skip = op.inject[i].skip
         inj.count = op.inject[i].count
-        inj.intr_after = -1
+        inj.intr_after = 0 if op.inject[i].intr else -1
         inj.cpu = c.id + 1
         op.inject[i].slot = seam_inject(t.seam, &inj)
         if op.inject[i].until_kick and op.inject[i].slot >= 0:
@@ -228,78 +228,65 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     end_sub(c, 2, &sub)
 
 
-# ---- build ----------------------------------------------------------------------------------------------------
-
-cdef int populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
-    """KVM_TDX_INIT_MEM_REGION of one page before finalisation. Takes slots_lock. 0 or an errno."""
+cdef int handle_accept_violation(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    """tdx_handle_ept_violation() of an ACCEPT: makes room for the guest's level, then a fault with local retries; its
+    RET_PF_*, or an errno. Yields."""
     cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Op part = op[0]
+    cdef OpResult sub
     cdef int ret
-    spin_lock(c, &t.slots_lock)
-    c.slots_lock += 1
-    ret = -22 if tdx_state(c, t) == TD_STATE_RUNNABLE else tdx_gmem_post_populate(c, vm, op)
-    c.slots_lock -= 1
-    spin_unlock(c, &t.slots_lock)
-    return ret
-
-
-cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
-    """Maps the page with PAGE.ADD and, if asked, measures it, 256 bytes at a time. slots_lock held. 0 or an errno."""
-    cdef Tdx *t = <Tdx *>vm.tdx
-    cdef SeamRegs r
-    cdef uint64_t err
-    cdef int ret, i
-    if t.page_add_src:
-        kvm_bug_on(c, &vm.kvm, b"tdx_gmem_post_populate", b"page_add_src_set")
-        return -EIO
-    t.page_add_src = op.src
-    ret = kvm_tdp_mmu_map_private_pfn(c, vm, op.gfn, op.pfn)
-    t.page_add_src = 0
-    if ret or not op.measure:
+    tdx_request_reset(c, t)
+    part.gfn = op.value >> 12
+    ret = tdx_honor_guest_accept_level(c, &vm.kvm, part.gfn, op.level + 1)
+    if ret:
         return ret
-    for i in range(4096 // TDX_EXTENDMR_CHUNKSIZE):
-        memset(&r, 0, sizeof(r))
-        r.rcx = op.gfn << 12 | <uint64_t>i * TDX_EXTENDMR_CHUNKSIZE
-        r.rdx = t.tdr_pa
-        err = tdx_seamcall(c, t, TDH_MR_EXTEND, &r)
-        if err:
-            tdx_bug(c, t, b"tdx_gmem_post_populate", b"seamcall_failed", TDH_MR_EXTEND, err)
-            return -EIO
-    return 0
+    part.kind = 0
+    part.level = vm.kvm.design.max_level
+    if vm.kvm.design.split_shared == SPLIT_IGNORE:
+        part.level = min(part.level, op.level + 1)
+    part.write = part.map_writable = part.is_private = 1
+    part.retries = -1
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    vm.map_op(c, vm, &part, &sub)
+    return <int>sub.ret
 
 
-cdef int kvm_tdp_mmu_map_private_pfn(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
-    """Maps a given page at 4K, as often as RET_PF_RETRY asks for. slots_lock held; takes mmu_lock for read. 0, -EPERM
-    for a write-tracked gfn, or -EIO: mapped already, or the VM is dead. Yields."""
-    cdef Fault fault
-    cdef int ret = RET_PF_RETRY
-    sync_rare(c, SYNC_LOAD, <uint64_t>&vm.kvm.ntracked)
-    if gfn_tracked(&vm.kvm, gfn):
-        return -EPERM
-    if c.has_roots:
-        vcpu_reload(c, &vm.kvm)
-    memset(&fault, 0, sizeof(fault))
-    fault.gfn = gfn
-    fault.pfn = pfn
-    fault.max_level = fault.req_level = fault.goal_level = 1
-    fault.prefetch = True
-    fault.map_writable = True
-    fault.is_private = True
-    fault.nx_huge_page_workaround_enabled = vm.kvm.nx_huge_pages
-    while not tdx_fault_cancelled(c, vm):
-        read_lock(c, &vm.kvm.mmu_lock)
-        ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
-        read_unlock(c, &vm.kvm.mmu_lock)
-        if ret != RET_PF_RETRY:
-            break
-        sync_retry(c, gfn ^ vm.kvm.hook_failures)
-    return 0 if ret == RET_PF_FIXED else -EIO
+cdef void accept_until_done(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A guest that wants to accept one page: every exit is handled as KVM does, and the vCPU enters again, until the
+    TDCALL comes back or was made `tries` times (-1: no end). ret: 0, 1 out of tries, or an errno. Yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef OpResult sub
+    cdef uint64_t key = c.retry_key
+    cdef uint32_t count = c.retry_count
+    cdef int ret = 0
+    res.tries = 0
+    while True:
+        guest_op(c, t, op, True, res)
+        if res.kind != GUEST_RET_NOT_INSIDE:
+            res.tries += 1
+        if res.kind == GUEST_RET_STATUS and res.rax >> 32 != TDX_OPERAND_BUSY >> 32:
+            return
+        if res.kind == GUEST_RET_TDEXIT:
+            ret = -EIO if res.flags else handle_accept_violation(c, vm, op)
+        memset(&sub, 0, sizeof(sub))
+        if ret >= 0 and vp_enter(c, t, op.vcpu, &sub) == -2:
+            ret = -EIO
+        res.ret = min(ret, 0)
+        if ret < 0:
+            return
+        if op.tries >= 0 and res.tries >= op.tries:
+            res.ret = 1
+            return
+        # The loop inside counted its own rounds meanwhile; these are the rounds around it.
+        c.retry_key = key
+        c.retry_count = count
+        sync_retry(c, <uint64_t>op ^ tdp_load32(&vm.kvm.script_pos) ^ c.used_up << 32)
+        key = c.retry_key
+        count = c.retry_count
 
 
-cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
-    """What ends the local retries of a private fault: the VM is dead."""
-    sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
-    return tdp_read_once32(&vm.kvm.vm_dead)
-
+# ---- build and teardown -------------------------------------------------------------------------------------------
 
 cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
     """A SEAMCALL past KVM."""
@@ -339,11 +326,18 @@ cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
 
 cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
-    must not use it any more. -EBUSY (and nothing freed) while the mirror maps it."""
+    must not use it any more. ret 0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's,
+    -EBUSY (and nothing freed) while the mirror maps it."""
     cdef Tdx *t = <Tdx *>vm.tdx
+    cdef uint64_t *pins = pin_count(t, op.pfn)
     if mirror_maps(c, vm, op.gfn, op.pfn):
         res.ret = -16
         return
+    if pins != NULL:
+        sync_point(c, SYNC_LOAD, <uint64_t>pin_step(t, op.pfn))
+        if tdp_read_once(pins):
+            res.ret = 2
+            return
     if module_holds(c, t.seam, op.pfn << 12):
         c.checks |= CHECK_PAGE
         res.ret = 1
@@ -365,7 +359,7 @@ cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif kind == OP_RAW:
         raw(c, t, op, res)
     elif kind == OP_POPULATE:
-        res.ret = populate(c, vm, op)
+        res.ret = tdx_gmem_populate(c, vm, op)
     elif kind == OP_FINALIZE:
         res.ret = tdx_finalize(c, t, &res.rax)
     elif kind == OP_RELEASE_HKID:
@@ -376,6 +370,12 @@ cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         tdx_vm_destroy(c, t)
     elif kind == OP_FREE_PFN:
         free_pfn(c, vm, op, res)
+    elif kind == OP_GUEST_ACCEPT:
+        accept_until_done(c, vm, op, res)
+    elif kind == OP_PREFAULT:
+        tdx_pre_fault_memory(c, vm, op, res)
+    elif kind == OP_MAP_EXCLUSIVE:
+        tdx_map_exclusive(c, vm, op, res)
     elif kind == OP_PAMT_GET:
         res.ret = tdx_pamt_get(c, t, op.pfn << 12)
     elif kind == OP_PAMT_PUT:

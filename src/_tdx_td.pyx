@@ -4,8 +4,10 @@
 Runs while nobody else uses the TD, so no lock is taken here; the SEAMCALLs still take the module's.
 """
 
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
+from tdpfast._atomic cimport tdp_read_once, tdp_store32
 from tdpfast._seam cimport (
     TDH_MNG_ADDCX, TDH_MNG_CREATE, TDH_MNG_INIT, TDH_MNG_KEY_CONFIG, TDH_MNG_KEY_FREEID, TDH_MNG_VPFLUSHDONE,
     TDH_MR_FINALIZE, TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, TDH_VP_ADDCX,
@@ -16,9 +18,10 @@ from tdpfast._seam_defs cimport (
     TDX_VCPU_NOT_ASSOCIATED,
 )
 from tdpfast._sync cimport (
-    EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, sync_rare, trace1, trace3,
+    EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, spin_lock, spin_unlock, sync_point, sync_rare,
+    trace1, trace3,
 )
-from tdpfast._tdp_mmu cimport EBUSY, EIO, kvm_bug_on, kvm_warn
+from tdpfast._tdp_mmu cimport EBUSY, EINVAL, EIO, kvm_bug_on, kvm_warn
 from tdpfast._tdx cimport (
     TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TD_STATE_UNINITIALIZED, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES,
     TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall,
@@ -104,23 +107,52 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
     return err
 
 
+cdef void tdx_slots_lock(Cpu *c, Tdx *t) noexcept nogil:
+    """kvm->slots_lock, a mutex. May block and yield."""
+    spin_lock(c, &t.slots_lock)
+    c.slots_lock += 1
+
+
+cdef void tdx_slots_unlock(Cpu *c, Tdx *t) noexcept nogil:
+    c.slots_lock -= 1
+    spin_unlock(c, &t.slots_lock)
+
+
+cdef void publish(Cpu *c, Tdx *t, uint32_t *word, uint32_t value) noexcept nogil:
+    sync_rare(c, SYNC_STORE, <uint64_t>word)
+    tdp_store32(word, value)
+
+
 cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
-    """tdx_td_finalize(): 0, -EINVAL when done already or without a key, -EBUSY, -EIO with the VM bugged; the
-    SEAMCALL's status in *hw_error."""
+    """tdx_td_finalize(), under slots_lock: 0, -EINVAL when done already, without a key, or while pages wait for their
+    PAGE.ADD, -EBUSY, -EIO with the VM bugged; the SEAMCALL's status in *hw_error. May yield."""
+    cdef int ret
+    tdx_slots_lock(c, t)
+    ret = finalize_locked(c, t, hw_error)
+    tdx_slots_unlock(c, t)
+    return ret
+
+
+cdef int finalize_locked(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
     cdef SeamRegs r
     hw_error[0] = 0
     if tdx_hkid(c, t) < 0 or tdx_state(c, t) == TD_STATE_RUNNABLE:
-        return -22
+        return -EINVAL
+    if t.vm.kvm.design.premap:
+        sync_point(c, SYNC_LOAD, <uint64_t>&t.nr_premapped)
+        if tdp_read_once(<uint64_t *>&t.nr_premapped):
+            return -EINVAL
     hw_error[0] = seamcall3(c, t, TDH_MR_FINALIZE, t.tdr_pa, 0, 0, &r)
     if tdx_operand_busy(hw_error[0]):
         return -EBUSY
     if hw_error[0]:
         tdx_bug(c, t, b"tdx_td_finalize", b"seamcall_failed", TDH_MR_FINALIZE, hw_error[0])
         return -EIO
-    sync_rare(c, SYNC_STORE, <uint64_t>&t.state)
-    t.state = TD_STATE_RUNNABLE
     # Who sees pre_fault_allowed must see RUNNABLE: map_leaf pairs with this order.
-    t.pre_fault_allowed = True
+    if t.vm.kvm.design.prefault_first:
+        publish(c, t, &t.pre_fault_allowed, True)
+    publish(c, t, &t.state, TD_STATE_RUNNABLE)
+    publish(c, t, &t.pre_fault_allowed, True)
     return 0
 
 

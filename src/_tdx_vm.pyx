@@ -12,10 +12,13 @@ from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport SLOW_CHECK, Cpu
 from tdpfast._tdp_iter cimport pages_per_hpage
+from tdpfast._tdp_mmu cimport SPLIT_NONBLOCKING
 from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_vcpu_inside
 from tdpfast._tdx_hooks cimport tdx_hooks
-from tdpfast._tdx_ops cimport tdx_fault_cancelled, tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
+from tdpfast._tdx_gmem cimport tdx_fault_cancelled
+from tdpfast._tdx_ops cimport tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
 from tdpfast._tdx_pamt cimport pamt_balanced, pamt_host, pamt_host_init
+from tdpfast._tdx_premap cimport pin_count, pins_free, pins_init
 from tdpfast._tdx_td cimport TdConfig, tdx_td_build
 
 from tdpfast.errors import TdpfastError, UsageError
@@ -36,6 +39,7 @@ cdef class TdVmCore(VmCore):
         if self.t != NULL:
             free(self.t.sept_state)
             free(self.t.sept_state_copy)
+            pins_free(self.t)
             free(self.t)
 
     def __init__(self, design, SeamModule module not None, *, int levels=4, bint runnable=True, int nvcpus=3,
@@ -57,6 +61,9 @@ cdef class TdVmCore(VmCore):
         self.t.seam = module.s
         self.t.vm = self.vm
         self.set_up_pamt(design)
+        self.set_up_resize(design)
+        if design.premap and pins_init(self.t):
+            raise MemoryError("no memory for the references to pages")
         self.t.livelock_after = livelock_after
         self.t.cut_at_next = cut_at_next
         self.t.sept_state = <unsigned char *>calloc(TDX_SEPT_PAGES, 1)
@@ -104,6 +111,44 @@ cdef class TdVmCore(VmCore):
             self.t.seam.dynamic_pamt = True
         if self.t.seam.dynamic_pamt and pamt_host_init(self.t.seam) < 0:
             raise UsageError("dynamic PAMT", "no memory for its counts and page pairs", "TDMRs close to each other")
+
+    cdef set_up_resize(self, design):
+        """What the design wants of DEMOTE are options of the module as well: a module without a TD gets them. One that
+        has TDs may lack them: then ENHANCED_DEMOTE_INTERRUPTIBILITY keeps the TD at 4K, and a split without BLOCK
+        could never work."""
+        cdef bint nonblocking = design.split_shared == SPLIT_NONBLOCKING
+        if not any([self.t.seam.td[i].used for i in range(self.t.seam.ntd)]):
+            self.t.seam.enhanced_demote = self.t.seam.enhanced_demote or bool(design.enhanced_demote)
+            self.t.seam.nonblocking_resize = self.t.seam.nonblocking_resize or nonblocking
+        if nonblocking and not self.t.seam.nonblocking_resize:
+            raise UsageError(f"design {design.name!r}", "needs a module with NON-BLOCKING-RESIZE",
+                             "a module without TDs, or SeamModule(..., nonblocking_resize=True)")
+
+    def pin_count(self, uint64_t pfn):
+        """References that KVM holds to a page; None for a design that holds none, or a page outside the TDMRs."""
+        cdef uint64_t *pins
+        self.made()
+        pins = pin_count(self.t, pfn)
+        return None if pins == NULL else pins[0]
+
+    @property
+    def nr_premapped(self):
+        """Mirror leaves that wait for their PAGE.ADD, as 6.16's KVM counts them."""
+        self.made()
+        return self.t.nr_premapped
+
+    def guest_inhibits(self):
+        """The 2M frames (gfn >> 9) for which the guest asked for small pages; None when there were too many: all."""
+        self.made()
+        if self.vm.kvm.slot.inhibit_all:
+            return None
+        return [self.vm.kvm.slot.inhibit[i] for i in range(self.vm.kvm.slot.ninhibit)]
+
+    def revive(self):
+        """As VmCore.revive(): slots_lock is dropped as well."""
+        self.made()
+        VmCore.revive(self)
+        self.t.slots_lock.val = 0
 
     def pamt_counts(self):
         """{2M range: users} as the kernel counts them, and how many pages are out for pairs."""

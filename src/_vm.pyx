@@ -9,9 +9,10 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from tdpfast._arena cimport ARENA_MAX_PAGES, SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops cimport (
-    OP_MAP, OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject,
-    Op, OpResult, hooks_record_v618, hooks_record_v73, vm_run_op_guarded,
+    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, OP_TDX_FIRST, RACE_HW, RACE_INSTALL, HookRule, Inject,
+    Op, OpResult, vm_run_op_guarded,
 )
+from tdpfast._ops_record cimport hooks_record_v618, hooks_record_v73
 from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_cfg_init,
 )
@@ -29,10 +30,10 @@ OP_NAMES = (
     "alloc_root", "wrprot_slot", "clear_dirty_slot", "clear_dirty_pt_masked", "write_protect_gfn", "split",
     "recover", "age", "test_age", "get_walk", "fast_pf_last", "zap_nx", "poke", "poke_raw", "set_dirty_log",
     "track", "set_gen", "zap_spte", "zap_nx_sp", "mwalk", "sync_rcu", "uninit", "put_roots",
-    "fast_page_fault",
+    "fast_page_fault", "gmem_convert", "honor_accept",
     # a TD's own, from OP_TDX_FIRST on
     "vp_enter", "td_exit", "accept", "guest_access", "touch", "raw", "populate", "finalize", "release_hkid",
-    "vcpu_free", "vm_destroy", "free_pfn", "pamt_get", "pamt_put",
+    "vcpu_free", "vm_destroy", "free_pfn", "pamt_get", "pamt_put", "guest_accept", "prefault", "map_exclusive",
 )
 OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
 DESIGN_FIELDS = (
@@ -40,7 +41,8 @@ DESIGN_FIELDS = (
     "trace_np_np", "bug_atomic_zap", "bug_shared_child", "bug_new_present", "bug_mirror_split", "assert_rcu",
     "split_external", "promo_block", "prove_mmu", "age_mirror", "age_cmpxchg", "ungated", "no_freeze", "no_rollback",
     "no_grace_period", "no_track", "no_block", "no_hook_on_zap", "stats_on_failure", "dynamic_pamt", "pamt_no_put",
-    "pamt_dec_outside",
+    "pamt_dec_outside", "split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
+    "inhibit_first", "split_direct_root", "prefault_first",
 )
 MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
                        "rules"})
@@ -98,6 +100,15 @@ cdef void fill_design(Design *d, object design) except *:
     d.dynamic_pamt = design.dynamic_pamt
     d.pamt_no_put = design.pamt_no_put
     d.pamt_dec_outside = design.pamt_dec_outside
+    d.split_shared = design.split_shared
+    d.split_op = design.split_op
+    d.bug_old_present = design.bug_old_present
+    d.premap = design.premap
+    d.demote_retry = design.demote_retry
+    d.enhanced_demote = design.enhanced_demote
+    d.inhibit_first = design.inhibit_first
+    d.split_direct_root = design.split_direct_root
+    d.prefault_first = design.prefault_first
 
 
 # ---- operations -----------------------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ cdef int fill_rules(Op *op, object rules) except -1:
 
 
 cdef int fill_inject(Op *op, object injects) except -1:
-    """Injections: {leaf, lock, mode ex|sh, skip, count, until_kick}."""
+    """Injections: {leaf, lock, mode ex|sh, skip, count, until_kick}, or intr in lock's place."""
     cdef Inject *j
     if len(injects) > OP_MAX_INJECT:
         raise UsageError(f"{len(injects)} injections", f"more than {OP_MAX_INJECT}", "split the operation")
@@ -152,7 +163,8 @@ cdef int fill_inject(Op *op, object injects) except -1:
         j = &op.inject[op.ninject]
         op.ninject += 1
         j.leaf = choose(LEAF_NUMBERS, inject.get("leaf"), "SEAMCALL leaf")
-        j.lock = choose(LOCKS, inject.get("lock"), "module lock")
+        j.intr = flag(inject, "intr", 0)
+        j.lock = choose(LOCKS, inject.get("lock"), "module lock") if "lock" in inject or not j.intr else 0
         j.exclusive = choose({"ex": 1, "sh": 0}, inject.get("mode", "ex"), "lock mode")
         j.skip = flag(inject, "skip", 0)
         j.count = flag(inject, "count", 1)
@@ -191,12 +203,15 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
 
 # What an operation's fields mean when they are absent, where that is not 0.
 LEVEL_FIELDS = ("level", "target_level", "min_level", "max_level")
+MAPPING_OPS = ("map", "honor_accept", "prefault", "map_exclusive")
 DEFAULTS = {
     "map": {"level": 1, "map_writable": 1}, "fast_page_fault": {"present": 1}, "unmap": {"filter": 1, "may_block": 1},
     "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
     "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
     "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
     "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1}, "populate": {"src": 0x10000000},
+    "honor_accept": {"level": 1}, "guest_accept": {"tries": -1}, "prefault": {"level": 1},
+    "map_exclusive": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
 }
 # A TD's operations mean private memory when they do not say.
 TD_DEFAULTS = {
@@ -239,9 +254,9 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
             if not (0 if op.kind >= OP_TDX_FIRST else 1) <= op.level <= 5:
                 raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
                                  "use 1 (4K), 2 (2M) or 3 (1G)")
-            if op.kind == OP_MAP and op.level > 3:
-                raise UsageError(f"field level of op 'map' is {op.level}", "no page is larger than 1G",
-                                 "use 1 (4K), 2 (2M) or 3 (1G)")
+            if name in MAPPING_OPS and not 1 <= op.level <= 3:
+                raise UsageError(f"field level of op {name!r} is {op.level}", "no page is smaller than 4K or larger than"
+                                 " 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
     op.gfn = number(f, "gfn", 0)
     op.pfn = number(f, "pfn", 0)
     op.start = number(f, "start", 0)
@@ -261,7 +276,7 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     if op.start > op.end:
         raise UsageError(f"op {name!r} has start {op.start} > end {op.end}", "the range [start, end) is reversed",
                          "swap them")
-    if op.kind == 0 and op.pfn >= 1 << 40:
+    if name in MAPPING_OPS and op.pfn >= 1 << 40:
         raise UsageError(f"pfn {op.pfn:#x} of op {name!r}", "more than 40 bits", "use a host frame number")
     op.write = flag(f, "write", 0)
     op.exec_ = flag(f, "exec", 0)
@@ -323,6 +338,8 @@ cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td)
     elif name == "fast_pf_last":
         out["level"] = res.level
         out["spte"] = res.spte
+    if name == "guest_accept" and not c.abort:
+        out["tries"] = res.tries
     if name in ("map", "zap_spte") and td and not c.abort:
         out["tries"] = res.tries
         if name == "map":

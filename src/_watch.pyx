@@ -286,7 +286,9 @@ cdef dict kvm_fields():
 cdef dict tdx_fields():
     cdef Tdx *p = NULL
     return {0: "pages", <uint64_t>&p.nvcpus: "nvcpus_hkid", <uint64_t>&p.state: "state_wait",
-            <uint64_t>&p.pre_fault_allowed & ~<uint64_t>7: "owned", <uint64_t>&p.page_add_src: "page_add_src",
+            <uint64_t>&p.pre_fault_allowed & ~<uint64_t>7: "owned", <uint64_t>&p.nr_premapped: "nr_premapped",
+            <uint64_t>&p.pins: "pins", <uint64_t>&p.request_2m: "request_2m",
+            <uint64_t>&p.tdr_owned & ~<uint64_t>7: "owned", <uint64_t>&p.page_add_src: "page_add_src",
             <uint64_t>&p.guest_busy: "guest_busy", <uint64_t>&p.loaded: "loaded", <uint64_t>&p.sept_base: "sept_base",
             <uint64_t>&p.sept_next: "sept_next", <uint64_t>&p.sept_owned: "sept_owned",
             <uint64_t>&p.sept_state: "sept_state", <uint64_t>&p.sept_share_used: "sept_share_used",

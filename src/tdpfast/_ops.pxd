@@ -39,6 +39,8 @@ cdef enum OpKind:        # the order of OP_NAMES in _vm.pyx
     OP_UNINIT
     OP_PUT_ROOTS
     OP_FAST_PAGE_FAULT
+    OP_GMEM_CONVERT
+    OP_HONOR_ACCEPT
     OP_TDX_FIRST         # from here on: KVM's TDX side, see _tdx
 
 cdef enum RaceKind:
@@ -58,6 +60,7 @@ cdef struct Inject:      # another LP holds a module lock around matching SEAMCA
     int32_t skip
     int32_t count        # -1: always
     int32_t until_kick
+    int32_t intr         # an interrupt is pending on the caller's processor
     int32_t slot
     int32_t used
 
@@ -156,5 +159,3 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
-cdef void hooks_record_v73(Kvm *kvm) noexcept nogil
-cdef void hooks_record_v618(Kvm *kvm) noexcept nogil

@@ -242,6 +242,8 @@ cdef struct Seam:
     uint64_t global_hkid
     int32_t nlp              # logical processors that have to
     bint dynamic_pamt        # 4K entries need a page pair, see _seam_pamt
+    bint enhanced_demote     # ENHANCED_DEMOTE_INTERRUPTIBILITY: DEMOTE does not give way to interrupts
+    bint nonblocking_resize  # NON-BLOCKING-RESIZE: DEMOTE takes an entry that is not blocked
     TdmrInfo *info           # what the VMM wrote for TDH.SYS.CONFIG, as if at info_pa
     int32_t ninfo
     uint64_t info_pa

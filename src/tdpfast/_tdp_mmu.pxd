@@ -19,6 +19,7 @@ cdef enum Gate:              # when __handle_changed_spte() propagates a change 
     GATE_ELIF_PRESENT        # patch07: not for removed tables, only for present new values
     GATE_ELIF_MIRROR         # patch15, v7.3: not for removed tables
     GATE_IF_MIRROR           # single-hook: always
+    GATE_TWICE               # RFCv5: before the bookkeeping, and again in it for what was a leaf
 
 cdef enum Reclaim:           # how a table's external page is taken back
     RECLAIM_OP_RCU = 0       # int free_external_spt(); the page itself is freed by the RCU callback
@@ -32,12 +33,20 @@ cdef enum Dispatch:          # KVM's TDX side
     DISPATCH_SINGLE          # set only
     DISPATCH_HUGEPAGE        # set / free, with demote
 
+cdef enum SplitShared:       # what the TDX side makes of a split under the read lock
+    SPLIT_ASSERT = 0         # lockdep complains, then BLOCK, TRACK, DEMOTE as under the write lock
+    SPLIT_REFUSE             # WARN, -EOPNOTSUPP
+    SPLIT_IGNORE             # -EBUSY, and this vCPU's next fault there asks for 2M
+    SPLIT_UNBLOCK            # BLOCK, TRACK, DEMOTE without kicks; on BUSY UNBLOCK, -EBUSY
+    SPLIT_NONBLOCKING        # DEMOTE of an entry that is not blocked; -EBUSY on BUSY
+
 cdef struct Design:
     int32_t layout
     int32_t gate
     int32_t reclaim
     int32_t dispatch
     int32_t max_level        # largest mirror mapping level
+    int32_t split_shared
     bint refresh_old_spte    # a lost cmpxchg on a mirror SPTE refreshes iter->old_spte
     bint remove_op_after     # leaves are removed by remove_external_spte(), after the bookkeeping
     bint trace_before        # trace and statistics precede the work
@@ -54,6 +63,11 @@ cdef struct Design:
     bint age_cmpxchg         # ageing with A/D bits is one cmpxchg (7.3) instead of an atomic and (6.18)
     bint ungated             # operations that today's callers keep away from the mirror reach it
     bint dynamic_pamt        # 4K pages need PAMT memory, counted per 2M range
+    bint split_op            # splits travel through split_external_spt()
+    bint bug_old_present     # KVM_BUG_ON(old present) in __tdp_mmu_set_spte_atomic() of a mirror
+    bint premap              # 6.16: before finalisation mapping only counts, PAGE.ADD follows; pages are pinned
+    bint demote_retry        # an interrupted DEMOTE is called again without bound
+    bint enhanced_demote     # 2M only on a module with ENHANCED_DEMOTE_INTERRUPTIBILITY
     # wrong on purpose
     bint no_freeze           # publish the new value first, then update the external table
     bint no_rollback         # a failed external update leaves the SPTE frozen
@@ -64,6 +78,9 @@ cdef struct Design:
     bint stats_on_failure    # statistics count a change that was rolled back
     bint pamt_no_put         # an S-EPT update that failed keeps the PAMT reference it took
     bint pamt_dec_outside    # tdx_pamt_put() drops the count to 0 before it takes pamt_lock
+    bint inhibit_first       # the guest's inhibit of huge pages is set before the split it is about
+    bint split_direct_root   # the split for a guest's ACCEPT walks the direct root
+    bint prefault_first      # finalisation allows pre-faults before it says RUNNABLE
 
 cdef struct Kvm
 
@@ -73,20 +90,31 @@ cdef struct Hooks:           # the external half of kvm_x86_ops; NULL = not impl
     int (*link_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil
     void (*remove_external_spte)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t mirror_spte) noexcept nogil
     int (*free_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil
+    int (*split_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                              bint shared) noexcept nogil
     uint64_t (*alloc_external)(Cpu *c, Kvm *kvm) noexcept nogil     # a page for the external table; 0 = none
     void (*free_external)(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
+    int (*gmem_max_mapping_level)(Cpu *c, Kvm *kvm, uint64_t gfn, int max_level) noexcept nogil
     void (*vm_dead)(Cpu *c, Kvm *kvm) noexcept nogil                # KVM_REQ_VM_DEAD to all vCPUs
     void *opaque
     void *native             # Hooks *: the design's own, behind Python ones
     void *python             # the VmCore whose Python hooks these are (borrowed: it owns the VM)
 
+cdef enum:
+    MAX_INHIBIT = 64
+
 cdef struct Slot:            # struct kvm_memory_slot
     uint64_t base_gfn
     uint64_t npages
     bint dirty_log
+    # lpage_info: 2M frames (gfn >> 9) for which the guest asked for small pages; beyond MAX_INHIBIT: all of them
+    uint32_t ninhibit
+    uint32_t inhibit_all
+    uint64_t inhibit[MAX_INHIBIT]
 
 cdef enum:
     MAX_TRACKED = 64
+    EINVAL = 22
     KVM_DIRECT_ROOTS = 2
     KVM_MIRROR_ROOTS = 4
     KVM_VALID_ROOTS = 6
@@ -220,19 +248,6 @@ cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_s
 cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
                                       int level) noexcept nogil
-cdef bint tdp_mmu_iter_need_resched(Cpu *c, const TdpIter *iter) noexcept nogil
-cdef bint __tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil
-
-cdef inline bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint flush, bint shared) noexcept nogil:
-    if tdp_likely(c.resched == 0 and not iter.yielded):
-        return False
-    return __tdp_mmu_iter_cond_resched(c, kvm, iter, flush, shared)
-
-cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil
-
-cdef void kvm_flush_remote_tlbs(Cpu *c, Kvm *kvm) noexcept nogil
-cdef void kvm_flush_remote_tlbs_range(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t npages) noexcept nogil
-
 cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept nogil:
     return 0 if root.is_mirror else kvm.gfn_direct_bits
 

@@ -18,6 +18,8 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
 cdef int kvm_tdp_mmu_get_walk(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t *sptes) noexcept nogil
 cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int max_level) noexcept nogil
+cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil
+cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil
 cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil
 
 # Parts of kvm_tdp_mmu_map(), for batches that walk on instead of starting at the root again.

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Sp
+from tdpfast._atomic cimport tdp_load32
 from tdpfast._ops cimport HookRule, Inject, Op, OpResult, Vm
 from tdpfast._seam cimport Seam, SeamRegs
 from tdpfast._sync cimport Cpu, SYNC_LOAD, SpinLock, sync_rare
@@ -41,9 +42,14 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t tdcx_pa[TDX_MAX_VCPUS][TDX_TDCX_PAGES]
     int32_t nvcpus
     int32_t hkid                 # -1: released
-    int32_t state                # TdState
+    uint32_t state               # TdState
     uint32_t wait_for_sept_zap
-    bint pre_fault_allowed
+    uint32_t pre_fault_allowed
+    int64_t nr_premapped         # 6.16: mirror leaves that wait for their PAGE.ADD
+    uint64_t *pins               # 6.16: references KVM holds, per 4K page from pin_base on; NULL for other designs
+    uint64_t pin_base
+    uint64_t npins
+    uint64_t request_2m[32]      # per CPU: 1 + the 2M frame its next fault wants whole (SPLIT_IGNORE)
     bint tdr_owned
     bint tdcs_owned
     SpinLock slots_lock          # kvm->slots_lock, as far as KVM's TDX side takes it
@@ -70,7 +76,14 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
 # What changes when the TD is finalised or loses its key, offered as a read.
 cdef inline int32_t tdx_state(Cpu *c, Tdx *t) noexcept nogil:
     sync_rare(c, SYNC_LOAD, <uint64_t>&t.state)
-    return t.state
+    return <int32_t>tdp_load32(&t.state)
+
+cdef inline bint tdx_runnable(Cpu *c, Tdx *t) noexcept nogil:
+    return tdx_state(c, t) == TD_STATE_RUNNABLE
+
+cdef inline bint tdx_pre_fault_allowed(Cpu *c, Tdx *t) noexcept nogil:
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.pre_fault_allowed)
+    return tdp_load32(&t.pre_fault_allowed) != 0
 
 cdef inline int32_t tdx_hkid(Cpu *c, Tdx *t) noexcept nogil:
     sync_rare(c, SYNC_LOAD, <uint64_t>&t.hkid)
@@ -91,11 +104,17 @@ cdef void tdx_vcpu_end(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef Tdx *tdx_of(Kvm *kvm) noexcept nogil
 cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
+cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
+                              SeamRegs *r) noexcept nogil
+cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil
+cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil
+cdef int tdx_mem_page_aug(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn) noexcept nogil
+cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn) noexcept nogil
+cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef bint tdx_huge_allowed(const Tdx *t) noexcept nogil
 cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil
 cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
-cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte,
-                                     uint64_t new_spte) noexcept nogil
 cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil
 cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil

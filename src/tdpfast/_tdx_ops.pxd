@@ -20,6 +20,9 @@ cdef enum TdxOpKind:     # from OP_TDX_FIRST on, the order of TDX_OP_NAMES
     OP_FREE_PFN
     OP_PAMT_GET
     OP_PAMT_PUT
+    OP_GUEST_ACCEPT
+    OP_PREFAULT
+    OP_MAP_EXCLUSIVE
 
 cdef enum GuestRet:      # OpResult.kind of guest operations
     GUEST_RET_STATUS = 0     # rax is a TDCALL status
@@ -33,5 +36,4 @@ cdef enum GuestRet:      # OpResult.kind of guest operations
 cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil
 cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil
-cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil
 cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil

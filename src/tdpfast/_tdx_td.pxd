@@ -21,6 +21,8 @@ cdef struct TdConfig:
     uint64_t td_ctls
 
 cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil
+cdef void tdx_slots_lock(Cpu *c, Tdx *t) noexcept nogil
+cdef void tdx_slots_unlock(Cpu *c, Tdx *t) noexcept nogil
 cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil
 cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil
 cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil

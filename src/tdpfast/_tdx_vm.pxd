@@ -11,3 +11,4 @@ cdef class TdVmCore(VmCore):
     cdef find_dangling(self, Sp *sp, list out)
     cdef int made(self) except -1
     cdef set_up_pamt(self, design)
+    cdef set_up_resize(self, design)

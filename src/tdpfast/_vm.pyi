@@ -9,6 +9,7 @@ DESIGN_FIELDS: tuple[str, ...]
 MODIFIERS: frozenset[str]
 MAX_GFN: int
 LEVEL_FIELDS: tuple[str, ...]
+MAPPING_OPS: tuple[str, ...]
 DEFAULTS: dict[str, dict[str, int]]
 TD_DEFAULTS: dict[str, dict[str, int]]
 LOCKS: dict[str, int]

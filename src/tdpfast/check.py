@@ -132,7 +132,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
 def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> int:
     """The fingerprint that ties a token to this scenario under this design, gated or not, with hooks of these
     names."""
-    return fingerprint(scenario.canonical(), repr(design), *sorted(hooks or ()))
+    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()))
 
 
 def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", first: int = 0) -> Explorer:
@@ -151,12 +151,12 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     gated keeps the rules by which today's callers never reach the mirror; False lifts them.
 
     hooks: functions in front of the design's own hooks, {name: function(gfn, old_spte, new_spte, level)}, for
-    set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the external
-    page, as new_spte is in link_external_spt). A function returns None to have the design's hook run, or 0 or a
-    negative errno in its place; it is called in the set-up too. A plain function is one atomic step of the
-    exploration. A generator function is interrupted wherever it yields, nothing or a label that names the place: each
-    yield ends a step, others may run, and what the generator returns is the hook's result. One that waits in a loop
-    for another to do something makes the search endless; -16 has KVM try again.
+    set_external_spte, split_external_spt, link_external_spt, remove_external_spte, free_external_spt (old_spte is
+    then the external page, as new_spte is in link_external_spt). A function returns None to have the design's hook
+    run, or 0 or a negative errno in its place; it is called in the set-up too. A plain function is one atomic step of
+    the exploration. A generator function is interrupted wherever it yields, nothing or a label that names the place:
+    each yield ends a step, others may run, and what the generator returns is the hook's result. One that waits in a
+    loop for another to do something makes the search endless; -16 has KVM try again.
 
     reset: called without arguments before every execution. Hooks that keep something between calls need it: it puts
     what they keep back to what it was after the set-up (the first call finds it so). Without it a hook must give the

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from tdpfast._check import check_bool, shown
 from tdpfast.errors import UsageError
 
-GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR = range(4)
+GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR, GATE_TWICE = range(5)
 RECLAIM_OP_RCU, RECLAIM_OP_NOW, RECLAIM_IN_SET = range(3)
 DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAGE = range(5)
+SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = range(5)
+
+_LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
+                    "inhibit_first", "split_direct_root", "prefault_first"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,15 @@ class Design:
     mirror mapping level while gated. dynamic_pamt: PAMT memory for 4K pages comes and goes per 2M range, counted by
     KVM; for designs of 4K pages only. The other knobs are named after the step where kernels differ; those from
     no_freeze on are wrong on purpose and exist to test the checker.
+
+    Of the huge-page designs: split_op: a split has a hook of its own, split_external_spt(), which the exclusive path
+    ignores the result of. split_shared: the TDX side's answer to a split under the read lock (SPLIT_*).
+    demote_retry: an interrupted TDH.MEM.PAGE.DEMOTE is called again without bound. enhanced_demote: 2M pages only on
+    a module with ENHANCED_DEMOTE_INTERRUPTIBILITY. promo_block: faults do not replace mirror tables by leaves.
+
+    premap: 6.16's TDX side: a leaf mapped before finalisation is only counted and added later, pages are pinned
+    while they are mapped, removal reports its result. bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror
+    SPTE that is present already.
     """
 
     name: str
@@ -53,6 +66,12 @@ class Design:
     age_cmpxchg: bool = True
     ungated: bool = False
     dynamic_pamt: bool = False
+    split_shared: int = SPLIT_ASSERT
+    split_op: bool = False
+    bug_old_present: bool = False
+    premap: bool = False
+    demote_retry: bool = False
+    enhanced_demote: bool = False
     no_freeze: bool = False
     no_rollback: bool = False
     no_grace_period: bool = False
@@ -62,6 +81,9 @@ class Design:
     stats_on_failure: bool = False
     pamt_no_put: bool = False
     pamt_dec_outside: bool = False
+    inhibit_first: bool = False
+    split_direct_root: bool = False
+    prefault_first: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -69,7 +91,7 @@ class Design:
         for knob in dataclasses.fields(self):
             if knob.type == "bool":
                 object.__setattr__(self, knob.name, check_bool(f"knob {knob.name}", getattr(self, knob.name)))
-        for field, top in (("gate", 3), ("reclaim", 2), ("dispatch", 4)):
+        for field, top in (("gate", 4), ("reclaim", 2), ("dispatch", 4), ("split_shared", 4)):
             value = getattr(self, field)
             if not isinstance(value, int) or not 0 <= value <= top:
                 raise UsageError(f"design knob {field} is {shown(value)}", "not one of its values",
@@ -81,6 +103,44 @@ class Design:
         if self.dynamic_pamt and (self.max_level != 1 or self.ungated):
             raise UsageError("design dynamic_pamt", "2M pages with dynamic PAMT are not modelled",
                              "max_level=1 and ungated=False")
+        for bad, what, why, fix in self._contradictions():
+            if bad:
+                raise UsageError(f"design {what}", why, fix)
+
+    def _contradictions(self) -> tuple[tuple[bool, str, str, str], ...]:
+        """Knobs that mean nothing together: (whether it is so, knobs, why, what to do)."""
+        op_hooks = self.gate == GATE_HELPER and self.remove_op_after
+        huge = self.max_level > 1 or self.ungated
+        return (
+            ((self.dispatch == DISPATCH_V618) != (self.gate == GATE_HELPER), "dispatch and gate",
+             "the link/set/remove/free hooks and set_external_spte_present() come together",
+             "dispatch=DISPATCH_V618 with gate=GATE_HELPER, or neither"),
+            ((self.dispatch == DISPATCH_SINGLE) != (self.reclaim == RECLAIM_IN_SET), "dispatch and reclaim",
+             "only the single hook takes tables back from within it",
+             "dispatch=DISPATCH_SINGLE with reclaim=RECLAIM_IN_SET, or neither"),
+            (self.split_op and not op_hooks, "split_op", "split_external_spt() belongs to the designs with one hook per"
+             " kind of change", "a base such as v6.18"),
+            (self.premap and not op_hooks, "premap", "6.16's TDX side is called by hooks that later designs do not have",
+             "a base such as v6.16"),
+            (self.gate == GATE_TWICE and self.dispatch == DISPATCH_PATCH07, "gate and dispatch",
+             "patch07's TDX side removes nothing in its set hook", "DISPATCH_V73 or DISPATCH_HUGEPAGE"),
+            (self.bug_old_present and self.gate not in (GATE_HELPER, GATE_TWICE), "bug_old_present",
+             "the step is only there where __tdp_mmu_set_spte_atomic() updates the external table",
+             "gate=GATE_HELPER or GATE_TWICE"),
+            (self.split_shared != SPLIT_ASSERT and not (self.split_op or self.dispatch in (
+                DISPATCH_SINGLE, DISPATCH_HUGEPAGE)), "split_shared", "no split reaches this TDX side",
+             "split_op, or dispatch=DISPATCH_HUGEPAGE"),
+            (self.split_shared != SPLIT_ASSERT and not huge, "split_shared", "there is nothing to split with 4K pages",
+             "max_level=2"),
+            (self.premap and self.dynamic_pamt, "premap", "6.16's TDX side has no dynamic PAMT", "one of the two"),
+        )
+
+    def canonical(self) -> str:
+        """What decides how the design behaves, as one line: what tokens are tied to. Knobs that came after the first
+        tokens are left out while they do nothing."""
+        fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        return "Design(" + ", ".join(f"{name}={value!r}" for name, value, default in fields
+                                     if name not in _LATER or value != default) + ")"
 
     def replace(self, **knobs: object) -> Design:
         """A copy with knobs replaced; UsageError names an unknown knob."""
@@ -107,17 +167,38 @@ _SINGLE = Design(
     assert_rcu=True, bug_mirror_split=False, split_external=True,
 )
 
+# The huge-page postings: V5a (RFC v1) on 6.16's TDX side, V5b (RFC v2, v3) on 6.18's, both with a hook for splits; V5c
+# (RFC v5) and V5d (what was agreed afterwards) on the merged core.
+_HUGE = {"max_level": 2, "promo_block": True, "bug_mirror_split": False, "split_external": True}
+_V616 = _V618.replace(name="v6.16", premap=True)
+_V5A = _V616.replace(name="hugepage-v5a", split_op=True, split_shared=SPLIT_IGNORE, demote_retry=True, **_HUGE)
+_V5B = _V618.replace(name="hugepage-v5b", split_op=True, split_shared=SPLIT_REFUSE, enhanced_demote=True, **_HUGE)
+_V5C = _V73.replace(name="hugepage", dispatch=DISPATCH_HUGEPAGE, enhanced_demote=True, **_HUGE)
+_V5D = _V5C.replace(name="hugepage-v5d", split_shared=SPLIT_NONBLOCKING)
+_RFCV5 = Design(name="rfcv5", gate=GATE_TWICE, bug_atomic_zap=True, bug_old_present=True, trace_before=True)
+
 PRESETS: dict[str, Design] = {
     d.name: d
     for d in (
+        _V616,
         _V618,
         _PATCH07,
         _V73.replace(name="patch15"),
         _SINGLE,
         _SINGLE.replace(name="single-hook-4k", max_level=1, bug_mirror_split=True, split_external=False),
         _V73,
-        _V73.replace(name="hugepage", dispatch=DISPATCH_HUGEPAGE, max_level=2, promo_block=True,
-                     bug_mirror_split=False, split_external=True),
+        _V5C,
+        _V5A,
+        _V5B,
+        _V5C.replace(name="hugepage-v5c"),
+        _V5D,
+        # What V5d would be on today's module: the reason why it asks for another one.
+        _V5C.replace(name="hugepage-unblock", split_shared=SPLIT_UNBLOCK),
+        # Two steps on the way to the merged design that people remember for what they got wrong.
+        _RFCV5,
+        _RFCV5.replace(name="rfcv5-split", dispatch=DISPATCH_HUGEPAGE, bug_old_present=False, enhanced_demote=True,
+                       **_HUGE),
+        _V73.replace(name="rfcv5-s", trace_before=True),
     )
 }
 

@@ -26,6 +26,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "fast_page_fault": ("gfn", "write", "exec", "user", "present", "private"), "zap_nx": (),
     "poke": ("private", "gfn", "set", "clear"), "poke_raw": ("private", "gfn", "level", "value"),
     "set_dirty_log": ("on",), "track": ("gfn", "on"), "set_gen": ("gen",),
+    "gmem_convert": _RANGE, "honor_accept": ("gfn", "level"),
     "zap_spte": ("gfn", "level", "shared", "tries", "rcu"), "zap_nx_sp": ("gfn", "level", "rcu"),
 }
 """Operations of `Vm.run()` and their fields; every one also takes the modifiers hook, resched, race and no_gp.
@@ -39,7 +40,8 @@ TD_OPS: dict[str, tuple[str, ...]] = {
     "guest_access": ("vcpu", "gpa", "same_rip"), "touch": ("vcpu", "gfn", "pfn", "retries", "same_rip"),
     "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src", "measure"), "finalize": (),
     "release_hkid": (), "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
-    "pamt_get": ("pfn",), "pamt_put": ("pfn",),
+    "guest_accept": ("vcpu", "gpa", "pfn", "level", "tries"), "prefault": ("gfn", "pfn", "level"),
+    "map_exclusive": ("gfn", "pfn", "level"), "pamt_get": ("pfn",), "pamt_put": ("pfn",),
 }
 """What a TD, and so a scenario, has beside `OPS`: vCPUs that run guest code, and the TD's life."""
 
@@ -48,8 +50,9 @@ TD_MODIFIERS = (*MODIFIERS, "inject", "reenter")
 """A TD's `hook` may also hold rules, and `inject` makes the module's locks busy."""
 RULE_FIELDS = ("hook", "kind", "level", "gfn", "skip", "count", "ret")
 """A rule of `hook`: this external hook, for this kind of change, returns ret instead of running."""
-INJECT_FIELDS = ("leaf", "lock", "mode", "skip", "count", "until_kick")
-"""An entry of `inject`: another logical processor holds this lock of the module around calls of this leaf."""
+INJECT_FIELDS = ("leaf", "lock", "mode", "skip", "count", "until_kick", "intr")
+"""An entry of `inject`: another logical processor holds this lock of the module around calls of this leaf, or, with
+intr = 1 and no lock, an interrupt is pending on the caller's."""
 
 
 def check_op(op: Mapping[str, Any], *, td: bool) -> None:

@@ -130,9 +130,13 @@ def holding(v: Verdict, *, verbose: bool = False) -> str:
 
 
 def unexpected(v: Verdict, scenario: Scenario) -> str | None:
-    """How a verdict differs from what the scenario expects; None if it does not. Gated, everything must hold; a
-    check that a scenario names must be violated, others may be."""
-    expected = "holds" if v.gated else scenario.expect.get(v.design)
+    """How a verdict differs from what the scenario expects; None if it does not. Gated, everything must hold but what
+    expect_gated names (with such a table, nothing is said of designs that the scenario does not name at all); a check
+    that a scenario names must be violated, others may be."""
+    expected = scenario.expect.get(v.design)
+    if v.gated:
+        named = v.design in scenario.expect or not scenario.expect_gated
+        expected = scenario.expect_gated.get(v.design, HOLDS if named else None)
     if expected is None:
         return None
     if expected == HOLDS:

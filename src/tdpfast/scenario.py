@@ -33,7 +33,7 @@ from tdpfast.errors import UsageError
 
 VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
 MAX_DEPTH = 8           # tables and lists within one another
-TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "reason"}
+TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "expect_gated", "reason"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Scenario:
     """One scenario.
 
     vm: levels (4 or 5), vcpus, runnable, pending_ve_disable. expect: design -> "holds" or names of checks separated
-    by blanks that must be violated when the rules of today's callers are lifted. reason: design -> why it holds or
-    fails, for reports; the design "gated" says why nothing happens with the rules in place.
+    by blanks that must be violated when the rules of today's callers are lifted. expect_gated: the same with the rules
+    in place, for the designs that do not hold even then. reason: design -> why it holds or fails, for reports; the
+    design "gated" says why nothing happens with the rules in place.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Scenario:
     title: str = ""
     text: str = ""
     expect: Mapping[str, str] = field(default_factory=dict)
+    expect_gated: Mapping[str, str] = field(default_factory=dict)
     reason: Mapping[str, str] = field(default_factory=dict)
 
     def to_record(self) -> dict:
@@ -72,7 +74,7 @@ class Scenario:
         out = {"name": self.name, "issue": self.issue, "title": self.title, "text": self.text, "vm": dict(self.vm),
                "setup": [dict(op) for op in self.setup],
                "thread": [{"name": t.name, "ops": [dict(op) for op in t.ops]} for t in self.threads],
-               "expect": dict(self.expect), "reason": dict(self.reason)}
+               "expect": dict(self.expect), "expect_gated": dict(self.expect_gated), "reason": dict(self.reason)}
         return {key: value for key, value in out.items() if value}
 
     def canonical(self) -> str:
@@ -156,13 +158,13 @@ def parse_vm(where: str, vm) -> dict[str, int]:
     return dict(vm)
 
 
-def parse_expect(where: str, expect) -> dict[str, str]:
-    need(isinstance(expect, dict), where, "expect is no table", "[expect] with design = \"holds\" or checks")
+def parse_expect(where: str, name: str, expect) -> dict[str, str]:
+    need(isinstance(expect, dict), where, f"{name} is no table", f"[{name}] with design = \"holds\" or checks")
     for design, text in expect.items():
-        need(design in PRESETS, where, f"expect names the design {design!r}", "use one of " + ", ".join(PRESETS))
+        need(design in PRESETS, where, f"{name} names the design {design!r}", "use one of " + ", ".join(PRESETS))
         words = text.split() if isinstance(text, str) else []
         need(bool(words) and (words == ["holds"] or all(w in NAMES for w in words)), where,
-             f"expect.{design} is {text!r}", "\"holds\" or names of checks: " + ", ".join(NAMES))
+             f"{name}.{design} is {text!r}", "\"holds\" or names of checks: " + ", ".join(NAMES))
     return dict(expect)
 
 
@@ -193,7 +195,9 @@ def parse(record, where: str) -> Scenario:
     need(isinstance(reason, dict) and all(isinstance(v, str) for v in reason.values()), where,
          "reason is no table of texts", "[reason] with design = \"why\"")
     out = Scenario(name=name, threads=tuple(parsed), setup=op_list(where, "setup", record.get("setup", [])),
-                   vm=parse_vm(where, record.get("vm", {})), expect=parse_expect(where, record.get("expect", {})),
+                   vm=parse_vm(where, record.get("vm", {})),
+                   expect=parse_expect(where, "expect", record.get("expect", {})),
+                   expect_gated=parse_expect(where, "expect_gated", record.get("expect_gated", {})),
                    reason=dict(reason), **texts)
     check_ops(out, where)
     return out

@@ -58,7 +58,7 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
         return f"spte_changed gfn {a[1]:x} {level_name(a[2])}: {spte_text(a[3], a[2])} -> {spte_text(a[4], a[2])}"
     if kind == "set_ext":
         ret = signed(a[4])
-        return (f"set_external_spte gfn {a[0]:x} {level_name(a[1])}: {spte_text(a[2], a[1])} -> "
+        return (f"{'split_external_spt' if a[6] else 'set_external_spte'} gfn {a[0]:x} {level_name(a[1])}: {spte_text(a[2], a[1])} -> "
                 f"{spte_text(a[3], a[1])} = {ret}" + (" (scripted)" if a[5] else ""))
     if kind == "seam":
         leaf, _lp, inject, status, before, _after = calls[a[1]]

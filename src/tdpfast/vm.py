@@ -82,11 +82,11 @@ class Vm:
         trace: "last": the events of the last operation are kept, "all", or "off".
         want_mirror, want_direct: roots that vCPU 0 holds from the start.
         hooks: functions in front of the external hooks, {name: function(gfn, old_spte, new_spte, level)}, for
-            set_external_spte, link_external_spt, remove_external_spte, free_external_spt (old_spte is then the
-            external page, as new_spte is in link_external_spt). Each returns None to have the hook below run, or 0
-            or a negative errno in its place; what one raises, the operation raises at its end. A generator function
-            is run to its end: only the explorer (`check()`) interrupts it at its yields. They run with locks held:
-            operations of this VM raise UsageError in them.
+            set_external_spte, split_external_spt, link_external_spt, remove_external_spte, free_external_spt (old_spte
+            is then the external page, as new_spte is in link_external_spt). Each returns None to have the hook below
+            run, or 0 or a negative errno in its place; what one raises, the operation raises at its end. A generator
+            function is run to its end: only the explorer (`check()`) interrupts it at its yields. They run with locks
+            held: operations of this VM raise UsageError in them.
 
     The external table is only recorded: each hook call is in the trace and returns what ``hook`` says, else 0.
     """
@@ -313,6 +313,28 @@ class Vm:
         read if ``shared``, else for write."""
         self._range("split", start, end, hook, target_level=check_int("target_level", target_level, 1, 2),
                     shared=check_bool("shared", shared))
+
+    def gmem_convert(self, start: int, end: int, *, hook: Sequence[int] = ()) -> bool:
+        """The conversion of [start, end) from private to shared, as the huge-page postings do it: huge mirror leaves that
+        reach over its ends are split (designs with max_level > 1), then what is private in it is zapped, all with
+        mmu_lock for write. Whether a TLB flush is due.
+
+        What the external table refuses of a split kills the VM (`Vcpu.asserts`) but is not seen here. UsageError when
+        the host has no page for a table.
+        """
+        ret = self._range("gmem_convert", start, end, hook)
+        if ret < 0:
+            raise UsageError("gmem_convert()", "no memory for a table", "Vm(..., memory_pages=more)")
+        return bool(ret)
+
+    def honor_guest_accept_level(self, gfn: int, level: int = 1, *, hook: Sequence[int] = ()) -> None:
+        """tdx_honor_guest_accept_level() of the huge-page postings (RFC v3): the guest accepts gfn at ``level``, so what
+        is mapped above it is split, with mmu_lock for write, and stays small: lpage_info's guest inhibit is set
+        afterwards, for good. Nothing happens at 2M and above, nor in designs of 4K pages. UsageError as gmem_convert().
+        """
+        if self._run({"op": "honor_accept", "gfn": self._gfn(gfn), "level": check_level(level)}
+                     | self._hook(hook))["ret"]:
+            raise UsageError("honor_guest_accept_level()", "no memory for a table", "Vm(..., memory_pages=more)")
 
     def recover(self, start: int, end: int, *, max_level: int = 2, hook: Sequence[int] = ()) -> None:
         """kvm_tdp_mmu_recover_huge_pages() of a slot [start, end): tables become huge leaves up to max_level;

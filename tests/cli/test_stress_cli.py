@@ -22,7 +22,7 @@ FIELDS = {"design": str, "gated": bool, "mode": str, "threads": dict, "memory": 
 
 def test_a_table(tdpfast):
     code, out, err = tdpfast(*QUICK, "--td")
-    assert code == 0 and err == "seed 1\n"
+    assert code == 0 and err.splitlines()[0] == "seed 1"      # how far it is follows, if it takes seconds
     lines = out.splitlines()
     assert lines[0] == "v7.3, gated, td: 2 vcpus, 1 zapper, 1 ager; 2048 pages, mix mixed, seed 1"
     assert re.fullmatch(r"\d+ rounds on \d+ VMs in \d+\.\d s, \d+\.\d s of them bursts: \d+ operations, \d+\.\d\d M/s", lines[1])
@@ -34,7 +34,7 @@ def test_a_table(tdpfast):
 def test_json_is_one_line(tdpfast):
     code, out, err = tdpfast(*QUICK, "--json", "--design", "hugepage", "--zappers", 2)
     record = json.loads(out)
-    assert code == 0 and out.count("\n") == 1 and err == "seed 1\n"
+    assert code == 0 and out.count("\n") == 1 and err.splitlines()[0] == "seed 1"      # how far it is follows, if it takes seconds
     assert {name: type(value) for name, value in record.items()} == FIELDS
     assert (record["design"], record["gated"], record["mode"], record["threads"]["zapper"]) == ("hugepage", True, "mirror", 2)
     assert record["ops"] == sum(op["count"] for op in record["by_op"].values()) >= 2000
@@ -44,7 +44,7 @@ def test_json_is_one_line(tdpfast):
 def test_what_is_found_and_saved(tdpfast, tmp_path):
     path = tmp_path / "found.toml"
     code, out, err = tdpfast(*BROKEN, "--save", path)
-    assert code == 1 and err == "seed 1\n"
+    assert code == 1 and err.splitlines()[0] == "seed 1"      # how far it is follows, if it takes seconds
     assert "found: agree" in out and "since the first round" in out
     assert re.search(r"^  agree: mirror NP, S-EPT 0x[0-9a-f]+ at gfn [0-9a-f]+ 4K$", out, re.MULTILINE)
     check_line, replay_line = [line.split() for line in out.splitlines() if line.startswith("  tdpfast ")]

@@ -36,6 +36,10 @@ BROKEN = [
 ]
 
 
+# Of huge pages and finalisation, which only their own scenarios reach: test_hugepage.py finds these.
+OF_HUGE_PAGES = {"inhibit_first", "split_direct_root", "prefault_first"}
+
+
 def design_with(name: str, knob: str, on: bool) -> Design:
     """The preset, with dynamic PAMT if the knob is about that."""
     return PRESETS[name].replace(**{knob: on}, dynamic_pamt=knob.startswith("pamt_"))
@@ -54,7 +58,7 @@ def test_found(knob, scenario, telling, presets):
 def test_every_knob_that_is_wrong_on_purpose_is_found():
     names = [f.name for f in dataclasses.fields(Design)]
     wrong = set(names[names.index("no_freeze"):])
-    assert {knob for knob, *_ in BROKEN} == wrong
+    assert {knob for knob, *_ in BROKEN} == wrong - OF_HUGE_PAGES
 
 
 # How many schedules of PCT find it 19 times out of 20, with room to spare; 1 where the design cannot work at all. Left

@@ -60,7 +60,9 @@ def test_what_a_vm_that_was_not_made_shows():
 @pytest.mark.parametrize("call", [
     TdVmCore.pages, TdVmCore.kvm_state, TdVmCore.seamcalls, TdVmCore.dangling, TdVmCore.in_guest, TdVmCore.pamt_counts,
     TdVmCore.pamt_check, lambda vm: vm.sept_range, lambda vm: vm.tdr, lambda vm: vm.nvcpus,
-    lambda vm: vm.vcpu_loaded(0), lambda vm: vm.set_hkid(1), lambda vm: vm.watch_freed(True), lambda vm: vm.describe_module(0),
+    lambda vm: vm.vcpu_loaded(0), lambda vm: vm.set_hkid(1), lambda vm: vm.pin_count(1),
+    lambda vm: vm.nr_premapped, TdVmCore.guest_inhibits, TdVmCore.revive,
+    lambda vm: vm.watch_freed(True), lambda vm: vm.describe_module(0),
     lambda vm: ScenarioProgram(vm, [[MAP]])])
 def test_a_td_that_was_not_made(call):
     with pytest.raises(UsageError, match="was not made"):

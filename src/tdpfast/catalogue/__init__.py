@@ -1,5 +1,6 @@
-"""Catalogues: sets of scenarios that come with tdpfast. `review` holds the four
-review questions, `paths` other ways into the same code, with and without trouble."""
+"""Catalogues: sets of scenarios that come with tdpfast. `review` holds the four review questions, `paths` other ways
+into the same code, with and without trouble, `hugepage` what the huge-page postings were asked and `premap` what the
+accounting before a TD's finalisation was."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from importlib.resources import files
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
-CATALOGUES = ("review", "paths")
+REVIEW_DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
+CATALOGUES: dict[str, tuple[str, ...]] = {
+    "review": REVIEW_DESIGNS,
+    "paths": REVIEW_DESIGNS,
+    "hugepage": ("hugepage-v5a", "hugepage-v5b", "hugepage-v5c", "hugepage-v5d", "hugepage-unblock", "rfcv5-split",
+                 "single-hook"),
+    "premap": ("v6.16", "v6.18", "rfcv5-s", "v7.3"),
+}
+"""Each with the designs it is about."""
 
 
 def catalogue(name: str) -> list[Scenario]:

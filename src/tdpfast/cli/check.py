@@ -11,7 +11,7 @@ from dataclasses import fields
 
 import click
 
-from tdpfast.catalogue import CATALOGUES, catalogue
+from tdpfast.catalogue import CATALOGUES, REVIEW_DESIGNS, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast._explore import STRATEGIES
@@ -20,7 +20,6 @@ from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
-REVIEW_DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
 COUNT = (1 << 63) - 1       # the largest number of anything
 
 
@@ -46,11 +45,13 @@ def select(found: list[Scenario], wanted: tuple[str, ...]) -> list[Scenario]:
     return [s for s in found if not wanted or any(s.name.startswith(n) for n in wanted)]
 
 
-def design_list(names: tuple[str, ...]) -> list[str]:
+def design_list(names: tuple[str, ...], what: tuple[str, ...] = ()) -> list[str]:
+    """The designs asked for; without any, those that the catalogues are about, for files the review's."""
     for name in names:
         if name not in PRESETS:
             raise UsageError(f"unknown design {name!r}", "not a preset", "one of " + ", ".join(PRESETS))
-    return list(dict.fromkeys(names)) or list(REVIEW_DESIGNS)
+    wanted = names or [design for name in what for design in CATALOGUES.get(name, REVIEW_DESIGNS)]
+    return list(dict.fromkeys(wanted))
 
 
 def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str], gatings: list[bool],
@@ -112,13 +113,13 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect
             seed, max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
-    WHAT is the catalogue `review` or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
+    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
     if a time budget ran out and nothing was found.
     """
     from tdpfast.report import report, unexpected
 
     scenarios = select(gather(what), wanted)
-    names, knobs = design_list(designs), parse_knobs(knobs)
+    names, knobs = design_list(designs, what), parse_knobs(knobs)
     gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
     if strategy in ("random", "pct"):
         max_executions = max_executions or 10_000

@@ -1,0 +1,1 @@
+# For other native modules only: see _gmem.pxd.

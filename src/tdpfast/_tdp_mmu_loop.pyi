@@ -1,0 +1,1 @@
+# For other native modules only: see _tdp_mmu_loop.pxd.
