@@ -15,7 +15,7 @@ would have given out. Both functions may yield; get may be called under mmu_lock
 
 from libc.string cimport memset
 
-from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once
+from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once, tdp_write_once
 from tdpfast._seam cimport TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE, SeamRegs, seamcall
 from tdpfast._seam_core cimport PT_NDA, PT_PAMT, PT_RSVD, PamtEntry, pamt_entry, undo_word
 from tdpfast._seam_defs cimport TDX_HPA_RANGE_NOT_FREE, TDX_SUCCESS, seam_map
@@ -108,7 +108,7 @@ cdef int add_pair(Cpu *c, Seam *s, PamtHost *h, uint64_t *ref, uint64_t hpa) noe
     if err == TDX_SUCCESS:
         sync_point(c, SYNC_STORE, <uint64_t>ref)
         undo_word(s, ref)
-        ref[0] = 1
+        tdp_write_once(ref, 1)
         return 0
     pages_taken(s, h, -2)
     if err >> 32 == TDX_HPA_RANGE_NOT_FREE >> 32:
