@@ -168,7 +168,8 @@ cdef void exec_begin(Exec *x) noexcept nogil:
 cdef inline uint64_t word_at(int kind, uint64_t obj) noexcept nogil:
     if kind == SYNC_WAIT:
         return (<uint32_t *>obj)[0]
-    return (<uint64_t *>obj)[0]
+    # A field smaller than a word is offered by its own address: it comes out lowest.
+    return (<uint64_t *>(obj & ~<uint64_t>7))[0] >> 8 * (obj & 7)
 
 
 cdef inline bint shows_word(int kind) noexcept nogil:
