@@ -21,6 +21,10 @@
 #include <ucontext.h>
 #endif
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #define TDP_FIBER_STACK ((size_t)256 << 10)
 
 typedef void (*tdp_fiber_fn)(void *arg);
@@ -54,6 +58,16 @@ static inline int tdp_fiber_map(tdp_fiber *f)
 	f->map = (char *)m;
 	f->map_len = TDP_FIBER_STACK + guard;
 	return 0;
+}
+
+/* A run that was cut short left frames behind, and the address sanitizer still knows them. */
+static inline void tdp_fiber_forget(tdp_fiber *f)
+{
+#ifdef __SANITIZE_ADDRESS__
+	__asan_unpoison_memory_region(f->map + f->map_len - TDP_FIBER_STACK, TDP_FIBER_STACK);
+#else
+	(void)f;
+#endif
 }
 
 static inline void tdp_fiber_unmap(tdp_fiber *f)
@@ -117,6 +131,7 @@ static inline void tdp_fiber_arm(tdp_fiber *f, tdp_fiber_fn fn, void *arg)
 	void **top = (void **)(((uintptr_t)f->map + f->map_len) & ~(uintptr_t)63);
 	void *start;
 
+	tdp_fiber_forget(f);
 	__asm__("leaq tdp_fiber_start_(%%rip), %0" : "=r"(start));
 	top -= 8;
 	top[-1] = (void *)fn;
@@ -145,6 +160,7 @@ static inline void tdp_fiber_arm(tdp_fiber *f, tdp_fiber_fn fn, void *arg)
 	uint64_t self = (uint64_t)(uintptr_t)f;
 	size_t guard = f->map_len - TDP_FIBER_STACK;
 
+	tdp_fiber_forget(f);
 	getcontext(&f->uc);
 	f->uc.uc_stack.ss_sp = f->map + guard;
 	f->uc.uc_stack.ss_size = TDP_FIBER_STACK;
