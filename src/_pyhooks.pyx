@@ -27,11 +27,12 @@ cdef extern from *:
     """
     const uint64_t POINT_C
 
-cdef const char *NAMES_C[4]
+cdef const char *NAMES_C[5]
 NAMES_C[0] = b"set_external_spte"
 NAMES_C[1] = b"link_external_spt"
 NAMES_C[2] = b"remove_external_spte"
 NAMES_C[3] = b"free_external_spt"
+NAMES_C[4] = b"split_external_spt"
 
 cdef enum Which:
     PY_SET = 0
