@@ -10,7 +10,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset, strncpy
+from libc.string cimport memcpy, memset, strncpy
 
 from tdpfast._arena cimport SP_FREE, SP_FREED, SP_LINKED, Arena, Sp, sp_invalid
 from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
@@ -460,31 +460,26 @@ cdef class VcpuCore:
 
     def copy_events(self, uint8_t[::1] out):
         """Copies the records into an array of events.EVENT_DTYPE, seen as bytes."""
-        cdef PackedEvent *packed
+        cdef PackedEvent packed          # the bytes may lie anywhere
         cdef Event *e
         cdef size_t i
         cdef int k
         if <size_t>out.shape[0] != self.trace.n * sizeof(PackedEvent):
             raise UsageError("wrong array size", "one item per event", "an array of nevents items")
-        if self.trace.n == 0:
-            return
-        packed = <PackedEvent *>&out[0]
         with nogil:
             for i in range(self.trace.n):
                 e = &self.trace.ev[i]
-                packed[i].kind = e.kind
-                packed[i].cpu = e.cpu
-                packed[i].step = e.step
+                memset(&packed, 0, sizeof(PackedEvent))
+                packed.kind = e.kind
+                packed.cpu = e.cpu
+                packed.step = e.step
                 for k in range(8):
-                    packed[i].a[k] = e.a[k]
+                    packed.a[k] = e.a[k]
                 if e.s0 != NULL:
-                    strncpy(packed[i].s0, e.s0, TEXT)
-                else:
-                    memset(packed[i].s0, 0, TEXT)
+                    strncpy(packed.s0, e.s0, TEXT)
                 if e.s1 != NULL:
-                    strncpy(packed[i].s1, e.s1, TEXT)
-                else:
-                    memset(packed[i].s1, 0, TEXT)
+                    strncpy(packed.s1, e.s1, TEXT)
+                memcpy(&out[i * sizeof(PackedEvent)], &packed, sizeof(PackedEvent))
 
 
 cdef enum:
