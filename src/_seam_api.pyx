@@ -442,11 +442,12 @@ cdef class SeamModule:
     def pamt_used(self, int size):
         """[(hpa, page type, owner, bepoch, lock)] of entries that are not all zero, of one page size."""
         cdef list out = []
-        cdef uint64_t hpa, step = <uint64_t>1 << (12 + 9 * size)
+        cdef uint64_t hpa, step
         cdef PamtEntry *e
         cdef int i
         if not 0 <= size <= 2:
             raise UsageError(f"size {size}", "not a page size", "0 (4K), 1 (2M) or 2 (1G)")
+        step = <uint64_t>1 << (12 + 9 * size)
         for i in range(self.s.ntdmr):
             if self.s.tdmr[i].p4k == NULL:
                 continue

@@ -253,6 +253,15 @@ cdef void watch_step(void *user, int agent, int kind, uint64_t obj, uint64_t arg
 
 # ---- names ----------------------------------------------------------------------------------------------------
 
+cdef enum:
+    ORIGIN = 1 << 12         # where the structures below are thought to lie: nobody is asked for a field of nothing
+
+
+cdef dict offsets(dict fields):
+    """Places of fields from the beginning of their structure; 0 is the beginning."""
+    return {place - ORIGIN if place else 0: name for place, name in fields.items()}
+
+
 cdef str field_of(dict fields, uint64_t offset):
     """The field a word lies in: the last that begins at or before it."""
     starts = [start for start in fields if start <= offset]
@@ -260,16 +269,16 @@ cdef str field_of(dict fields, uint64_t offset):
 
 
 cdef dict sp_fields():
-    cdef Sp *p = NULL
-    return {<uint64_t>&p.spt: "spt", <uint64_t>&p.gfn: "gfn", <uint64_t>&p.ptep: "ptep", <uint64_t>&p.next: "next",
+    cdef Sp *p = <Sp *>ORIGIN
+    return offsets({<uint64_t>&p.spt: "spt", <uint64_t>&p.gfn: "gfn", <uint64_t>&p.ptep: "ptep", <uint64_t>&p.next: "next",
             <uint64_t>&p.nx_next: "nx_next", <uint64_t>&p.nx_prev: "nx_prev", <uint64_t>&p.external_spt: "external_spt",
             <uint64_t>&p.root_count: "root_count", <uint64_t>&p.rcu_head: "rcu_head",
-            <uint64_t>&p.index: "state", <uint64_t>&p.level: "level", <uint64_t>&p.is_mirror: "flags"}
+            <uint64_t>&p.index: "state", <uint64_t>&p.level: "level", <uint64_t>&p.is_mirror: "flags"})
 
 
 cdef dict kvm_fields():
-    cdef Kvm *p = NULL
-    return {0: "spte", <uint64_t>&p.design: "design", <uint64_t>&p.hooks: "hooks", <uint64_t>&p.arena: "arena",
+    cdef Kvm *p = <Kvm *>ORIGIN
+    return offsets({0: "spte", <uint64_t>&p.design: "design", <uint64_t>&p.hooks: "hooks", <uint64_t>&p.arena: "arena",
             <uint64_t>&p.rcu: "rcu", <uint64_t>&p.mmu_lock: "mmu_lock",
             <uint64_t>&p.tdp_mmu_pages_lock: "tdp_mmu_pages_lock", <uint64_t>&p.tdp_mmu_roots: "tdp_mmu_roots",
             <uint64_t>&p.nroots: "nroots", <uint64_t>&p.gfn_direct_bits: "gfn_direct_bits",
@@ -280,44 +289,44 @@ cdef dict kvm_fields():
             <uint64_t>&p.nx_lpage_splits: "nx_lpage_splits", <uint64_t>&p.nx_possible: "nx_possible",
             <uint64_t>&p.mmio_created: "mmio_created", <uint64_t>&p.script: "script",
             <uint64_t>&p.external_next: "external_next", <uint64_t>&p.cut: "cut",
-            <uint64_t>&p.hook_failures: "hook_failures"}
+            <uint64_t>&p.hook_failures: "hook_failures"})
 
 
 cdef dict tdx_fields():
-    cdef Tdx *p = NULL
-    return {0: "pages", <uint64_t>&p.nvcpus: "nvcpus_hkid", <uint64_t>&p.state: "state_wait",
+    cdef Tdx *p = <Tdx *>ORIGIN
+    return offsets({0: "pages", <uint64_t>&p.nvcpus: "nvcpus_hkid", <uint64_t>&p.state: "state_wait",
             <uint64_t>&p.pre_fault_allowed & ~<uint64_t>7: "owned", <uint64_t>&p.nr_premapped: "nr_premapped",
             <uint64_t>&p.pins: "pins", <uint64_t>&p.request_2m: "request_2m",
             <uint64_t>&p.tdr_owned & ~<uint64_t>7: "owned", <uint64_t>&p.page_add_src: "page_add_src",
             <uint64_t>&p.guest_busy: "guest_busy", <uint64_t>&p.loaded: "loaded", <uint64_t>&p.sept_base: "sept_base",
             <uint64_t>&p.sept_next: "sept_next", <uint64_t>&p.sept_owned: "sept_owned",
             <uint64_t>&p.sept_state: "sept_state", <uint64_t>&p.sept_share_used: "sept_share_used",
-            <uint64_t>&p.until_kick: "until_kick", <uint64_t>&p.last_failure: "last_failure"}
+            <uint64_t>&p.until_kick: "until_kick", <uint64_t>&p.last_failure: "last_failure"})
 
 
 cdef dict td_fields():
-    cdef Td *p = NULL
-    return {0: "used", <uint64_t>&p.hkid: "hkid", <uint64_t>&p.lifecycle: "lifecycle", <uint64_t>&p.fatal: "fatal",
+    cdef Td *p = <Td *>ORIGIN
+    return offsets({0: "used", <uint64_t>&p.hkid: "hkid", <uint64_t>&p.lifecycle: "lifecycle", <uint64_t>&p.fatal: "fatal",
             <uint64_t>&p.op_state: "op_state", <uint64_t>&p.op_lock: "op_lock", <uint64_t>&p.tree_lock: "tree_lock",
             <uint64_t>&p.epoch_lock: "epoch_lock", <uint64_t>&p.td_epoch: "td_epoch", <uint64_t>&p.refcount: "refcount",
             <uint64_t>&p.chldcnt: "chldcnt", <uint64_t>&p.attributes: "attributes",
             <uint64_t>&p.num_vcpus: "num_vcpus", <uint64_t>&p.assoc_vcpus: "assoc_vcpus",
             <uint64_t>&p.num_tdcx: "num_tdcx", <uint64_t>&p.levels: "levels", <uint64_t>&p.root: "root",
-            <uint64_t>&p.xfam: "xfam", <uint64_t>&p.sha: "measurement", <uint64_t>&p.tdcx_pa: "tdcx_pa"}
+            <uint64_t>&p.xfam: "xfam", <uint64_t>&p.sha: "measurement", <uint64_t>&p.tdcx_pa: "tdcx_pa"})
 
 
 cdef dict vp_fields():
-    cdef Vp *p = NULL
-    return {0: "used", <uint64_t>&p.state: "state", <uint64_t>&p.lp: "lp", <uint64_t>&p.vcpu_epoch: "vcpu_epoch",
+    cdef Vp *p = <Vp *>ORIGIN
+    return offsets({0: "used", <uint64_t>&p.state: "state", <uint64_t>&p.lp: "lp", <uint64_t>&p.vcpu_epoch: "vcpu_epoch",
             <uint64_t>&p.num_tdvpx: "num_tdvpx", <uint64_t>&p.rip: "rip", <uint64_t>&p.ve_valid: "ve",
             <uint64_t>&p.pend_nmi: "pend_nmi", <uint64_t>&p.hp_busy: "host_priority",
             <uint64_t>&p.trap_exit: "trap_exit", <uint64_t>&p.epf_count: "zero_step",
-            <uint64_t>&p.td: "td"}
+            <uint64_t>&p.td: "td"})
 
 
 cdef dict host_fields():
-    cdef PamtHost *p = NULL
-    return {0: "lock", <uint64_t>&p.pages_out: "pages_out", <uint64_t>&p.nranges: "ranges", <uint64_t>&p.refs: "refs"}
+    cdef PamtHost *p = <PamtHost *>ORIGIN
+    return offsets({0: "lock", <uint64_t>&p.pages_out: "pages_out", <uint64_t>&p.nranges: "ranges", <uint64_t>&p.refs: "refs"})
 
 
 cdef list watch_report(Watch *w):
