@@ -108,13 +108,15 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     """make_spte() or make_mmio_spte() for this fault; whether the page had to stay write-protected."""
     cdef MakeSpteIn inp
     cdef MakeSpteOut out
+    cdef bint dirty_log
     if fault.noslot:
         sync_rare(c, SYNC_LOAD, <uint64_t>&kvm.mmio_generation)
         new_spte[0] = make_mmio_spte(&kvm.spte, kvm.shadow_mmio_value, iter.gfn, kvm.spte.acc_all,
                                      kvm.mmio_generation)
         return False
-    if tdp_likely(not (fault.prefetch or kvm.nx_huge_pages or kvm.ntracked or kvm.slot.dirty_log or sp.ad_disabled
-                       or kvm.pml) and fault.map_writable and 1 <= sp.level <= 3):
+    dirty_log = slot_dirty_log(c, kvm)
+    if tdp_likely(not (fault.prefetch or kvm.nx_huge_pages or kvm.ntracked or dirty_log or sp.ad_disabled or kvm.pml)
+                  and fault.map_writable and 1 <= sp.level <= 3):
         new_spte[0] = make_plain_spte(&kvm.spte, sp.level, kvm.ipat != 0, fault.pfn)
         if tdp_likely(new_spte[0] != 0):
             return False
@@ -128,7 +130,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     inp.host_writable = fault.map_writable
     inp.nx_huge_pages = kvm.nx_huge_pages
     inp.tracked = gfn_tracked(kvm, iter.gfn)
-    inp.dirty_log = slot_dirty_log(c, kvm)
+    inp.dirty_log = dirty_log
     inp.ad_disabled = sp.ad_disabled
     inp.pml = kvm.pml
     inp.ipat = kvm.ipat

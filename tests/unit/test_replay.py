@@ -1,6 +1,7 @@
 """Tokens of scenarios: the same bytes every time, everywhere, and a plain answer when they do not fit."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -51,7 +52,7 @@ def test_twice_in_one_process(found):
 def test_in_fresh_processes(found, capsys):
     _, verdict = found
     outputs = {subprocess.run([sys.executable, "-c", FRESH, verdict.token], capture_output=True, check=True,
-                              env={"PYTHONHASHSEED": seed}).stdout for seed in ("0", "1")}
+                              env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("0", "1")}
     assert len(outputs) == 1
     for option in ([], ["--trace"], ["--json"]):
         run(["replay", verdict.token, *option])
