@@ -14,6 +14,7 @@ from tdpfast._explore import Explorer
 from tdpfast.check import build
 from tdpfast.checks import names_of
 from tdpfast.design import PRESETS, Design
+from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, parse
 
 FIRST = 0x200                        # of the gfns: three in one table, one in the next
@@ -157,8 +158,12 @@ def others(seed: int, budget: int):
 
 
 def missed(case: Case, seed: int, budget: int) -> str | None:
-    """What DPOR did not come to but others did; None if there is nothing. An empty text: DPOR did not complete."""
-    program = build(case.scenario, case.design)
+    """What DPOR did not come to but others did; None if there is nothing. An empty text: DPOR has nothing complete to
+    be compared with."""
+    try:
+        program = build(case.scenario, case.design)
+    except UsageError:           # a broken design need not survive the set-up
+        return ""
     search = Explorer(program, "dpor", max_transitions=budget)
     result = search.run()
     if not result["complete"]:
