@@ -12,14 +12,15 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from cpython.exc cimport PyErr_CheckSignals
 
 from tdpfast._explore_exec cimport (
-    END_DIVERGED, END_PRUNED, END_STEPS, StepRecord, exec_finish,
-    exec_free, exec_init,
+    END_DIVERGED, END_PRUNED, END_STEPS, MAX_AGENTS, StepRecord, exec_finish, exec_free, exec_init,
 )
 from tdpfast._explore_search cimport (
     SEARCH_BOUND, SEARCH_DFS, SEARCH_DPOR, SEARCH_SLEEP, search_execution, search_free, search_init, search_progress,
     search_restart,
 )
 from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
+
+from collections import deque
 
 from tdpfast._check import check_bool, check_int, check_u64, one_of
 from tdpfast.errors import UsageError
@@ -228,13 +229,14 @@ cdef class Explorer:
     run() goes on until the strategy is done or a limit is reached and returns the result as a dict; schedules are
     bytes, one agent per step. replay() runs one schedule again and returns what happened, step by step. With a
     prefix every execution begins with that schedule, and "complete" is about what can follow it; a prefix that does
-    not fit the program ends the search with "diverged" executions. states: whether final states are counted, which
-    costs a few microseconds each.
+    not fit the program ends the search with "diverged" executions. asleep: agents (bits) whose steps in place of the
+    prefix's last one need not be explored again, see cut(). states: whether final states are counted, which costs a few
+    microseconds each.
     """
 
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
                  max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False,
-                 wanted=0, prefix=b"", states=True):
+                 wanted=0, prefix=b"", asleep=0, states=True):
         cdef uint64_t first_seed = check_u64("seed", seed), index = check_u64("first", first)
         cdef uint64_t executions = check_u64("max_executions", max_executions)
         cdef uint64_t transitions = check_u64("max_transitions", max_transitions)
@@ -243,6 +245,7 @@ cdef class Explorer:
         cdef uint32_t steps = check_int("max_steps", max_steps, 1, 1 << 30)
         cdef bint once = check_bool("stop_first", stop_first), counting = check_bool("states", states)
         cdef bytes agents = schedule_of(prefix)
+        cdef uint32_t sleeping = check_int("asleep", asleep, 0, (1 << MAX_AGENTS) - 1)
         cdef double budget
         check_int("bound", bound, 0, (1 << 31) - 1)
         check_int("depth", depth, 1, 64)
@@ -250,6 +253,10 @@ cdef class Explorer:
             raise UsageError("the program is empty", "it was not made", "a program that its __init__() made")
         if not isinstance(strategy, str) or strategy not in STRATEGIES:
             raise UsageError(f"unknown strategy {strategy!r}", "not one of them", one_of(STRATEGIES))
+        if sleeping and (strategy not in ("dpor", "sleep") or not agents):
+            raise UsageError(f"asleep {asleep:#x} with {strategy}",
+                             "agents sleep at the last step of a prefix, in searches by dependence",
+                             "dpor or sleep with a prefix that cut() gave")
         if not isinstance(max_seconds, (int, float)) or not 0 <= max_seconds < 1e9:
             raise UsageError(f"bad max_seconds {max_seconds!r}", "out of range", "0..1e9")
         budget = max_seconds
@@ -280,6 +287,7 @@ cdef class Explorer:
             search_init(&self.e.search, &self.e.exec, self.e.strategy, 0)
             self.e.search.fixed = self.prefix
             self.e.search.nfixed = len(self.prefix)
+            self.e.search.asleep = sleeping
         else:
             self.e.walk.kind = WALK_RANDOM if self.e.strategy == EXPLORE_RANDOM else WALK_PCT
 
@@ -327,6 +335,55 @@ cdef class Explorer:
                 "schedule": <bytes>self.e.exec.schedule[:self.e.exec.depth],
             }
         finally:
+            self.program.explored(False)
+
+    def cut(self, pieces):
+        """Beginnings that the tree of this search (dpor or sleep) is cut into: a list of (prefix, asleep) for Explorers
+        of the same program that together explore it once, `pieces` or a few more of them, fewer if the tree has no more
+        branches. Those on which everything is explored by others are left out.
+
+        Every agent is tried at the places where the tree is cut, which a search by dpor in one piece need not do.
+        """
+        check_int("pieces", pieces, 1, 1 << 20)
+        self.made()
+        if self.strategy_name not in ("dpor", "sleep"):
+            raise UsageError(f"a cut of a search by {self.strategy_name}", "only searches by dependence have such pieces",
+                             "dpor or sleep")
+        leaves, todo = [], deque([(self.prefix, self.e.search.asleep)])
+        while todo and len(leaves) + len(todo) < pieces:
+            prefix, asleep = todo.popleft()
+            schedule, sleep, choices, ended = self.next_choice(prefix, asleep)
+            if ended:
+                leaves.append((prefix, asleep))
+            for agent in (*schedule[-1:], *range(MAX_AGENTS)):       # in the order of a search in one piece
+                if choices >> agent & 1:
+                    choices ^= 1 << agent
+                    todo.append((schedule + bytes([agent]), sleep))
+                    sleep |= 1 << agent
+        return [*leaves, *todo]
+
+    cdef tuple next_choice(self, bytes prefix, uint32_t asleep):
+        """Goes on after a prefix up to where there is a choice: (schedule, agents asleep there, choices, whether the
+        execution ended without one)."""
+        cdef Exec *x = &self.e.exec
+        cdef Search s
+        cdef bint memory
+        self.take()
+        try:
+            search_init(&s, x, SEARCH_SLEEP, 0)
+            s.fixed = prefix
+            s.nfixed = len(prefix)
+            s.asleep = asleep
+            s.at_choice = True
+            with nogil:
+                memory = search_execution(&s)
+                exec_finish(x)
+            if not memory:
+                raise MemoryError("the search ran out of memory")
+            return (<bytes>x.schedule[:x.depth], s.node[s.n].sleep if s.choices else 0, s.choices,
+                    x.end != END_PRUNED)
+        finally:
+            search_free(&s)
             self.program.explored(False)
 
     def progress(self):

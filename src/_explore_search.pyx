@@ -380,11 +380,15 @@ cdef bint node_open(Search *s, uint32_t i, uint32_t sleep) noexcept nogil:
         exec_stop(x)
         return False
     if i < s.nfixed:
-        return node_fixed(s, e, s.fixed[i])
+        return node_fixed(s, e, s.fixed[i], s.asleep if i + 1 == s.nfixed else 0)
     choices = e.enabled & ~e.sleep
     if choices == 0:
         x.end = END_PRUNED
         s.pruned += 1
+        return False
+    if s.at_choice and choices & (choices - 1):
+        s.choices = choices
+        x.end = END_PRUNED
         return False
     if i > 0:
         e.spent = s.node[i - 1].spent
@@ -402,12 +406,12 @@ cdef bint node_open(Search *s, uint32_t i, uint32_t sleep) noexcept nogil:
     return True
 
 
-cdef bint node_fixed(Search *s, Node *e, int agent) noexcept nogil:
+cdef bint node_fixed(Search *s, Node *e, int agent, uint32_t asleep) noexcept nogil:
     """A state of the given beginning: its agent and no other. False: it does not fit the program."""
     if not e.enabled & (1u << agent):
         s.x.end = END_DIVERGED
         return False
-    e.sleep = 0
+    e.sleep = 0 if e.lone else asleep
     e.agent = agent
     e.backtrack = 1u << agent
     return True

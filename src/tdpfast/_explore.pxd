@@ -74,6 +74,7 @@ cdef class Explorer:
     cdef int made(self) except -1
     cdef int take(self) except -1
     cdef int prepare(self) except -1
+    cdef tuple next_choice(self, bytes prefix, uint32_t asleep)
     cdef int search(self, progress) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0
 

@@ -39,6 +39,9 @@ cdef struct Search:
     bint started
     const uint8_t *fixed # every execution begins with these agents, and nothing is tried in their place
     uint32_t nfixed
+    uint32_t asleep      # agents that need not be tried in place of the last of these: another search did
+    bint at_choice       # SEARCH_SLEEP: the execution ends where there is a choice after the beginning,
+    uint32_t choices     # namely between these; 0: there was none
     uint32_t enabled     # after the last step
     Node *node
     size_t cap

@@ -135,12 +135,12 @@ def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None
     return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()))
 
 
-def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", first: int = 0) -> Explorer:
+def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **share: int) -> Explorer:
     """An Explorer of the program within the limits, not yet run. prefix: the schedule every execution begins with;
-    first: the number of the first execution of a seed."""
-    return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed, first=first,
+    share: first or asleep, see Explorer."""
+    return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed,
                     max_executions=limits.max_executions, max_transitions=limits.max_transitions,
-                    max_seconds=limits.seconds, prefix=prefix, states=limits.states)
+                    max_seconds=limits.seconds, prefix=prefix, states=limits.states, **share)
 
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
@@ -301,30 +301,42 @@ def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterabl
 # ---- one cell in shares ------------------------------------------------------------------------------------------
 
 def _share(task: tuple) -> dict:
-    scenario, design, limits, first = task
-    return explore(build(scenario, design), limits, first=first).run()
+    scenario, design, limits, prefix, share = task
+    explorer = explore(build(scenario, design), limits, prefix, **share)
+    return {**explorer.run(), "found": explorer.states()}
+
+
+def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list[tuple]:
+    """The tasks for _share() that one search is cut into; UsageError where its strategy cannot be cut so."""
+    n = limits.max_executions
+    if limits.strategy in ("random", "pct") and 1 <= shares <= n:
+        edges = [n * i // shares for i in range(shares + 1)]
+        return [(scenario, design, replace(limits, max_executions=end - start), b"", {"first": start})
+                for start, end in zip(edges, edges[1:])]
+    if limits.strategy in ("dpor", "sleep") and shares:
+        pieces = explore(build(scenario, design), limits).cut(shares)
+        return [(scenario, design, limits, prefix, {"asleep": asleep}) for prefix, asleep in pieces]
+    raise UsageError(f"{shares} shares of a search by {limits.strategy}",
+                     "only trees by dependence and walks of a seed can be cut up",
+                     "dpor or sleep; random or pct with max_executions, and no more shares than executions")
 
 
 def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
                     shares: int, executor: Executor) -> Verdict:
-    """check() by random walks or PCT with the executions of the seed cut into shares, mapped over an executor.
+    """check() with one search cut into shares, mapped over an executor: by dpor or sleep the tree of schedules is cut at
+    its first branches (into that many pieces or a few more), by random walks or PCT the executions of the seed.
 
-    The result depends on the number of shares, never on how many workers there are or who is done first: execution i
-    of a seed is the same wherever it runs, and of equally short failures the one with the lower number counts.
-    max_transitions is per share. Raises UsageError for other strategies, or without max_executions.
+    The result depends on the number of shares, never on how many workers there are or who is done first; of equally
+    short failures the one of the earlier share counts. A tree in pieces comes to the verdict and checks of the whole
+    one, in somewhat more executions, as every agent is tried where it is cut. Limits are per share, max_executions of
+    walks apart. Raises UsageError for other strategies, and for walks without max_executions.
     """
     if not isinstance(limits, Limits):
         raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
     check_int("shares", shares, 0, U64_MAX)
-    if limits.strategy not in ("random", "pct") or not 1 <= shares <= limits.max_executions:
-        raise UsageError(f"{shares} shares of a search by {limits.strategy}", "only walks of a seed can be cut up",
-                         "random or pct with max_executions, and no more shares than executions")
     design = get_design(design).replace(ungated=not check_bool("gated", gated))
     started = time.perf_counter()
-    cuts = [limits.max_executions * i // shares for i in range(shares + 1)]
-    tasks = [(scenario, design, replace(limits, max_executions=end - start), start)
-             for start, end in zip(cuts, cuts[1:])]
-    result = merge(list(executor.map(_share, tasks)))
+    result = merge(list(executor.map(_share, cut(scenario, design, limits, shares))))
     out = verdict_of(scenario, design, gated, limits, result)
     if out.checks:
         program = build(scenario, design)
@@ -338,8 +350,10 @@ def merge(results: list[dict]) -> dict:
     out = {**results[0], "failures": {}, "ends": {}, "checks": 0}
     for name in ("executions", "transitions", "pruned"):
         out[name] = sum(r[name] for r in results)
+    out["complete"] = all(r["complete"] for r in results)
     out["timed_out"] = any(r["timed_out"] for r in results)
-    out["states"] = max(r["states"] for r in results)      # at least so many
+    out["found"] = set().union(*(r["found"] for r in results))
+    out["states"] = len(out["found"])
     for r in results:
         out["checks"] |= r["checks"]
         for end, n in r["ends"].items():

@@ -223,8 +223,21 @@ def test_shares_are_the_same_for_any_number_of_workers(tdpfast):
     whole, cut = json.loads(tdpfast(*argv, "--json")[1]), json.loads(tdpfast(*argv, "--shares", 7, "--json")[1])
     for field in ("verdict", "checks", "executions", "transitions", "complete"):
         assert whole[field] == cut[field]
-    code, _, err = tdpfast("check", "paths", "--shares", 2)
-    assert code == 2 and "only walks of a seed" in err and err.count("\n") == 1
+    code, _, err = tdpfast("check", "paths", "--shares", 2, "--strategy", "dfs")
+    assert code == 2 and "only trees by dependence" in err and err.count("\n") == 1
+    code, _, err = tdpfast("check", "paths", "--shares", 2, "--show-all", 1)
+    assert code == 2 and "nothing of the shares is kept" in err and err.count("\n") == 1
+
+
+def test_a_tree_in_shares_has_the_verdicts_of_the_whole(tdpfast):
+    argv = ("check", "review", "--scenario", "issue3", "--design", "single-hook", "--design", "v7.3")
+    one = tdpfast(*argv, "--shares", 6, "--jobs", 1, "-v")
+    assert one == tdpfast(*argv, "--shares", 6, "--jobs", 3, "-v") and one[0] == 1
+    whole, cut = (list(map(json.loads, tdpfast(*argv, *option, "--json")[1].splitlines())) for option in ((), ("--shares", 6)))
+    assert len(whole) == len(cut) > 2
+    for a, b in zip(whole, cut):
+        assert all(a[field] == b[field] for field in ("scenario", "design", "gated", "verdict", "checks", "complete"))
+        assert a["complete"] and a["executions"] <= b["executions"]
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -179,6 +179,19 @@ def missed(case: Case, seed: int, budget: int) -> str | None:
         if checks or not endless and (not states <= known or (found["complete"] and states != known)):
             return (f"{name} {options}: {len(states - known)} of {len(states)} final states are not among the "
                     f"{len(known)} of dpor; checks beside its own: {' '.join(checks) or 'none'}")
+    return missed_in_pieces(search, result, program, endless)
+
+
+def missed_in_pieces(search: Explorer, whole: dict, program, endless: bool) -> str | None:
+    """The same tree cut into pieces: what they come to together must be just what the whole came to."""
+    parts = [Explorer(program, "dpor", prefix=prefix, asleep=asleep) for prefix, asleep in search.cut(5)]
+    results = [part.run() for part in parts]
+    states = {state for part in parts for state in part.states()}
+    checks = 0
+    for result in results:
+        checks |= result["checks"]
+    if checks != whole["checks"] or not endless and states != set(search.states()):
+        return f"in {len(parts)} pieces: {len(states)} final states and checks {checks:#x}, not {whole['checks']:#x}"
     return None
 
 

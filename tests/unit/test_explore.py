@@ -301,6 +301,49 @@ def test_the_beginnings_of_schedules_cover_them_all(strategy):
     assert compared > 30
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tree_in_pieces_is_the_whole_tree(shape):
+    """Sleep sets find each class once, so in one piece or many there are as many executions; DPOR finds all as well."""
+    compared = several = 0
+    for seed in range(60):
+        shapes = SHAPES[shape]
+        program = toys.script(toys.random_threads(seed, **shapes), rcu=shapes.get("rcu", False))
+        for strategy in ("sleep", "dpor"):
+            whole = Explorer(program, strategy, max_executions=5000)
+            want = whole.run()
+            if not want["complete"]:
+                continue
+            for pieces in (1, 2, 9):
+                parts = [Explorer(program, strategy, prefix=prefix, asleep=asleep) for prefix, asleep in whole.cut(pieces)]
+                results = [part.run() for part in parts]
+                assert all(r["complete"] and not r["ends"].get("diverged") for r in results), f"seed {seed}"
+                assert {s for part in parts for s in part.states()} == set(whole.states()), f"seed {seed}"
+                executions = sum(r["executions"] for r in results)
+                assert executions == want["executions"] if strategy == "sleep" else executions >= want["executions"]
+                assert len(parts) >= min(pieces, want["executions"]) or strategy == "dpor"
+                checks = 0
+                for r in results:
+                    checks |= r["checks"]
+                assert checks == want["checks"]
+                several += len(parts) > 1
+            compared += 1
+    assert compared > 60 and several > 60
+
+
+def test_what_cannot_be_cut():
+    with pytest.raises(UsageError, match="only searches by dependence"):
+        Explorer(counter(True), "dfs").cut(2)
+    for pieces in (0, -1, 1 << 21, "2", None, 2.0):
+        with pytest.raises(UsageError, match="pieces"):
+            Explorer(counter(True)).cut(pieces)
+    for options in ({"asleep": 1}, {"asleep": 1, "prefix": b"\0", "strategy": "dfs"}):
+        with pytest.raises(UsageError, match="agents sleep at the last step"):
+            Explorer(counter(True), **options)
+    for asleep in (-1, 1 << 17, "1", None):
+        with pytest.raises(UsageError, match="asleep"):
+            Explorer(counter(True), asleep=asleep, prefix=b"\0")
+
+
 def test_a_beginning_that_does_not_fit():
     for strategy in ("dpor", "bound", "random", "pct"):
         result = run(counter(True), strategy, prefix=b"\0\1\1\1", max_executions=2)

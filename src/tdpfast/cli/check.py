@@ -106,7 +106,7 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--show-all", type=click.IntRange(0, COUNT), default=0, metavar="N",
               help="Show N executions of each result where nothing was found.")
 @click.option("--shares", type=click.IntRange(0, COUNT), default=0, metavar="N",
-              help="Cut each search by random or pct into N shares of its seed, spread over the processes.")
+              help="Cut each search into N shares, spread over the processes; not for dfs and bound.")
 @click.option("--progress/--no-progress", default=None, help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth,
@@ -125,10 +125,9 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect
         max_executions = max_executions or 10_000
     limits = Limits(strategy=strategy, max_transitions=max_transitions, max_executions=max_executions,
                     seconds=seconds, bound=bound, depth=depth, seed=seed, states=verbose)
-    if shares and (strategy not in ("random", "pct") or show_all or as_python):
-        raise UsageError(f"--shares {shares} with --strategy {strategy}" + " --show-all" * bool(show_all)
-                         + " --python" * as_python, "only walks of a seed can be cut up, and nothing of them is kept",
-                         "--strategy random or pct, without --show-all and --python")
+    if shares and (show_all or as_python):
+        raise UsageError(f"--shares {shares} with" + " --show-all" * bool(show_all) + " --python" * as_python,
+                         "nothing of the shares is kept", "one of them")
     if as_python:
         click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all, knobs))
         return EXIT_OK
