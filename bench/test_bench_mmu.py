@@ -93,7 +93,8 @@ def test_set_spte_atomic(beside):
     """tdp_mmu_set_spte_atomic() of every leaf of a range, by write protection of a slot."""
     vm = Vm("v7.3", trace="off", tdx=False, memory_pages=1 << 12)
     beside(lambda: core(vm).repeat({"op": "wrprot_slot", "start": 0, "end": N, "min_level": 1}, 1), N,
-           "a bare try_cmpxchg64", try_cmpxchg, setup=lambda: (zap(vm), vm.map_range(0, PFN, N)), recorded="try_cmpxchg64")
+           "a bare try_cmpxchg64", try_cmpxchg, setup=lambda: (zap(vm), vm.map_range(0, PFN, N)),
+           recorded="try_cmpxchg64")
 
 
 def test_age(beside):

@@ -1,5 +1,6 @@
 """Cost of every leaf of the module: native loops of calls, beside one bare atomic add, which is what taking or giving
-back one of the module's locks costs at least. Each benchmark is a life that ends where it began; parts are its leaves."""
+back one of the module's locks costs at least. Each benchmark is a life that ends where it began; parts are its
+leaves."""
 import time
 
 import pytest

@@ -105,8 +105,8 @@ def test_fault_map_and_aug(benchmark, beside, td):
 def test_zap_leaf(benchmark, beside, td):
     """A zap of one leaf: BLOCK, TRACK, kick, REMOVE, WBINVD, with mmu_lock for write."""
     td.zap()
-    beside(td.zap, N, "BLOCK, TRACK, REMOVE, WBINVD alone, one thread", lambda: remove_alone(td), setup=td.map, rounds=10,
-           wall=True)
+    beside(td.zap, N, "BLOCK, TRACK, REMOVE, WBINVD alone, one thread", lambda: remove_alone(td), setup=td.map,
+           rounds=10, wall=True)
     assert td.core.stats()["pages_4k"] == 0 and td.core.kvm_state()["vm_bugged"] == 0
     rate(benchmark, len(td.vcpus))
 

@@ -235,8 +235,8 @@ cdef class Explorer:
     """
 
     def __init__(self, ProgramRef program not None, strategy="dpor", *, bound=2, depth=3, seed=0, first=0,
-                 max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64, stop_first=False,
-                 wanted=0, prefix=b"", asleep=0, states=True):
+                 max_executions=0, max_transitions=0, max_seconds=0.0, max_steps=100000, retry_bound=64,
+                 stop_first=False, wanted=0, prefix=b"", asleep=0, states=True):
         cdef uint64_t first_seed = check_u64("seed", seed), index = check_u64("first", first)
         cdef uint64_t executions = check_u64("max_executions", max_executions)
         cdef uint64_t transitions = check_u64("max_transitions", max_transitions)
@@ -347,8 +347,8 @@ cdef class Explorer:
         check_int("pieces", pieces, 1, 1 << 20)
         self.made()
         if self.strategy_name not in ("dpor", "sleep"):
-            raise UsageError(f"a cut of a search by {self.strategy_name}", "only searches by dependence have such pieces",
-                             "dpor or sleep")
+            raise UsageError(f"a cut of a search by {self.strategy_name}",
+                             "only searches by dependence have such pieces", "dpor or sleep")
         leaves, todo = [], deque([(self.prefix, self.e.search.asleep)])
         while todo and len(leaves) + len(todo) < pieces:
             prefix, asleep = todo.popleft()
@@ -406,7 +406,8 @@ cdef class Explorer:
         progress: called with this Explorer some 20 times a second.
         """
         if progress is not None and not callable(progress):
-            raise UsageError(f"progress is of type {type(progress).__name__}", "not callable", "a function of an Explorer")
+            raise UsageError(f"progress is of type {type(progress).__name__}", "not callable",
+                             "a function of an Explorer")
         self.take()
         try:
             self.search(progress)

@@ -46,7 +46,8 @@ cdef enum PyHookWhat:        # how a step ended
     PY_ANSWERED
     PY_NATIVE                # the hook below is to run
 
-HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt", "split_external_spt")
+HOOK_NAMES = ("set_external_spte", "link_external_spt", "remove_external_spte", "free_external_spt",
+              "split_external_spt")
 MAX_STEPS = 1 << 17          # of one call of a generator hook where no scheduler counts its steps
 MAX_LABEL = 40               # what is shown of a label
 POINT = 1 << 62              # names of steps are numbers that no address is: this and a checksum of the text, or

@@ -41,7 +41,8 @@ cdef dict vp_field = {
 
 
 def bad_tdmr(start, end):
-    return UsageError(f"TDMR [{start:#x}, {end:#x})", "1G aligned, below 64T, at most 8 of them, none in another", "whole gigabytes")
+    return UsageError(f"TDMR [{start:#x}, {end:#x})", "1G aligned, below 64T, at most 8 of them, none in another",
+                      "whole gigabytes")
 
 
 cdef int fill_tdmr_info(TdmrInfo *info, int i, object fields) except -1:
@@ -384,7 +385,8 @@ cdef class SeamModule:
         if len(content) != 4096:
             raise UsageError(f"{len(content)} bytes", "a page has 4096", "pad them")
         if e.pt != PT_REG:
-            raise UsageError(f"HPA {hpa:#x}", "not a page of a guest", "one that mem_page_add or mem_page_aug gave to it")
+            raise UsageError(f"HPA {hpa:#x}", "not a page of a guest",
+                             "one that mem_page_add or mem_page_aug gave to it")
         undo_page(self.s, page)
         memcpy(page, <const char *>content, 4096)
         pamt_touch(self.s, e)

@@ -119,8 +119,8 @@ FREE_ENTRY = SEPT_FREE
 """What an L1 S-EPT page is filled with."""
 
 cdef dict state_flags = {
-    "any_pending": ST_PENDING, "any_blocked": ST_BLOCKED, "any_blockedw": ST_BLOCKEDW, "tlb_tracking_required": ST_TRACK,
-    "guest_accessible_leaf": ST_GUEST_LEAF, "any_exported": ST_EXPORTED,
+    "any_pending": ST_PENDING, "any_blocked": ST_BLOCKED, "any_blockedw": ST_BLOCKEDW,
+    "tlb_tracking_required": ST_TRACK, "guest_accessible_leaf": ST_GUEST_LEAF, "any_exported": ST_EXPORTED,
     "any_pending_and_guest_acceptable": ST_ACCEPTABLE,
 }
 cdef dict state_leaves = {

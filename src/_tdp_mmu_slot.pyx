@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t
 
 from tdpfast._arena cimport Sp, sptep_to_sp
 from tdpfast._spte cimport (
-    PT_WRITABLE_MASK, SPTE_LAYOUT_6_18, is_accessed_spte, is_last_spte, is_shadow_present_pte, mark_spte_for_access_track,
-    spte_ad_enabled, spte_ad_need_write_protect,
+    PT_WRITABLE_MASK, SPTE_LAYOUT_6_18, is_accessed_spte, is_last_spte, is_shadow_present_pte,
+    mark_spte_for_access_track, spte_ad_enabled, spte_ad_need_write_protect,
 )
 from tdpfast._sync cimport (
     ASSERT_BUG, lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, sync_assert,

@@ -5,8 +5,8 @@ from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_pres
 from tdpfast._atomic cimport tdp_read_once
 from tdpfast._arena cimport SP_FREED, UAF_SP, sp_invalid, sp_note_uaf
 from tdpfast._sync cimport (
-    SYNC_RMW, lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
-    read_unlock, sync_load, write_lock, write_unlock,
+    SYNC_RMW, lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock,
+    read_lock, read_unlock, sync_load, write_lock, write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (

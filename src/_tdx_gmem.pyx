@@ -6,7 +6,9 @@ from libc.string cimport memset
 from tdpfast._atomic cimport tdp_load32, tdp_read_once32
 from tdpfast._ops cimport op_fault
 from tdpfast._seam cimport TDH_MR_EXTEND, SeamRegs
-from tdpfast._sync cimport SYNC_LOAD, read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock
+from tdpfast._sync cimport (
+    SYNC_LOAD, read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock,
+)
 from tdpfast._tdp_mmu cimport (
     EINVAL, EIO, EOPNOTSUPP, EPERM, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault, kvm_bug_on,
 )
@@ -104,7 +106,8 @@ cdef int tdx_gmem_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 
 
 cdef void tdx_pre_fault_memory(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    """KVM_PRE_FAULT_MEMORY of one page: as a fault that prefetches; -EOPNOTSUPP until finalisation allows it. Yields."""
+    """KVM_PRE_FAULT_MEMORY of one page: as a fault that prefetches; -EOPNOTSUPP until finalisation allows it.
+    Yields."""
     cdef Op part = op[0]
     if not tdx_pre_fault_allowed(c, <Tdx *>vm.tdx):
         res.ret = -EOPNOTSUPP
@@ -119,8 +122,8 @@ cdef void tdx_pre_fault_memory(Cpu *c, Vm *vm, const Op *op, OpResult *res) noex
 
 
 cdef void tdx_map_exclusive(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    """A private fault with mmu_lock for write. No caller in the kernel does so, and a gated design refuses: -EINVAL. The
-    S-EPT may still be busy, with a guest's TDCALL or a VP.ENTER, and then nobody can go back. Yields."""
+    """A private fault with mmu_lock for write. No caller in the kernel does so, and a gated design refuses: -EINVAL.
+    The S-EPT may still be busy, with a guest's TDCALL or a VP.ENTER, and then nobody can go back. Yields."""
     cdef Fault fault
     if not vm.kvm.design.ungated:
         res.ret = -EINVAL

@@ -19,8 +19,8 @@ from tdpfast._seam_guest cimport (
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (
-    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, sync_point, sync_rare, sync_retry,
-    trace1, trace3, trace_new,
+    CHECK_PAGE, EV_OP_END, EV_TD_EXIT, EV_WAIT_SEPT_ZAP, Event, SYNC_LOAD, SYNC_STORE, sync_point, sync_rare,
+    sync_retry, trace1, trace3, trace_new,
 )
 from tdpfast._tdp_mmu cimport EIO, SPLIT_IGNORE, vcpu_roots
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn

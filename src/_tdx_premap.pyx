@@ -1,10 +1,10 @@
 # cython: language_level=3
 """vmx/tdx.c of 6.16 (see _tdx_premap.pxd).
 
-Mapping a leaf before the TD is finalised makes no SEAMCALL: it counts, in nr_premapped, a mirror leaf the S-EPT does not
-have yet, and the populate path adds the page afterwards, with mmu_lock dropped in between. So a zap may find nothing in
-the S-EPT (tdx_is_sept_zap_err_due_to_premap()), and the count has no lock of its own: every access to it is one step
-here, as reading, testing and decrementing it are in the kernel.
+Mapping a leaf before the TD is finalised makes no SEAMCALL: it counts, in nr_premapped, a mirror leaf the S-EPT does
+not have yet, and the populate path adds the page afterwards, with mmu_lock dropped in between. So a zap may find
+nothing in the S-EPT (tdx_is_sept_zap_err_due_to_premap()), and the count has no lock of its own: every access to it is
+one step here, as reading, testing and decrementing it are in the kernel.
 
 KVM_BUG_ON()s answer -EINVAL, where later kernels say -EIO.
 """
@@ -179,7 +179,8 @@ cdef int drop_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn
 
 
 cdef int premap_remove_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn) noexcept nogil:
-    """tdx_sept_remove_private_spte(): zap, TRACK, drop. mmu_lock for write. 0, or an errno with the VM bugged. Yields."""
+    """tdx_sept_remove_private_spte(): zap, TRACK, drop. mmu_lock for write. 0, or an errno with the VM bugged.
+    Yields."""
     cdef int ret
     if tdx_hkid(c, t) < 0:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_remove_private_spte", b"hkid_not_assigned")

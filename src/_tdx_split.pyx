@@ -28,8 +28,9 @@ cdef enum:
 # ---- how large a fault may map ------------------------------------------------------------------------------------
 
 cdef int tdx_gmem_max_mapping_level(Cpu *c, Kvm *kvm, uint64_t gfn, int max_level) noexcept nogil:
-    """What a private fault that asks for max_level may map: 4K until the TD runs, and without the module's help; 2M where this vCPU's last fault met a
-    leaf that nobody splits for it (SPLIT_IGNORE). Yields while others may finalise the TD."""
+    """What a private fault that asks for max_level may map: 4K until the TD runs, and without the module's help; 2M
+    where this vCPU's last fault met a leaf that nobody splits for it (SPLIT_IGNORE). Yields while others may finalise
+    the TD."""
     cdef Tdx *t = tdx_of(kvm)
     if kvm.design.split_shared == SPLIT_IGNORE and t.request_2m[c.id & REQUESTS] == (gfn >> 9) + 1:
         return 2

@@ -18,14 +18,14 @@ from tdpfast._seam_defs cimport (
     TDX_VCPU_NOT_ASSOCIATED,
 )
 from tdpfast._sync cimport (
-    EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, spin_lock, spin_unlock, sync_point, sync_rare,
-    trace1, trace3,
+    EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, spin_lock, spin_unlock, sync_point,
+    sync_rare, trace1, trace3,
 )
 from tdpfast._tdp_mmu cimport EBUSY, EINVAL, EIO, kvm_bug_on, kvm_warn
 from tdpfast._tdx cimport (
     TD_STATE_INITIALIZED, TD_STATE_RUNNABLE, TD_STATE_UNINITIALIZED, TDX_GLOBAL_HKID, TDX_MAX_VCPUS, TDX_TDCS_PAGES,
-    TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall,
-    tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
+    TDX_TDCX_PAGES, seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page,
+    tdx_seamcall, tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
 )
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 

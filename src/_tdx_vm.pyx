@@ -321,7 +321,8 @@ cdef class TdVmCore(VmCore):
             hpa = m.start + (((obj - <uint64_t>m.p1g) // sizeof(PamtEntry)) << 30)
             return f"PAMT 1G {hpa:#x}"
         if <uint64_t>m.memory <= obj < <uint64_t>m.memory + (m.end - m.start):
-            return f"S-EPT entry {obj >> 3 & 511} of page {m.start + ((obj - <uint64_t>m.memory) & ~<uint64_t>0xfff):#x}"
+            hpa = m.start + ((obj - <uint64_t>m.memory) & ~<uint64_t>0xfff)
+            return f"S-EPT entry {obj >> 3 & 511} of page {hpa:#x}"
         return "module state"
 
     def in_guest(self):

@@ -255,8 +255,8 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
                 raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
                                  "use 1 (4K), 2 (2M) or 3 (1G)")
             if name in MAPPING_OPS and not 1 <= op.level <= 3:
-                raise UsageError(f"field level of op {name!r} is {op.level}", "no page is smaller than 4K or larger than"
-                                 " 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
+                raise UsageError(f"field level of op {name!r} is {op.level}",
+                                 "no page is smaller than 4K or larger than 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
     op.gfn = number(f, "gfn", 0)
     op.pfn = number(f, "pfn", 0)
     op.start = number(f, "start", 0)

@@ -192,8 +192,8 @@ cdef void note_word(Step *s, uint64_t addr) noexcept nogil:
             own = HOLDS_ENTRY if (<uint64_t *>addr)[0] & SEPT_TDEL else 0
             note(s, WATCH_SEPT, 0, s.held | own)
             return
-        if within(addr, t.p4k, (size >> 12) * PAMT_BYTES_EACH) or within(addr, t.p2m, (size >> 21) * PAMT_BYTES_EACH) or (
-                within(addr, t.p1g, (size >> 30) * PAMT_BYTES_EACH)):
+        if (within(addr, t.p4k, (size >> 12) * PAMT_BYTES_EACH) or within(addr, t.p2m, (size >> 21) * PAMT_BYTES_EACH)
+                or within(addr, t.p1g, (size >> 30) * PAMT_BYTES_EACH)):
             offset = addr & (PAMT_BYTES_EACH - 1)
             own = HOLDS_ENTRY if (<uint64_t *>(addr - offset))[0] & 1 else 0
             note(s, WATCH_PAMT, offset, s.held | own)
@@ -270,8 +270,9 @@ cdef str field_of(dict fields, uint64_t offset):
 
 cdef dict sp_fields():
     cdef Sp *p = <Sp *>ORIGIN
-    return offsets({<uint64_t>&p.spt: "spt", <uint64_t>&p.gfn: "gfn", <uint64_t>&p.ptep: "ptep", <uint64_t>&p.next: "next",
-            <uint64_t>&p.nx_next: "nx_next", <uint64_t>&p.nx_prev: "nx_prev", <uint64_t>&p.external_spt: "external_spt",
+    return offsets({<uint64_t>&p.spt: "spt", <uint64_t>&p.gfn: "gfn", <uint64_t>&p.ptep: "ptep",
+            <uint64_t>&p.next: "next", <uint64_t>&p.nx_next: "nx_next", <uint64_t>&p.nx_prev: "nx_prev",
+            <uint64_t>&p.external_spt: "external_spt",
             <uint64_t>&p.root_count: "root_count", <uint64_t>&p.rcu_head: "rcu_head",
             <uint64_t>&p.index: "state", <uint64_t>&p.level: "level", <uint64_t>&p.is_mirror: "flags"})
 
@@ -282,8 +283,9 @@ cdef dict kvm_fields():
             <uint64_t>&p.rcu: "rcu", <uint64_t>&p.mmu_lock: "mmu_lock",
             <uint64_t>&p.tdp_mmu_pages_lock: "tdp_mmu_pages_lock", <uint64_t>&p.tdp_mmu_roots: "tdp_mmu_roots",
             <uint64_t>&p.nroots: "nroots", <uint64_t>&p.gfn_direct_bits: "gfn_direct_bits",
-            <uint64_t>&p.vcpu_root: "vcpu_root", <uint64_t>&p.slot: "slot", <uint64_t>&p.has_mirror & ~<uint64_t>7: "flags",
-            <uint64_t>&p.vm_bugged & ~<uint64_t>7: "vm_bugged", <uint64_t>&p.mmio_generation: "mmio_generation",
+            <uint64_t>&p.vcpu_root: "vcpu_root", <uint64_t>&p.slot: "slot",
+            <uint64_t>&p.has_mirror & ~<uint64_t>7: "flags", <uint64_t>&p.vm_bugged & ~<uint64_t>7: "vm_bugged",
+            <uint64_t>&p.mmio_generation: "mmio_generation",
             <uint64_t>&p.tracked: "tracked", <uint64_t>&p.ntracked: "ntracked", <uint64_t>&p.nx_head: "nx_list",
             <uint64_t>&p.pages: "pages", <uint64_t>&p.tdp_mmu_pages: "tdp_mmu_pages",
             <uint64_t>&p.nx_lpage_splits: "nx_lpage_splits", <uint64_t>&p.nx_possible: "nx_possible",
@@ -306,8 +308,9 @@ cdef dict tdx_fields():
 
 cdef dict td_fields():
     cdef Td *p = <Td *>ORIGIN
-    return offsets({0: "used", <uint64_t>&p.hkid: "hkid", <uint64_t>&p.lifecycle: "lifecycle", <uint64_t>&p.fatal: "fatal",
-            <uint64_t>&p.op_state: "op_state", <uint64_t>&p.op_lock: "op_lock", <uint64_t>&p.tree_lock: "tree_lock",
+    return offsets({0: "used", <uint64_t>&p.hkid: "hkid", <uint64_t>&p.lifecycle: "lifecycle",
+            <uint64_t>&p.fatal: "fatal", <uint64_t>&p.op_state: "op_state", <uint64_t>&p.op_lock: "op_lock",
+            <uint64_t>&p.tree_lock: "tree_lock",
             <uint64_t>&p.epoch_lock: "epoch_lock", <uint64_t>&p.td_epoch: "td_epoch", <uint64_t>&p.refcount: "refcount",
             <uint64_t>&p.chldcnt: "chldcnt", <uint64_t>&p.attributes: "attributes",
             <uint64_t>&p.num_vcpus: "num_vcpus", <uint64_t>&p.assoc_vcpus: "assoc_vcpus",
@@ -317,8 +320,9 @@ cdef dict td_fields():
 
 cdef dict vp_fields():
     cdef Vp *p = <Vp *>ORIGIN
-    return offsets({0: "used", <uint64_t>&p.state: "state", <uint64_t>&p.lp: "lp", <uint64_t>&p.vcpu_epoch: "vcpu_epoch",
-            <uint64_t>&p.num_tdvpx: "num_tdvpx", <uint64_t>&p.rip: "rip", <uint64_t>&p.ve_valid: "ve",
+    return offsets({0: "used", <uint64_t>&p.state: "state", <uint64_t>&p.lp: "lp",
+            <uint64_t>&p.vcpu_epoch: "vcpu_epoch", <uint64_t>&p.num_tdvpx: "num_tdvpx", <uint64_t>&p.rip: "rip",
+            <uint64_t>&p.ve_valid: "ve",
             <uint64_t>&p.pend_nmi: "pend_nmi", <uint64_t>&p.hp_busy: "host_priority",
             <uint64_t>&p.trap_exit: "trap_exit", <uint64_t>&p.epf_count: "zero_step",
             <uint64_t>&p.td: "td"})
@@ -326,7 +330,8 @@ cdef dict vp_fields():
 
 cdef dict host_fields():
     cdef PamtHost *p = <PamtHost *>ORIGIN
-    return offsets({0: "lock", <uint64_t>&p.pages_out: "pages_out", <uint64_t>&p.nranges: "ranges", <uint64_t>&p.refs: "refs"})
+    return offsets({0: "lock", <uint64_t>&p.pages_out: "pages_out", <uint64_t>&p.nranges: "ranges",
+            <uint64_t>&p.refs: "refs"})
 
 
 cdef list watch_report(Watch *w):
@@ -335,9 +340,9 @@ cdef list watch_report(Watch *w):
     cdef int i
     regions = {WATCH_PAGE: ("table", None), WATCH_SP: ("Sp", sp_fields()), WATCH_KVM: ("Kvm", kvm_fields()),
                WATCH_TDX: ("Tdx", tdx_fields()), WATCH_TD: ("Td", td_fields()), WATCH_VP: ("Vp", vp_fields()),
-               WATCH_PAMT: ("PAMT", {0: "lock", 8: "owner", 16: "bepoch", 24: "page"}), WATCH_SEPT: ("S-EPT entry", None),
-               WATCH_SEPT_PAGE: ("S-EPT page", None), WATCH_HOST: ("PAMT counts", host_fields()),
-               WATCH_SEAM: ("Seam", None)}
+               WATCH_PAMT: ("PAMT", {0: "lock", 8: "owner", 16: "bepoch", 24: "page"}),
+               WATCH_SEPT: ("S-EPT entry", None), WATCH_SEPT_PAGE: ("S-EPT page", None),
+               WATCH_HOST: ("PAMT counts", host_fields()), WATCH_SEAM: ("Seam", None)}
     found = {}
     for i in range(TOUCHES):
         if w.touch[i].key:

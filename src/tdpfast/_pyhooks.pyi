@@ -8,6 +8,7 @@ MAX_LABEL: int
 POINT: int
 
 def install(
-    vm: VmCore, hooks: Mapping[str, Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]],
+    vm: VmCore,
+    hooks: Mapping[str, Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]],
     reset: Callable[[], object] | None = None,
 ) -> None: ...

@@ -11,8 +11,8 @@ through an undo log while Seam.tracking is set; everything else is copied.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport (
-    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_store_release, tdp_try_cmpxchg, tdp_unlikely,
-    tdp_write_once, tdp_write_once32,
+    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_store_release,
+    tdp_try_cmpxchg, tdp_unlikely, tdp_write_once, tdp_write_once32,
 )
 from tdpfast._sync cimport (
     Cpu, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_STORE, SYNC_TRY_EXCL, SYNC_TRY_SHARED, sync_point,

@@ -20,7 +20,7 @@ cdef extern from *:
     """
     #define TDX_PA_OF_NULL 0x778000000000ull
     """
-    const uint64_t TDX_PA_OF_NULL    # page_to_phys(virt_to_page(NULL)): what reclaiming a table without S-EPT page names
+    const uint64_t TDX_PA_OF_NULL  # page_to_phys(virt_to_page(NULL)): what reclaiming a table without S-EPT page names
 
 cdef enum TdState:
     TD_STATE_UNINITIALIZED = 0

@@ -66,7 +66,8 @@ class Verdict:
     schedule that violates the heaviest check. story: what happened on it, line by line; assertions: those that
     fired, in order. ends: executions by how they ended (tdpfast.report.CLASSES); states: how many different final
     states, 0 if they were not counted. minimised: context switches and steps of the schedule found, then of the one
-    shown; reproduced: how many of REPRODUCE runs of it violate the check. examples: stories of executions that hold, if asked for.
+    shown; reproduced: how many of REPRODUCE runs of it violate the check. examples: stories of executions that hold,
+    if asked for.
     """
 
     scenario: str
@@ -107,8 +108,8 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
           reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
 
-    Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and what a
-    hook raises in the set-up.
+    Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and
+    what a hook raises in the set-up.
     """
     if not isinstance(scenario, Scenario):
         raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
@@ -323,8 +324,8 @@ def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list
 
 def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
                     shares: int, executor: Executor) -> Verdict:
-    """check() with one search cut into shares, mapped over an executor: by dpor or sleep the tree of schedules is cut at
-    its first branches (into that many pieces or a few more), by random walks or PCT the executions of the seed.
+    """check() with one search cut into shares, mapped over an executor: by dpor or sleep the tree of schedules is cut
+    at its first branches (into that many pieces or a few more), by random walks or PCT the executions of the seed.
 
     The result depends on the number of shares, never on how many workers there are or who is done first; of equally
     short failures the one of the earlier share counts. A tree in pieces comes to the verdict and checks of the whole

@@ -120,8 +120,8 @@ class Design:
              "dispatch=DISPATCH_SINGLE with reclaim=RECLAIM_IN_SET, or neither"),
             (self.split_op and not op_hooks, "split_op", "split_external_spt() belongs to the designs with one hook per"
              " kind of change", "a base such as v6.18"),
-            (self.premap and not op_hooks, "premap", "6.16's TDX side is called by hooks that later designs do not have",
-             "a base such as v6.16"),
+            (self.premap and not op_hooks, "premap",
+             "6.16's TDX side is called by hooks that later designs do not have", "a base such as v6.16"),
             (self.gate == GATE_TWICE and self.dispatch == DISPATCH_PATCH07, "gate and dispatch",
              "patch07's TDX side removes nothing in its set hook", "DISPATCH_V73 or DISPATCH_HUGEPAGE"),
             (self.bug_old_present and self.gate not in (GATE_HELPER, GATE_TWICE), "bug_old_present",
@@ -228,7 +228,8 @@ def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
             if kinds[knob] == "bool" and number not in (0, 1):
                 raise ValueError
         except ValueError:
-            raise UsageError(f"design knob {text!r}", f"{knob} is {'on or off' if kinds[knob] == 'bool' else 'a number'}",
+            raise UsageError(f"design knob {text!r}",
+                             f"{knob} is {'on or off' if kinds[knob] == 'bool' else 'a number'}",
                              f"{knob}=1" if kinds[knob] == "int" else f"{knob}, or {knob}=0") from None
         out[knob] = bool(number) if kinds[knob] == "bool" else number
     return out

@@ -120,7 +120,8 @@ def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
               if key in ("gfn", "start", "end", "pfn", "gpa", "level", "vcpu")}
     end = 1 << (39 if vm.get("levels", 4) == 5 else 35)
     for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
-        need(values.get(key, 0) <= top, where, f"{key} {values.get(key, 0):#x} of op {op['op']!r} is not private memory",
+        need(values.get(key, 0) <= top, where,
+             f"{key} {values.get(key, 0):#x} of op {op['op']!r} is not private memory",
              f"0..{top:#x}: the shared bit of a TD with {vm.get('levels', 4)} levels is above")
     size = 1 << 9 * (values.get("level", 1) - 1) if op["op"] == "map" else 1
     need((values.get("gfn", 0) ^ values.get("pfn", 0)) % size == 0 or op["op"] != "map", where,

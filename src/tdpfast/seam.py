@@ -235,7 +235,8 @@ class TdxModule:
     # ---- memory management, with named operands
 
     def mem_sept_add(self, td: Td, gpa: int, level: int, page: int, *, allow_existing: bool = False) -> SeamResult:
-        return self.call("mem_sept_add", rcx=_place(gpa, level), rdx=_tdr(td) | check_bool("allow_existing", allow_existing), r8=page, r9=NULL_PA,
+        return self.call("mem_sept_add", rcx=_place(gpa, level),
+                         rdx=_tdr(td) | check_bool("allow_existing", allow_existing), r8=page, r9=NULL_PA,
                          r10=NULL_PA, r11=NULL_PA)
 
     def mem_sept_remove(self, td: Td, gpa: int, level: int) -> SeamResult:
@@ -294,7 +295,8 @@ class TdxModule:
         return self.call("mem_page_relocate", rcx=gpa, rdx=_tdr(td), r8=page)
 
     def mem_page_demote(self, td: Td, gpa: int, level: int, page: int) -> SeamResult:
-        return self.call("mem_page_demote", rcx=_place(gpa, level), rdx=_tdr(td), r8=page, r9=NULL_PA, r10=NULL_PA, r11=NULL_PA)
+        return self.call("mem_page_demote", rcx=_place(gpa, level), rdx=_tdr(td), r8=page, r9=NULL_PA,
+                         r10=NULL_PA, r11=NULL_PA)
 
     def mem_page_promote(self, td: Td, gpa: int, level: int) -> SeamResult:
         return self.call("mem_page_promote", rcx=_place(gpa, level), rdx=_tdr(td))

@@ -331,7 +331,8 @@ class SpteConfig:
 
     def is_access_allowed(self, spte: int, *, exec: bool = False, write: bool = False) -> bool:
         """is_access_allowed() of 6.18: one SPTE lets this fault through."""
-        return self._format.is_access_allowed(check_u64("spte", spte), check_bool("exec", exec), check_bool("write", write))
+        return self._format.is_access_allowed(check_u64("spte", spte), check_bool("exec", exec),
+                                              check_bool("write", write))
 
     def spte_permission_fault(self, spte: int, error_code: int) -> bool:
         """spte_permission_fault() of 7.3: an access with this error code (PFERR_*) faults."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from tdpfast._check import check_u64
 
-__all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status", "describe_entry",
-           "describe_status", "sept_state", "status_name"]
+__all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status",
+           "describe_entry", "describe_status", "sept_state", "status_name"]
 
 MODULE_HALT = 0xFFFF_FFFF_FFFF_FF01
 """Not a status: the module found a state it holds impossible and stopped the platform."""
@@ -194,8 +194,8 @@ def decode_entry(entry: int) -> dict:
     }
 
 
-STATUS_CLASSES = ("general", "operand", "resource busy", "page metadata", "dependent resource", "TDX module", "TD state",
-                  "VCPU state", "key management", "platform", "TDMR", "guest memory")
+STATUS_CLASSES = ("general", "operand", "resource busy", "page metadata", "dependent resource", "TDX module",
+                  "TD state", "VCPU state", "key management", "platform", "TDMR", "guest memory")
 """Bits 47:40 of a status -> what its class is about."""
 
 

@@ -58,8 +58,8 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
         return f"spte_changed gfn {a[1]:x} {level_name(a[2])}: {spte_text(a[3], a[2])} -> {spte_text(a[4], a[2])}"
     if kind == "set_ext":
         ret = signed(a[4])
-        return (f"{'split_external_spt' if a[6] else 'set_external_spte'} gfn {a[0]:x} {level_name(a[1])}: {spte_text(a[2], a[1])} -> "
-                f"{spte_text(a[3], a[1])} = {ret}" + (" (scripted)" if a[5] else ""))
+        return (f"{'split_external_spt' if a[6] else 'set_external_spte'} gfn {a[0]:x} {level_name(a[1])}: "
+                f"{spte_text(a[2], a[1])} -> {spte_text(a[3], a[1])} = {ret}" + (" (scripted)" if a[5] else ""))
     if kind == "seam":
         leaf, _lp, inject, status, before, _after = calls[a[1]]
         return f"TDH.{LEAF_NAMES.get(leaf, leaf)}({before[0]:#x}) {status_name(status)}" + (
@@ -79,7 +79,8 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
     if kind == "rcu_free":
         return f"grace period over: table gfn {a[1]:x} {level_name(a[0])} freed"
     if kind == "uaf":
-        return f"USE AFTER FREE ({('read', 'write', 'cmpxchg', 'header')[a[0]]}) of table gfn {a[2]:x} {level_name(a[1])}"
+        return (f"USE AFTER FREE ({('read', 'write', 'cmpxchg', 'header')[a[0]]}) of table gfn {a[2]:x} "
+                f"{level_name(a[1])}")
     if kind == "rcu_again":
         return f"call_rcu of a table that is {'freed' if a[2] == 5 else 'queued'} already: gfn {a[1]:x}"
     if kind == "fast_pf":

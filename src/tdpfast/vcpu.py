@@ -207,9 +207,10 @@ class Vcpu:
                 there is nothing to do unless KVM tracks accesses in the SPTEs (``mmu`` "ept_noad").
             private: a fault on private memory: never fast.
         """
-        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn), "write": check_bool("write", write),
-                                  "exec": check_bool("exec", exec), "user": check_bool("user", user),
-                                  "present": check_bool("present", present), "private": self.vm._private(private)})["ret"]]
+        return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn),
+                                  "write": check_bool("write", write), "exec": check_bool("exec", exec),
+                                  "user": check_bool("user", user), "present": check_bool("present", present),
+                                  "private": self.vm._private(private)})["ret"]]
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,

@@ -315,8 +315,8 @@ class Vm:
                     shared=check_bool("shared", shared))
 
     def gmem_convert(self, start: int, end: int, *, hook: Sequence[int] = ()) -> bool:
-        """The conversion of [start, end) from private to shared, as the huge-page postings do it: huge mirror leaves that
-        reach over its ends are split (designs with max_level > 1), then what is private in it is zapped, all with
+        """The conversion of [start, end) from private to shared, as the huge-page postings do it: huge mirror leaves
+        that reach over its ends are split (designs with max_level > 1), then what is private in it is zapped, all with
         mmu_lock for write. Whether a TLB flush is due.
 
         What the external table refuses of a split kills the VM (`Vcpu.asserts`) but is not seen here. UsageError when
@@ -328,8 +328,8 @@ class Vm:
         return bool(ret)
 
     def honor_guest_accept_level(self, gfn: int, level: int = 1, *, hook: Sequence[int] = ()) -> None:
-        """tdx_honor_guest_accept_level() of the huge-page postings (RFC v3): the guest accepts gfn at ``level``, so what
-        is mapped above it is split, with mmu_lock for write, and stays small: lpage_info's guest inhibit is set
+        """tdx_honor_guest_accept_level() of the huge-page postings (RFC v3): the guest accepts gfn at ``level``, so
+        what is mapped above it is split, with mmu_lock for write, and stays small: lpage_info's guest inhibit is set
         afterwards, for good. Nothing happens at 2M and above, nor in designs of 4K pages. UsageError as gmem_convert().
         """
         if self._run({"op": "honor_accept", "gfn": self._gfn(gfn), "level": check_level(level)}

@@ -101,7 +101,8 @@ def test_a_byte_order_mark_and_crlf_are_no_matter(tdpfast, file):
 
 @pytest.mark.parametrize("name", ["", "missing", "a\0b", "x" * 5000, "/", "/dev/zero"])
 @pytest.mark.parametrize("command", [
-    ("check", "FILE"), ("walk", "FILE", "0x600"), ("replay", "--file", "FILE", "tdp1-aa5gkyaa5jrylovymjdg4afaqqasfqictcaboni")])
+    ("check", "FILE"), ("walk", "FILE", "0x600"),
+    ("replay", "--file", "FILE", "tdp1-aa5gkyaa5jrylovymjdg4afaqqasfqictcaboni")])
 def test_files_that_cannot_be_read(tdpfast, monkeypatch, name, command):
     from tdpfast import _read
 
@@ -124,8 +125,8 @@ GOOD = "tdp1-aa5gkyaa5jrylovymjdg4afaqqasfqictcaboni"
 
 @pytest.mark.parametrize("text", [
     "", "tdp1", "tdp1-", "x", "-", "tdp2-" + GOOD[5:], GOOD[:-3], GOOD + "a", "tdp1-" + "a" * 100_000, "tdp\u0663-aa",
-    "tdp" + "9" * 5000 + "-a", "tdp1-\u00e9", token(bytes(13) + b"\0\xff\xff\xff\xff\x7f"), token(bytes(13) + b"\0\x80"),
-    token(bytes(13) + b"\xff" * 3000 + b"\1"), token(b"\x09" + bytes(13)), token(b"")])
+    "tdp" + "9" * 5000 + "-a", "tdp1-\u00e9", token(bytes(13) + b"\0\xff\xff\xff\xff\x7f"),
+    token(bytes(13) + b"\0\x80"), token(bytes(13) + b"\xff" * 3000 + b"\1"), token(b"\x09" + bytes(13)), token(b"")])
 def test_tokens(tdpfast, text):
     refused(tdpfast("decode", "token", "--", text))
     refused(tdpfast("replay", "--", text))
@@ -154,8 +155,9 @@ def test_numbers(tdpfast, value):
 
 
 @pytest.mark.parametrize("shell, code", [
-    ("tdpfast walk - 0x600 <&-", 2), ("tdpfast check nofile 2>&-", 2), ("tdpfast walk a.toml 0x600 --dump >/dev/full", 3),
-    ("tdpfast walk a.toml 0x600 >&-", 3), ("tdpfast --help | head -c 1 >/dev/null", 0)])
+    ("tdpfast walk - 0x600 <&-", 2), ("tdpfast check nofile 2>&-", 2),
+    ("tdpfast walk a.toml 0x600 --dump >/dev/full", 3), ("tdpfast walk a.toml 0x600 >&-", 3),
+    ("tdpfast --help | head -c 1 >/dev/null", 0)])
 def test_streams_that_are_not_there(file, tmp_path, shell, code):
     file("a.toml", VM)
     run = f'{sys.executable} -c "from tdpfast.cli import main; main()"'

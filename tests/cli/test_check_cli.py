@@ -57,7 +57,7 @@ def test_exit_codes(tdpfast, mine):
     assert tdpfast(*PAGE_REUSE, "--brief", "--exit-zero")[0] == 0
     assert tdpfast(*PAGE_REUSE, "--brief", "--expect")[0] == 0
     assert tdpfast("check", mine)[0] == 0
-    assert tdpfast("check", mine, "--strategy", "dfs", "--max-executions", 3)[0] == 0       # unknown, but no time ran out
+    assert tdpfast("check", mine, "--strategy", "dfs", "--max-executions", 3)[0] == 0    # unknown, but no time ran out
     code, out, _ = tdpfast("check", "review", "--scenario", "issue1-collapse-by", "--design", "v7.3", "--gated",
                            "--strategy", "dfs", "--seconds", 0.01, "--brief")
     assert code == 124 and "unknown" in out
@@ -70,13 +70,15 @@ def test_unexpected_answers(tdpfast, tmp_path):
 
 
 def test_json(tdpfast):
-    code, out, err = tdpfast("check", "review", "--json", "--scenario", "issue2", "--design", "patch07", "--design", "v7.3")
+    code, out, err = tdpfast("check", "review", "--json", "--scenario", "issue2", "--design", "patch07",
+                             "--design", "v7.3")
     lines = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (1, "") and len(lines) == 8
     for line in lines:
         assert list(line) == list(FIELDS)
         assert all(isinstance(line[name], kind) for name, kind in FIELDS.items())
-        assert line["verdict"] == ("violated" if line["checks"] else "holds") and line["checks"] == sorted(line["checks"])
+        assert line["verdict"] == ("violated" if line["checks"] else "holds") and (
+            line["checks"] == sorted(line["checks"]))
         assert (line["token"] is None) == (line["verdict"] == "holds")
     assert [(line["scenario"], line["design"], line["gated"]) for line in lines[:4]] == [
         ("issue2-atomic-zap-of-leaf", d, g) for d in ("patch07", "v7.3") for g in (False, True)]
@@ -134,7 +136,8 @@ def test_replay(tdpfast, token):
     assert (code, err) == (1, "") and out == tdpfast("replay", token)[1]
     lines = out.splitlines()
     assert lines[0].startswith("issue1-collapse-by-fault on v7.3, ungated: agree ")
-    assert lines[2].startswith("CPU 0 (vcpu0)") and " | CPU 1 (vcpu1)" in lines[2] and lines[-1].startswith("  => agree: ")
+    assert lines[2].startswith("CPU 0 (vcpu0)") and " | CPU 1 (vcpu1)" in lines[2] and (
+        lines[-1].startswith("  => agree: "))
 
 
 def test_check_shows_what_replay_shows(tdpfast):
@@ -199,8 +202,10 @@ def class_lines(text):
 def test_counts_by_class(tdpfast, mine):
     code, out, err = tdpfast(*PAGE_REUSE, "-v")
     assert (code, err) == (1, "") and class_lines(out) == CLASS_LINES
-    assert re.search(r"^   minimised: \d+ -> \d+ steps, \d+ -> \d+ context switches, reproduced 10/10$", out, re.MULTILINE)
-    plain = [line for line in out.splitlines() if "minimised: " not in line and not re.fullmatch(r"   [a-z]+ \d+", line)]
+    assert re.search(r"^   minimised: \d+ -> \d+ steps, \d+ -> \d+ context switches, reproduced 10/10$", out,
+                     re.MULTILINE)
+    plain = [line for line in out.splitlines()
+             if "minimised: " not in line and not re.fullmatch(r"   [a-z]+ \d+", line)]
     assert "\n".join(plain) + "\n" == tdpfast(*PAGE_REUSE)[1]
     _, out, _ = tdpfast("check", mine, "--design", "v7.3", "--gated", "--verbose")
     assert class_lines(out) == CLASS_LINES and "minimised" not in out and "reproduced" not in out
@@ -216,8 +221,8 @@ def test_executions_that_hold_are_shown_on_request(tdpfast, mine):
 
 
 def test_shares_are_the_same_for_any_number_of_workers(tdpfast):
-    argv = ("check", "paths", "--scenario", "collapse", "--design", "v7.3", "--ungated", "--strategy", "random", "--seed", 5,
-            "--max-executions", 40)
+    argv = ("check", "paths", "--scenario", "collapse", "--design", "v7.3", "--ungated", "--strategy", "random",
+            "--seed", 5, "--max-executions", 40)
     one = tdpfast(*argv, "--shares", 4, "--jobs", 1, "-v")
     assert one == tdpfast(*argv, "--shares", 4, "--jobs", 3, "-v") and one[0] == 1
     whole, cut = json.loads(tdpfast(*argv, "--json")[1]), json.loads(tdpfast(*argv, "--shares", 7, "--json")[1])
@@ -233,7 +238,8 @@ def test_a_tree_in_shares_has_the_verdicts_of_the_whole(tdpfast):
     argv = ("check", "review", "--scenario", "issue3", "--design", "single-hook", "--design", "v7.3")
     one = tdpfast(*argv, "--shares", 6, "--jobs", 1, "-v")
     assert one == tdpfast(*argv, "--shares", 6, "--jobs", 3, "-v") and one[0] == 1
-    whole, cut = (list(map(json.loads, tdpfast(*argv, *option, "--json")[1].splitlines())) for option in ((), ("--shares", 6)))
+    whole, cut = (list(map(json.loads, tdpfast(*argv, *option, "--json")[1].splitlines()))
+                  for option in ((), ("--shares", 6)))
     assert len(whole) == len(cut) > 2
     for a, b in zip(whole, cut):
         assert all(a[field] == b[field] for field in ("scenario", "design", "gated", "verdict", "checks", "complete"))

@@ -15,9 +15,9 @@ from tdpfast.stress.scenarios import clip, scenario_toml, touches, write_scenari
 
 QUICK = ("stress", "--ops", 2000, "--seed", 1)
 BROKEN = ("stress", "--td", "--knob", "no_hook_on_zap", "--ops", 2000, "--seed", 1)
-FIELDS = {"design": str, "gated": bool, "mode": str, "threads": dict, "memory": int, "mix": str, "seed": int, "rounds": int,
-          "vms": int, "ops": int, "seconds": float, "burst_seconds": float, "interrupted": bool, "ops_per_second": float,
-          "by_op": dict, "counters": dict, "checks": list, "findings": list}
+FIELDS = {"design": str, "gated": bool, "mode": str, "threads": dict, "memory": int, "mix": str, "seed": int,
+          "rounds": int, "vms": int, "ops": int, "seconds": float, "burst_seconds": float, "interrupted": bool,
+          "ops_per_second": float, "by_op": dict, "counters": dict, "checks": list, "findings": list}
 
 
 def test_a_table(tdpfast):
@@ -25,7 +25,8 @@ def test_a_table(tdpfast):
     assert code == 0 and err.splitlines()[0] == "seed 1"      # how far it is follows, if it takes seconds
     lines = out.splitlines()
     assert lines[0] == "v7.3, gated, td: 2 vcpus, 1 zapper, 1 ager; 2048 pages, mix mixed, seed 1"
-    assert re.fullmatch(r"\d+ rounds on \d+ VMs in \d+\.\d s, \d+\.\d s of them bursts: \d+ operations, \d+\.\d\d M/s", lines[1])
+    assert re.fullmatch(r"\d+ rounds on \d+ VMs in \d+\.\d s, \d+\.\d s of them bursts: \d+ operations, \d+\.\d\d M/s",
+                        lines[1])
     assert re.fullmatch(r"operation +count +share +ns/op", lines[3])
     assert all(re.fullmatch(r"\w+ +\d+ +\d+\.\d% +(\d+|-)", line) for line in lines[4:lines.index("", 4)])
     assert re.search(r"^operand_busy +\d+$", out, re.MULTILINE) and lines[-1] == "nothing found"
@@ -34,9 +35,11 @@ def test_a_table(tdpfast):
 def test_json_is_one_line(tdpfast):
     code, out, err = tdpfast(*QUICK, "--json", "--design", "hugepage", "--zappers", 2)
     record = json.loads(out)
-    assert code == 0 and out.count("\n") == 1 and err.splitlines()[0] == "seed 1"      # how far it is follows, if it takes seconds
+    assert code == 0 and out.count("\n") == 1 and (
+        err.splitlines()[0] == "seed 1")        # how far it is follows, if it takes seconds
     assert {name: type(value) for name, value in record.items()} == FIELDS
-    assert (record["design"], record["gated"], record["mode"], record["threads"]["zapper"]) == ("hugepage", True, "mirror", 2)
+    assert (record["design"], record["gated"], record["mode"], record["threads"]["zapper"]) == (
+        "hugepage", True, "mirror", 2)
     assert record["ops"] == sum(op["count"] for op in record["by_op"].values()) >= 2000
     assert record["checks"] == record["findings"] == []
 
@@ -98,8 +101,10 @@ def test_progress_goes_to_stderr(tdpfast, monkeypatch):
 def test_the_python_that_does_the_same(tdpfast, more):
     code, script, err = tdpfast(*QUICK, *more, "--python")
     assert (code, err) == (0, "") and "seed=1" in script
-    out = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, check=True, text=True).stdout
-    assert (json.loads(out)["checks"] if "--json" in more else out.split("\n")[1:2]) == ([] if "--json" in more else ["[]"])
+    out = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, check=True,
+                         text=True).stdout
+    assert (json.loads(out)["checks"] if "--json" in more else out.split("\n")[1:2]) == (
+        [] if "--json" in more else ["[]"])
 
 
 @pytest.mark.parametrize("argv, message", [
@@ -157,7 +162,9 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
 def test_cutting_a_burst_down():
     op = {"op": "map", "gfn": 0x201}
     assert touches(op, 0x200, 0x400) and not touches(op, 0x400, 0x600) and touches({"op": "reload"}, 0, 1)
-    assert touches({"op": "accept", "gpa": 0x201000}, 0x201, 0x202) and not touches({"op": "age", "start": 0, "end": 5}, 5, 6)
-    threads = clip([Thread("a", (op, {"op": "age", "start": 0, "end": 0x2000})), Thread("b", ({"op": "age", "start": 0, "end": 4},))])
+    assert touches({"op": "accept", "gpa": 0x201000}, 0x201, 0x202) and (
+        not touches({"op": "age", "start": 0, "end": 5}, 5, 6))
+    threads = clip([Thread("a", (op, {"op": "age", "start": 0, "end": 0x2000})),
+                    Thread("b", ({"op": "age", "start": 0, "end": 4},))])
     assert [t.ops[-1]["start"] for t in threads] == [0x201, 0x201]
     assert [t.ops[-1]["end"] for t in threads] == [0x202, 0x202]

@@ -101,8 +101,9 @@ def test_an_interrupt_keeps_what_was_done(monkeypatch):
     ({"design": "nope"}, "unknown design"), ({"mode": "nope"}, "unknown mode"), ({"mix": "nope"}, "unknown mix"),
     ({"mix": 5}, "unknown mix"), ({"vcpus": -1}, "vcpus"), ({"vcpus": 21}, "vcpus"), ({"vcpus": "2"}, "vcpus"),
     ({"vcpus": 0, "zappers": 0, "agers": 0}, "number of threads"), ({"vcpus": 15, "zappers": 9}, "number of threads"),
-    ({"mode": "td", "vcpus": 9}, "vcpus of a TD"), ({"memory": 15}, "memory"), ({"mode": "td", "memory": 1 << 17}, "memory"),
-    ({"ops": -1}, "ops"), ({"burst": -1}, "burst"), ({"seconds": -1}, "seconds"), ({"seconds": float("nan")}, "seconds"),
+    ({"mode": "td", "vcpus": 9}, "vcpus of a TD"), ({"memory": 15}, "memory"),
+    ({"mode": "td", "memory": 1 << 17}, "memory"), ({"ops": -1}, "ops"), ({"burst": -1}, "burst"),
+    ({"seconds": -1}, "seconds"), ({"seconds": float("nan")}, "seconds"),
     ({"seconds": "1"}, "seconds"), ({"seed": -1}, "seed"), ({"seed": 1 << 60}, "seed"),
     ({"loggers": 1}, "logger threads"), ({"mode": "td", "loggers": 1}, "logger threads")])
 def test_bad_configs(options, message):

@@ -100,5 +100,6 @@ def test_guests_run_meanwhile():
 def test_injections_of_two_threads():
     td = Td("v7.3", 2)
     busy = {"leaf": "MEM.PAGE.AUG", "lock": "sept_tree", "mode": "ex", "count": 2}
-    ops = [[fault(gfn) | {"inject": [busy]} for gfn in range(first, first + 16)] + [zap(first, 16)] for first in (0, 16)]
+    ops = [[fault(gfn) | {"inject": [busy]} for gfn in range(first, first + 16)] + [zap(first, 16)]
+           for first in (0, 16)]
     sound(td, td.run(ops, 400))

@@ -62,9 +62,11 @@ WRONG = {
     "sept_state_allowed": {"TDH_MEM_PAGE_AUG_LEAF": ["FREE"]},
     "sept_state_allowed_tdcall": {"TDG_MEM_PAGE_ACCEPT_LEAF": ["PENDING"]},
     "locks": {"sharex": "16 bit: bit1 exclusive, 15:2 readers", "sept entry": "TDEL bit 11 + TDHP bit 53"},
-    "guest_accept_eeq_rdx": {"type": "3:0 (2=ACCEPT,5=ATTR_WR)", "info (bits 63:32 of RDX)": {"req_sept_level": "35:33"}},
-    "harness_memory_map": {"TDR": ["0x100200000", "0x100300000"], "MAX_PA": 45, "TD hkids": [33], "private_hkid_min": 33,
-                           "global hkid": 35, "SEAMRR": "0x10000000 size 32MB", "uncovered": "TDX_SUCCESS",
+    "guest_accept_eeq_rdx": {"type": "3:0 (2=ACCEPT,5=ATTR_WR)",
+                             "info (bits 63:32 of RDX)": {"req_sept_level": "35:33"}},
+    "harness_memory_map": {"TDR": ["0x100200000", "0x100300000"], "MAX_PA": 45, "TD hkids": [33],
+                           "private_hkid_min": 33, "global hkid": 35, "SEAMRR": "0x10000000 size 32MB",
+                           "uncovered": "TDX_SUCCESS",
                            "TDMR0": "0x200000000 size 4GB, reserved area 0x130000000..0x130400000",
                            "TDMR1": "0x140000000 size 1GB"},
 }
@@ -113,7 +115,8 @@ def test_a_wrong_order_fails():
 
 def test_unknown_leaves_and_faults_are_skipped():
     table = {"page_warp": ORDER["page_aug"][:1], "range_block": [{"check": "full moon", "status": "TDX_SUCCESS"}]}
-    assert [result.text for _, result in Order().replay(table)] == ["unknown leaf 'page_warp'", "unknown fault 'full moon'"]
+    assert [result.text for _, result in Order().replay(table)] == [
+        "unknown leaf 'page_warp'", "unknown fault 'full moon'"]
 
 
 def test_part_of_the_order():

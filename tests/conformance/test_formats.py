@@ -28,7 +28,8 @@ def test_runs_go_backwards_and_wrap():
     assert expand([["chg_run", 0, 513, 1, "0x1", "0xfffffffffffff000", 3, -1, "0xffffffffffffffff", "0x1000"]]) == [
         ["chg", 0, 513, 1, "0x1", "0xfffffffffffff000"], ["chg", 0, 512, 1, "0x0", "0x0"],
         ["chg", 0, 511, 1, "0xffffffffffffffff", "0x1000"]]
-    assert expand([["chg_run", 0, 1, 1, "0x2000", "0x0", 2, 0, "-0x1000", "0x0"]])[1] == ["chg", 0, 1, 1, "0x1000", "0x0"]
+    assert expand([["chg_run", 0, 1, 1, "0x2000", "0x0", 2, 0, "-0x1000", "0x0"]])[1] == [
+        "chg", 0, 1, 1, "0x1000", "0x0"]
     assert expand([["yield", "read", 3], ["flush_all"]]) == [["yield", "read"]] * 3 + [["flush_all"]]
     assert expand_sptes([["run", 0, 1, 5, "0x1000", 2, -1, "0xfffffffffffff000"], [0, 2, 0, "0x7", True]]) == [
         [0, 1, 5, "0x1000", False], [0, 1, 4, "0x0", False], [0, 2, 0, "0x7", True]]

@@ -18,7 +18,8 @@ CHOSEN = {
     "relocate-pending": {"new_word", "old.bepoch"}, "relocate-mapped": {"new_word"}, "sept-add-l2-none": {"r9"},
     "reclaim-live": {"r8"}, "rdmd-bepoch": {"r9"}, "track-outputs": {"rdx", "r8"}, "wbinvd-outputs": {"rdx"},
     "aug-outputs": {"r9"}, "init-aug-track": {"epoch"}, "track-flow": {"epoch"}, "block-twice": {"rdx", "pamt.bepoch"},
-    "promote-interrupt": {"rcx"}, "promote-child-busy": {"rdx"}, "blocked-parent": {"rdx"}, "walk-ends-at-free": {"rdx"},
+    "promote-interrupt": {"rcx"}, "promote-child-busy": {"rdx"}, "blocked-parent": {"rdx"},
+    "walk-ends-at-free": {"rdx"},
 }
 """Epochs, contents, levels and operands that the recorder chose: with another one the situation is another one."""
 
@@ -73,8 +74,10 @@ def test_every_field_is_measured(id):
 
 
 ADDRESSES = {
-    "accept-counter-visible": ("entry", "sept_rd_rcx"), "accept-counter-cleared-by-block": ("after_block", "after_unblock"),
-    "demote-after-partial-accept": ("child0", "child511"), "promote-pamt": ("entry",), "unblock-keeps-bepoch": ("entry",),
+    "accept-counter-visible": ("entry", "sept_rd_rcx"),
+    "accept-counter-cleared-by-block": ("after_block", "after_unblock"),
+    "demote-after-partial-accept": ("child0", "child511"), "promote-pamt": ("entry",),
+    "unblock-keeps-bepoch": ("entry",),
     "promote-1g-leftover-counter": None, "relocate-pending": ("rcx", "entry"), "relocate-mapped": ("entry",),
     "sept-add-bit63": ("entry", "r8"), "sept-add-allow-existing": ("v0_r8", "v1_r8"), "sept-add-l2-none": ("r8", "r9"),
     "demote-interrupt": ("entry", "new_page_word0"), "walk-ends-at-leaf": ("rcx",), "block-twice": ("rcx",),
@@ -98,7 +101,8 @@ def shifted_owner(value):
 
 
 @pytest.mark.parametrize("id, paths", [
-    ("remove-stale-pamt", ["pamt.owner", "rdmd_rdx"]), ("promote-pamt", ["large.owner", "child0.owner", "sept_page_pamt.owner"]),
+    ("remove-stale-pamt", ["pamt.owner", "rdmd_rdx"]),
+    ("promote-pamt", ["large.owner", "child0.owner", "sept_page_pamt.owner"]),
     ("demote-new-sept-bepoch", ["pamt.owner", "large.owner", "child.owner", "child_last.owner"]),
     ("reclaim-2m", ["rdx", "pamt.owner"]), ("track-outputs", ["rcx"]), ("demote-interrupt", ["rdx"]),
     ("rdmd-inside-2m", ["rdx"]), ("block-twice", ["pamt.owner"]), ("relocate-pending", ["old.owner", "new.owner"])])
@@ -118,7 +122,8 @@ def test_guest_address_and_other_progress():
 
 
 @pytest.mark.parametrize("evidence, text", [
-    ({"status": "TDX_SUCCESS", "colour": 1}, "no such field"), ({"entry": "0x81000081140000f0"}, "cannot set the situation up")])
+    ({"status": "TDX_SUCCESS", "colour": 1}, "no such field"),
+    ({"entry": "0x81000081140000f0"}, "cannot set the situation up")])
 def test_what_cannot_be_measured_fails(evidence, text):
     result = replay("promote-hp-bit", evidence)
     assert result.status == "failed" and text in result.text

@@ -15,7 +15,8 @@ ONE_TRY = parse({"name": "one-try", "thread": [{"ops": [
     {"op": "map", "gfn": 0x201, "pfn": 0x140201, "inject": [{"leaf": "MEM.PAGE.AUG", "lock": "sept_tree"}]}]}],
     "setup": [{"op": "map", "gfn": 0x200, "pfn": 0x140200}]}, "here")
 COUNTED = parse({"name": "two-users-of-one-range", "thread": [
-    {"ops": [{"op": "pamt_get", "pfn": 0x140000 + i}, {"op": "pamt_put", "pfn": 0x140000 + i}]} for i in range(2)]}, "here")
+    {"ops": [{"op": "pamt_get", "pfn": 0x140000 + i}, {"op": "pamt_put", "pfn": 0x140000 + i}]}
+    for i in range(2)]}, "here")
 
 # (knob, scenario) -> the check that tells, and the presets where the knob has an effect.
 CENTRAL = ("patch07", "v7.3", "single-hook")

@@ -24,7 +24,8 @@ GATED = {
     "h11-h12-removal-fails": {"v6.16": "agree", "v6.18": "agree page", "rfcv5-s": "agree page",
                               "v7.3": "agree page stat"},
     "h29-add-fails": {"rfcv5-s": "stat"},
-    "finalize-against-zap": {"v6.16": "agree epoch", "v6.18": "agree epoch", "rfcv5-s": "agree epoch", "v7.3": "agree epoch stat"},
+    "finalize-against-zap": {"v6.16": "agree epoch", "v6.18": "agree epoch", "rfcv5-s": "agree epoch",
+                             "v7.3": "agree epoch stat"},
 }
 
 
@@ -100,5 +101,6 @@ def test_a_count_that_is_wrong_at_quiescence():
                       "thread": [{"ops": [{"op": "populate", "gfn": 0x201, "pfn": 0x140201,
                                            "inject": [{"leaf": "MEM.PAGE.ADD", "lock": "tdr"}]}]}]}, "here")
     assert check(scenario, "v6.16").verdict == "holds"
-    with_hook = check(scenario, "v6.16", hooks={"set_external_spte": lambda gfn, old, new, level: 0 if gfn == 0x201 else None})
+    with_hook = check(scenario, "v6.16", hooks={
+        "set_external_spte": lambda gfn, old, new, level: 0 if gfn == 0x201 else None})
     assert with_hook.checks == ["stat"]

@@ -22,10 +22,11 @@ GFNS = (FIRST, FIRST, FIRST + 1, FIRST + 3, FIRST + 0x200)
 RANGES = ((FIRST, FIRST + 1), (FIRST + 1, FIRST + 2), (FIRST, FIRST + 2), (FIRST, FIRST + 0x201))
 KNOBS = ("no_freeze", "no_rollback", "no_grace_period", "no_track", "no_block", "no_hook_on_zap", "stats_on_failure")
 PAMT_KNOBS = ("pamt_no_put", "pamt_dec_outside")
-BUSY = (("MEM.PAGE.AUG", "sept_tree"), ("MEM.PAGE.AUG", "entry"), ("MEM.PAGE.AUG", "pamt_r8"), ("MEM.PAGE.AUG", "op_state"),
-        ("MEM.SEPT.ADD", "sept_tree"), ("MEM.SEPT.ADD", "entry"), ("MEM.RANGE.BLOCK", "entry"), ("MEM.TRACK", "epoch"),
-        ("MEM.PAGE.REMOVE", "sept_tree"), ("MEM.PAGE.REMOVE", "entry"), ("MEM.PAGE.REMOVE", "pamt_page"),
-        ("MEM.PAGE.DEMOTE", "sept_tree"), ("VP.ENTER", "op_state"))
+BUSY = (("MEM.PAGE.AUG", "sept_tree"), ("MEM.PAGE.AUG", "entry"), ("MEM.PAGE.AUG", "pamt_r8"),
+        ("MEM.PAGE.AUG", "op_state"), ("MEM.SEPT.ADD", "sept_tree"), ("MEM.SEPT.ADD", "entry"),
+        ("MEM.RANGE.BLOCK", "entry"), ("MEM.TRACK", "epoch"), ("MEM.PAGE.REMOVE", "sept_tree"),
+        ("MEM.PAGE.REMOVE", "entry"), ("MEM.PAGE.REMOVE", "pamt_page"), ("MEM.PAGE.DEMOTE", "sept_tree"),
+        ("VP.ENTER", "op_state"))
 
 
 class Maker:
@@ -55,9 +56,11 @@ class Maker:
         return self.some(
             self.map, lambda: self.span("unmap", filter=self.some(1, 2, 2, 3)), lambda: self.span("zap_leafs"),
             lambda: self.span("age", filter=self.some(1, 2)), lambda: self.span("test_age", filter=1),
-            lambda: self.span("wrprot_slot"), lambda: self.span("clear_dirty_slot"), lambda: {"op": "mwalk", "gfn": gfn},
-            lambda: {"op": "get_walk", "gfn": gfn}, lambda: {"op": "free_pfn", "gfn": gfn, "pfn": 0x140000 + gfn},
-            lambda: {"op": "write_protect_gfn", "gfn": gfn}, lambda: {"op": "clear_dirty_pt_masked", "gfn": FIRST, "mask": 3},
+            lambda: self.span("wrprot_slot"), lambda: self.span("clear_dirty_slot"),
+            lambda: {"op": "mwalk", "gfn": gfn}, lambda: {"op": "get_walk", "gfn": gfn},
+            lambda: {"op": "free_pfn", "gfn": gfn, "pfn": 0x140000 + gfn},
+            lambda: {"op": "write_protect_gfn", "gfn": gfn},
+            lambda: {"op": "clear_dirty_pt_masked", "gfn": FIRST, "mask": 3},
             lambda: {"op": "zap_spte", "gfn": gfn, "level": self.some(1, 1, 2), "shared": self.some(0, 1),
                      "tries": self.some(1, 3, -1)},
             lambda: {"op": "zap_nx_sp", "gfn": FIRST}, lambda: {"op": "zap_nx"},
@@ -71,7 +74,8 @@ class Maker:
         return self.some(
             lambda: {"op": "invalidate_roots", "types": self.some(2, 4, 6)},
             lambda: {"op": "zap_invalidated_roots", "shared": self.some(0, 1)}, lambda: {"op": "reload"},
-            lambda: {"op": "put_root", "private": self.some(0, 1)}, lambda: {"op": "alloc_root", "private": self.some(0, 1)},
+            lambda: {"op": "put_root", "private": self.some(0, 1)},
+            lambda: {"op": "alloc_root", "private": self.some(0, 1)},
             lambda: {"op": "set_dirty_log", "on": self.some(0, 1)}, lambda: {"op": "set_gen", "gen": 3},
             lambda: {"op": "release_hkid"}, lambda: {"op": "pamt_get", "pfn": 0x140000 + gfn},
             lambda: {"op": "pamt_put", "pfn": 0x140000 + gfn}, lambda: {"op": "sync_rcu"})()
@@ -79,8 +83,9 @@ class Maker:
     def vcpu(self, n):
         gfn = self.some(*GFNS)
         return self.some(
-            lambda: self.map(private=1), self.map, lambda: {"op": "vp_enter", "vcpu": n}, lambda: {"op": "td_exit", "vcpu": n},
-            lambda: {"op": "accept", "vcpu": n, "gpa": gfn << 12}, lambda: {"op": "guest_access", "vcpu": n, "gpa": gfn << 12},
+            lambda: self.map(private=1), self.map, lambda: {"op": "vp_enter", "vcpu": n},
+            lambda: {"op": "td_exit", "vcpu": n}, lambda: {"op": "accept", "vcpu": n, "gpa": gfn << 12},
+            lambda: {"op": "guest_access", "vcpu": n, "gpa": gfn << 12},
             lambda: {"op": "touch", "vcpu": n, "gfn": gfn, "pfn": 0x140000 + gfn, "retries": self.some(-1, 1)},
             lambda: {"op": "fast_page_fault", "gfn": gfn, "write": 1}, lambda: {"op": "mwalk", "gfn": gfn})()
 
@@ -216,7 +221,8 @@ def test_reduction_loses_nothing():
 def test_what_a_fault_reads_of_its_slot_is_offered():
     """A fault chose 2M before dirty logging began; what it then writes is a huge page in a logged slot."""
     fault = {"op": "map", "gfn": FIRST, "pfn": 0x180000 + FIRST, "level": 2, "private": 0, "write": 0}
-    scenario = parse({"name": "slot", "thread": [{"ops": [fault]}, {"ops": [{"op": "set_dirty_log", "on": 1}]}]}, "slot")
+    scenario = parse({"name": "slot", "thread": [{"ops": [fault]}, {"ops": [{"op": "set_dirty_log", "on": 1}]}]},
+                     "slot")
     program = build(scenario, PRESETS["v7.3"])
     assert names_of(Explorer(program, "dfs").run()["checks"]) == ["kernel"]
     assert names_of(Explorer(program, "dpor").run()["checks"]) == ["kernel"]

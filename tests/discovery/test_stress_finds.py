@@ -18,8 +18,8 @@ def found(knob, seed=1, seconds=120, **options):     # it ends at the first find
 
 @pytest.mark.parametrize("knob, mode, telling", [
     ("no_track", "td", {"epoch"}), ("no_block", "td", {"epoch"}), ("no_hook_on_zap", "td", {"agree", "page"}),
-    ("no_hook_on_zap", "mirror", {"agree"}), ("stats_on_failure", "td", {"stat"}), ("stats_on_failure", "mirror", {"stat"}),
-    ("dynamic_pamt+pamt_no_put", "td", {"pamt"})])
+    ("no_hook_on_zap", "mirror", {"agree"}), ("stats_on_failure", "td", {"stat"}),
+    ("stats_on_failure", "mirror", {"stat"}), ("dynamic_pamt+pamt_no_put", "td", {"pamt"})])
 def test_what_no_race_is_needed_for(knob, mode, telling):
     result = found(knob, mode=mode)
     assert telling <= set(result.checks)

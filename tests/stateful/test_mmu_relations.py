@@ -263,7 +263,8 @@ def check_races(seed, count=40):
         result = raced.run({**op, "race": [rng.randrange(3), "hw", hex(on), hex(off)]})
         changed = [e for e in mmu_events(raced.events(), raced.design.layout) if e[0] == "race" and e[3] != e[4]]
         for _, gfn, level, before, after in changed:
-            assert twin.run({"op": "poke", "gfn": gfn, "set": hex(on), "clear": hex(off)})["ret"] == level, (before, after)
+            assert twin.run({"op": "poke", "gfn": gfn, "set": hex(on), "clear": hex(off)})["ret"] == level, (
+                before, after)
             met += 1
         assert twin.run(op)["ret"] == result["ret"]
         assert state(raced) == state(twin), (design, mmu, op, changed)

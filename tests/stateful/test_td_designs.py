@@ -17,7 +17,8 @@ DESIGNS = ("v7.3", "v6.18", "patch07", "patch15", "single-hook", "single-hook-4k
            "hugepage-v5c", "hugepage-v5d")
 FIRST = 0x200
 GFNS = [FIRST + i for i in (0, 1, 2, 5, 511, 512, 513, 700, 1024)] + [1 << 20, (1 << 20) + 1]
-BUSY = {"MEM.PAGE.AUG": ("sept_tree", "entry", "pamt_r8", "tdr", "op_state"), "MEM.SEPT.ADD": ("sept_tree", "entry", "tdr"),
+BUSY = {"MEM.PAGE.AUG": ("sept_tree", "entry", "pamt_r8", "tdr", "op_state"),
+        "MEM.SEPT.ADD": ("sept_tree", "entry", "tdr"),
         "MEM.RANGE.BLOCK": ("sept_tree", "entry", "tdr", "op_state"), "MEM.TRACK": ("epoch", "op_state"),
         "MEM.PAGE.REMOVE": ("sept_tree", "entry", "pamt_page", "tdr"), "MEM.PAGE.ADD": ("tdr", "pamt_r8"),
         "MR.FINALIZE": ("tdr",)}

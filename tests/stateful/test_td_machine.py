@@ -30,7 +30,8 @@ def vcpu_ops(vcpu):
     """What the thread of a vCPU does; nobody else runs its guest."""
     return st.one_of(
         maps, shared, gfns.map(lambda gfn: {"op": "mwalk", "gfn": gfn}), st.just({"op": "vp_enter", "vcpu": vcpu}),
-        st.just({"op": "td_exit", "vcpu": vcpu}), gfns.map(lambda gfn: {"op": "accept", "vcpu": vcpu, "gpa": gfn << 12}),
+        st.just({"op": "td_exit", "vcpu": vcpu}),
+        gfns.map(lambda gfn: {"op": "accept", "vcpu": vcpu, "gpa": gfn << 12}),
         gfns.map(lambda gfn: {"op": "guest_access", "vcpu": vcpu, "gpa": gfn << 12}),
         gfns.map(lambda gfn: {"op": "touch", "vcpu": vcpu, "gfn": gfn, "pfn": pfn(gfn), "retries": -1}))
 
@@ -82,7 +83,8 @@ def test_many_random_scenarios_hold(design):
 
 
 MAPPED = {"op": "map", "gfn": FIRST, "pfn": pfn(FIRST)}
-LEAVES = [[{"op": "vp_enter", "vcpu": 0}, {"op": "td_exit", "vcpu": 0}], [{"op": "guest_access", "vcpu": 0, "gpa": FIRST << 12}],
+LEAVES = [[{"op": "vp_enter", "vcpu": 0}, {"op": "td_exit", "vcpu": 0}],
+          [{"op": "guest_access", "vcpu": 0, "gpa": FIRST << 12}],
           [{"op": "td_exit", "vcpu": 0}], [{"op": "accept", "vcpu": 0, "gpa": FIRST << 12}]]
 
 

@@ -17,7 +17,8 @@ def load():
 
 RUN = {"benchmarks": [
     {"name": "test_map_4k[mirror]", "fullname": "bench/test_bench_mmu.py::test_map_4k[mirror]",
-     "extra_info": {"baseline": "a bare try_cmpxchg64", "recorded_ns": 56, "baseline_ns": 4.04, "ns": 61.26, "ratio": 15.1}},
+     "extra_info": {"baseline": "a bare try_cmpxchg64", "recorded_ns": 56, "baseline_ns": 4.04, "ns": 61.26,
+                    "ratio": 15.1}},
     {"name": "test_page", "fullname": "bench/test_bench_seam.py::test_page",
      "extra_info": {"baseline": "a bare atomic add", "baseline_ns": 4.0,
                     "parts": {"PAGE.AUG": {"ns": 70.1, "ratio": 17.5, "recorded_ns": 576}}}},
@@ -36,7 +37,8 @@ def test_every_figure_is_shown_beside_its_baseline():
 
 
 def test_reads_a_file_or_says_why_not(tmp_path):
-    missing = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "no.json"], capture_output=True, text=True)
+    missing = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "no.json"], capture_output=True,
+                             text=True)
     assert missing.returncode == 2 and missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1
     (tmp_path / "run.json").write_text(json.dumps(RUN))
     shown = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "run.json"], capture_output=True, text=True)

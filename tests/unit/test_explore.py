@@ -314,7 +314,8 @@ def test_a_tree_in_pieces_is_the_whole_tree(shape):
             if not want["complete"]:
                 continue
             for pieces in (1, 2, 9):
-                parts = [Explorer(program, strategy, prefix=prefix, asleep=asleep) for prefix, asleep in whole.cut(pieces)]
+                parts = [Explorer(program, strategy, prefix=prefix, asleep=asleep)
+                         for prefix, asleep in whole.cut(pieces)]
                 results = [part.run() for part in parts]
                 assert all(r["complete"] and not r["ends"].get("diverged") for r in results), f"seed {seed}"
                 assert {s for part in parts for s in part.states()} == set(whole.states()), f"seed {seed}"

@@ -1,4 +1,5 @@
-"""Hooks that are generator functions: interrupted between their steps under the explorer, run to their end elsewhere."""
+"""Hooks that are generator functions: interrupted between their steps under the explorer, run to their end
+elsewhere."""
 
 import copy
 
@@ -21,7 +22,8 @@ MAP = {"op": "map", "gfn": 0x200, "pfn": 0x140200, "private": 1}
 FAULTS = [{"ops": [{**MAP, "gfn": gfn, "pfn": 0x140000 + gfn, "retries": -1}]} for gfn in (0x201, 0x202)]
 TWO_FAULTS = parse({"name": "two", "setup": [MAP], "thread": FAULTS}, "here")
 THEN_ZAP = parse({"name": "then-zap", "setup": [MAP], "thread": [
-    {"ops": FAULTS[0]["ops"]}, {"ops": [*FAULTS[1]["ops"], {"op": "zap_leafs", "start": 0x200, "end": 0x203}]}]}, "here")
+    {"ops": FAULTS[0]["ops"]},
+    {"ops": [*FAULTS[1]["ops"], {"op": "zap_leafs", "start": 0x200, "end": 0x203}]}]}, "here")
 
 
 def a_leaf(new_spte, level):

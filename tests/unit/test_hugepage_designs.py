@@ -42,7 +42,8 @@ def test_a_conversion_splits_what_reaches_over_its_ends(huge, design):
     t.run("map", gfn=GFN + 0x200, pfn=PFN + 0x200, level=2)
     assert t.run("gmem_convert", start=GFN + 4, end=GFN + 0x208)["ret"] == 1
     assert t.leaves[:6] == DEMOTE * 2 and t.fired == []
-    assert [t.sept(gfn)[0] for gfn in (GFN + 3, GFN + 4, GFN + 0x207, GFN + 0x208)] == ["PENDING", "FREE", "FREE", "PENDING"]
+    assert [t.sept(gfn)[0] for gfn in (GFN + 3, GFN + 4, GFN + 0x207, GFN + 0x208)] == [
+        "PENDING", "FREE", "FREE", "PENDING"]
     stats = t.vm.stats()
     assert (stats["pages_4k"], stats["pages_2m"]) == (4 + 0x1F8, 0)
 
@@ -54,7 +55,8 @@ def test_an_aligned_conversion_splits_nothing(huge):
     assert t.sept(GFN, 2) == ("FREE", 2)
 
 
-@pytest.mark.parametrize("design, result", [("hugepage-v5a", -5), ("hugepage-v5b", -5), ("hugepage-v5c", -5), ("hugepage-v5d", -5)])
+@pytest.mark.parametrize("design, result", [
+    ("hugepage-v5a", -5), ("hugepage-v5b", -5), ("hugepage-v5c", -5), ("hugepage-v5d", -5)])
 def test_a_failed_split_under_the_write_lock_is_not_undone(huge, design, result):
     """H17: BUSY twice. The mirror has 512 leaves, the S-EPT one of 2M, blocked; the zap then fails on the first."""
     t = huge(design)
@@ -179,7 +181,8 @@ STORM = [{"leaf": "MEM.PAGE.DEMOTE", "intr": 1, "count": 3}]
 def test_v5a_demotes_again_until_nobody_interrupts(huge):
     t = huge("hugepage-v5a", spin_limit=50)
     t.run("gmem_convert", start=GFN, end=GFN + 1, inject=STORM)
-    assert [s for leaf, s in t.calls if leaf == "MEM.PAGE.DEMOTE"] == ["TDX_INTERRUPTED_RESTARTABLE"] * 3 + ["TDX_SUCCESS"]
+    assert [s for leaf, s in t.calls if leaf == "MEM.PAGE.DEMOTE"] == [
+        "TDX_INTERRUPTED_RESTARTABLE"] * 3 + ["TDX_SUCCESS"]
     t = huge("hugepage-v5a", spin_limit=50)
     assert t.run("gmem_convert", start=GFN, end=GFN + 1, inject=[STORM[0] | {"count": -1}])["ret"] == "LIVELOCK"
 

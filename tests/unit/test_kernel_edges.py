@@ -44,7 +44,8 @@ def names(events):
 
 @pytest.mark.parametrize("design", ["v7.3", "v6.18"])
 def test_recovery_flushes_before_it_yields_and_yields_once(design):
-    """need_resched() that comes true inside tdp_mmu_make_huge_spte() is the caller's to act on: it knows what to flush."""
+    """need_resched() that comes true inside tdp_mmu_make_huge_spte() is the caller's to act on: it knows what to
+    flush."""
     mmu = Mmu(design, prove_mmu=True)
     for gfn in (0x200, 0x201, 0x400):
         mmu.map(gfn)
@@ -53,7 +54,8 @@ def test_recovery_flushes_before_it_yields_and_yields_once(design):
         mmu.run("split", start=0, end=0x1000, target_level=1)
         _, events = mmu.run("recover", start=0, end=0x1000, max_level=2, resched=call)
         assert asserts(events) == []        # tdp_mmu_iter_cond_resched() warns of a second yield in a row
-        chunks = "".join({"flush_all": "f", "yield": "y", "chg": ".", "flush_slot": "F"}[name] for name in names(events))
+        chunks = "".join({"flush_all": "f", "yield": "y", "chg": ".", "flush_slot": "F"}[name]
+                         for name in names(events))
         seen.add(chunks)
         collapsed = [i for i, e in enumerate(events) if e[0] == "chg" and e[3] == 2]
         for i in (i for i, e in enumerate(events) if e[0] == "yield"):
@@ -136,7 +138,8 @@ def test_the_last_reference_frees_an_invalid_root(order):
 # ---- CONFIG_KVM_PROVE_MMU
 
 def test_prove_mmu_warns_of_a_value_that_gives_the_guest_a_ve():
-    """Without A/D bits an entry that lost its suppress-#VE bit on purpose, written by the zapper's xchg and by a store."""
+    """Without A/D bits an entry that lost its suppress-#VE bit on purpose, written by the zapper's xchg and by a
+    store."""
     for prove in (False, True):
         mmu = Mmu(prove_mmu=prove, tdx=True)
         mmu.map(5)
@@ -168,7 +171,8 @@ def test_prove_mmu_warns_of_write_protection_where_d_is_cleared(op):
 RELOAD = {
     "name": "reload", "setup": [],
     "thread": [
-        {"name": "slots", "ops": [{"op": "invalidate_roots", "types": 2}, {"op": "zap_invalidated_roots", "shared": 1}]},
+        {"name": "slots", "ops": [{"op": "invalidate_roots", "types": 2},
+                                  {"op": "zap_invalidated_roots", "shared": 1}]},
         {"name": "vcpu0", "ops": [{"op": "map", "gfn": BASE + 1, "pfn": 0x180201, "private": 0, "retries": -1}]}]}
 
 

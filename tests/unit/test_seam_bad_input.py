@@ -9,8 +9,9 @@ from tdpfast.seam import LEAVES, Td, TdxModule, tdmr_pamt_size
 
 GIB = 1 << 30
 MEMORY = [(0x100000000, 0x200000000)]
-LEAF_NAMES = ("mem_sept_add", "mem_sept_rd", "mem_page_aug", "mem_page_remove", "mem_range_block", "mem_range_unblock",
-              "mem_page_demote", "mem_page_promote", "mem_sept_remove", "mem_page_relocate", "mr_extend", "mem_page_add")
+LEAF_NAMES = ("mem_sept_add", "mem_sept_rd", "mem_page_aug", "mem_page_remove", "mem_range_block",
+              "mem_range_unblock", "mem_page_demote", "mem_page_promote", "mem_sept_remove", "mem_page_relocate",
+              "mr_extend", "mem_page_add")
 ALL = (1 << 64) - 1
 
 

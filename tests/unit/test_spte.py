@@ -189,7 +189,8 @@ def test_native_config_out_of_range():
 @pytest.mark.parametrize("layout, design", [("7.3", "v7.3"), ("6.18", "v6.18")])
 @pytest.mark.parametrize("ipat", [False, True])
 def test_fault_installs_what_make_spte_makes(layout, design, kind, ipat):
-    """An unrestricted fault takes a short cut past make_spte(); it must come out at the same place, whatever the frame."""
+    """An unrestricted fault takes a short cut past make_spte(); it must come out at the same place, whatever the
+    frame."""
     config = SpteConfig(layout, kind, maxphyaddr=46)
     core = VmCore(get_design(design), mmu=MMUS[kind], maxphyaddr=46, tdx=False, ipat=ipat, slot_npages=1 << 30)
     frames = (0x100000, 0xfe000, 0xfffff, 0xfdfff, 0x200, (1 << 34) - 512, 1 << 36)

@@ -148,7 +148,8 @@ def check_changes(config, seed, count):
                 if bits.new:
                     on &= bits.x | bits.nx | bits.xu
                 small = bits.change(small, on, (bits.x | bits.xu | bits.nx) & ~on)
-        assert config.make_small_spte(spte, level, access, index, nx)[0] == small, (config, hex(spte), level, access, nx)
+        assert config.make_small_spte(spte, level, access, index, nx)[0] == small, (
+            config, hex(spte), level, access, nx)
         level = int(rng.integers(2, 4))
         huge = (spte | HUGE) & ~(((1 << 9 * (level - 1)) - 1) << 12)
         if nx:

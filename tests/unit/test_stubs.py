@@ -36,7 +36,8 @@ def own(name):
     """Public names that the source of a native module defines for Python."""
     text = (SOURCE / f"{name}.pyx").read_text()
     return {found for found in re.findall(r"^(?:def |cpdef \w+ |cdef class |class )?([A-Za-z]\w*)(?: = |\(|:| *\()",
-                                          text, re.MULTILINE) if found in vars(importlib.import_module(f"tdpfast.{name}"))}
+                                          text, re.MULTILINE)
+            if found in vars(importlib.import_module(f"tdpfast.{name}"))}
 
 
 @pytest.mark.parametrize("name", MODULES)

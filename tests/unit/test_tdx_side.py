@@ -350,7 +350,8 @@ def test_a_vcpu_that_was_never_associated_is_fine():
     assert asserts(events) == [] and rig.vm.kvm_state()["hkid"] == -1
 
 
-@pytest.mark.parametrize("leaf, name", [("MNG.VPFLUSHDONE", "vpflushdone_failed"), ("MNG.KEY.FREEID", "key_freeid_failed")])
+@pytest.mark.parametrize("leaf, name", [
+    ("MNG.VPFLUSHDONE", "vpflushdone_failed"), ("MNG.KEY.FREEID", "key_freeid_failed")])
 def test_a_key_that_cannot_be_released_kills_the_vm(leaf, name):
     rig = Rig()
     _, events = rig.run("release_hkid", inject=held(leaf, "tdr", count=1))

@@ -171,8 +171,8 @@ def test_views_outlive_their_vm():
 
 
 @pytest.mark.parametrize("arguments", [
-    {"tdx": "no"}, {"tdx": 2}, {"ungated": np.zeros(3)}, {"l1tf": "yes"}, {"ipat": []}, {"pml": 0.5}, {"trace": np.zeros(2)},
-    {"want_mirror": None}, {"memslot": 10**5000}, {"mmu": 10**5000}])
+    {"tdx": "no"}, {"tdx": 2}, {"ungated": np.zeros(3)}, {"l1tf": "yes"}, {"ipat": []}, {"pml": 0.5},
+    {"trace": np.zeros(2)}, {"want_mirror": None}, {"memslot": 10**5000}, {"mmu": 10**5000}])
 def test_flags_are_true_or_false(arguments):
     with pytest.raises(UsageError):
         Vm(**arguments)
@@ -180,8 +180,9 @@ def test_flags_are_true_or_false(arguments):
 
 @pytest.mark.parametrize("call", [
     lambda vm: vm.map(0, 0, write="no"), lambda vm: vm.map(0, 0, private="x"), lambda vm: vm.map(0, 0, hook=5),
-    lambda vm: vm.map(0, 0, retries=0.0), lambda vm: vm.zap_leafs(0, 1, flush="x"), lambda vm: vm.unmap(0, 1, shared=[]),
-    lambda vm: vm.set_dirty_log("off"), lambda vm: vm.fast_page_fault(0, write=2), lambda vm: vm.map_range(0, 0, 1, user=()),
+    lambda vm: vm.map(0, 0, retries=0.0), lambda vm: vm.zap_leafs(0, 1, flush="x"),
+    lambda vm: vm.unmap(0, 1, shared=[]), lambda vm: vm.set_dirty_log("off"),
+    lambda vm: vm.fast_page_fault(0, write=2), lambda vm: vm.map_range(0, 0, 1, user=()),
     lambda vm: vm.invalidate_roots(direct="no"), lambda vm: vm.age(0, 1, private=np.zeros(2))])
 def test_flags_of_methods(call):
     with pytest.raises(UsageError):

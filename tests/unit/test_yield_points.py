@@ -36,7 +36,8 @@ ALLOWED = {
     # before they are linked.
     "PAMT.owner": ANY, "PAMT.bepoch": ANY, "PAMT.page": ANY, "S-EPT page": ANY,
     # What a vCPU's processor does, it does alone.
-    "Vp.state": VCPU, "Vp.rip": VCPU, "Vp.vcpu_epoch": VCPU, "Vp.lp": VCPU, "Vp.zero_step": VCPU, "Vp.trap_exit": VCPU, "Vp.host_priority": VCPU, "Vp.ve": VCPU,
+    "Vp.state": VCPU, "Vp.rip": VCPU, "Vp.vcpu_epoch": VCPU, "Vp.lp": VCPU, "Vp.zero_step": VCPU,
+    "Vp.trap_exit": VCPU, "Vp.host_priority": VCPU, "Vp.ve": VCPU,
     "Td.assoc_vcpus": VCPU, "Tdx.loaded": VCPU,
 }
 DESIGNS = ("v6.18", "patch07", "single-hook", "v7.3", "hugepage")
@@ -45,7 +46,8 @@ LIFE = parse({"name": "life", "setup": [FIRST, {"op": "vp_enter", "vcpu": 0}], "
     {"ops": [{"op": "release_hkid"}]}, {"ops": [{"op": "unmap", "start": 0x200, "end": 0x201}]}]}, "here")
 BUSY = parse({"name": "busy", "setup": [FIRST], "thread": [
     {"ops": [{"op": "map", "gfn": 0x201, "pfn": 0x140201, "retries": -1,
-              "inject": [{"leaf": "MEM.PAGE.AUG", "lock": lock} for lock in ("sept_tree", "entry", "pamt_r8", "op_state")]}]},
+              "inject": [{"leaf": "MEM.PAGE.AUG", "lock": lock}
+                         for lock in ("sept_tree", "entry", "pamt_r8", "op_state")]}]},
     {"ops": [{"op": "unmap", "start": 0x200, "end": 0x201}]}]}, "here")
 SCENARIOS = [*catalogue("review"), *catalogue("paths"), LIFE, BUSY]
 

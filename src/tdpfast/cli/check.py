@@ -59,7 +59,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
               knobs: dict) -> str:
     """The Python that does the same."""
     plain = Limits()
-    changed = [f"{f.name}={value!r}" for f in fields(Limits) if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
+    changed = [f"{f.name}={value!r}" for f in fields(Limits)
+               if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
     options = [f"limits=Limits({', '.join(changed)})"] * bool(changed) + [f"jobs={jobs}"] * bool(jobs)
     options += [f"show_all={show_all}"] * bool(show_all)
     style = ", brief=True" * brief + ", verbose=True" * verbose
@@ -99,7 +100,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
               help="For random and pct.")
 @click.option("--max-transitions", type=click.IntRange(1, COUNT), default=3_000_000, show_default=True, metavar="N",
               help="Stop a search after N steps.")
-@click.option("--max-executions", type=click.IntRange(0, COUNT), default=0, metavar="N", help="Stop after N executions.")
+@click.option("--max-executions", type=click.IntRange(0, COUNT), default=0, metavar="N",
+              help="Stop after N executions.")
 @click.option("--seconds", type=click.FloatRange(0), default=0.0, metavar="T", help="Time budget of each search.")
 @click.option("--jobs", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes; 0 = one per CPU.")
 @click.option("--verbose", "-v", is_flag=True, help="Each result with its executions by class, a class per line.")
@@ -107,14 +109,15 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
               help="Show N executions of each result where nothing was found.")
 @click.option("--shares", type=click.IntRange(0, COUNT), default=0, metavar="N",
               help="Cut each search into N shares, spread over the processes; not for dfs and bound.")
-@click.option("--progress/--no-progress", default=None, help="Say on stderr how far long searches are; default: on a terminal.")
+@click.option("--progress/--no-progress", default=None,
+              help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth,
             seed, max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
-    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a violation was found, with 124
-    if a time budget ran out and nothing was found.
+    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a
+    violation was found, with 124 if a time budget ran out and nothing was found.
     """
     from tdpfast.report import report, unexpected
 

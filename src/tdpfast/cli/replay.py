@@ -30,7 +30,8 @@ def python_of(token: str, files: tuple[str, ...], knobs: dict) -> str:
         "print(columns_text(tell(program, scenario, replay), [t.name for t in scenario.threads]))"])
 
 
-def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str, keep: int | None, as_json: bool) -> int:
+def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str, keep: int | None,
+               as_json: bool) -> int:
     """replay --then: the verdict about what can follow the kept steps."""
     from tdpfast.report import counterexample, holding
 
@@ -68,7 +69,8 @@ def command(token, files, knobs, trace, as_json, strategy, keep, as_python):
 
     parsed, knobs = Token.parse(token), parse_knobs(knobs)
     if strategy is not None and (trace or as_python):
-        raise UsageError("--then with --trace or --python", "those are about one schedule", "--then alone or with --json")
+        raise UsageError("--then with --trace or --python", "those are about one schedule",
+                         "--then alone or with --json")
     if as_python:
         click.echo(python_of(token, files, knobs))
         return EXIT_OK

@@ -46,7 +46,8 @@ class Replayer(RigReplayer):
                 want = number(want)
             if want != value:
                 return Result("failed", f"{row['op']} {level} {state} {variant} at {row['call_level']}: {name}: "
-                                        f"recorded {row[name]!r}, got {value if isinstance(value, str) else shown(value)}")
+                                        f"recorded {row[name]!r}, got "
+                                        f"{value if isinstance(value, str) else shown(value)}")
         return PASSED
 
     def _call(self, row: dict) -> dict:

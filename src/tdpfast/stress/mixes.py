@@ -1,8 +1,8 @@
 """What the threads of a stress run do: roles, the operations of each, and named mixes of them.
 
 A role is a kind of thread: a vCPU that faults, a zapper, an ageing thread, one that logs dirty pages, one that
-recovers from NX huge pages and splits. A mix says how often each kind of operation of a role comes. Everything is drawn from
-the random.Random that is handed in, and depends on nothing else.
+recovers from NX huge pages and splits. A mix says how often each kind of operation of a role comes. Everything is
+drawn from the random.Random that is handed in, and depends on nothing else.
 """
 
 from __future__ import annotations
