@@ -4,7 +4,7 @@
 from libc.string cimport memset
 
 from tdpfast._atomic cimport tdp_load32, tdp_read_once32
-from tdpfast._ops cimport op_fault
+from tdpfast._ops cimport OP_MAP, op_fault
 from tdpfast._seam cimport TDH_MR_EXTEND, SeamRegs
 from tdpfast._sync cimport (
     SYNC_LOAD, read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock,
@@ -105,6 +105,14 @@ cdef int tdx_gmem_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     return ret
 
 
+cdef void tdx_private_fault(Cpu *c, Vm *vm, Op *part, OpResult *res) noexcept nogil:
+    """A fault as part of another operation, of which `part` is a copy that turns into a map: a write to private memory,
+    with its gfn, pfn, level, prefetch and retries. Takes mmu_lock for read; res as a map's. Yields."""
+    part.kind = OP_MAP
+    part.write = part.map_writable = part.is_private = 1
+    vm.map_op(c, vm, part, res)
+
+
 cdef void tdx_pre_fault_memory(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     """KVM_PRE_FAULT_MEMORY of one page: as a fault that prefetches; -EOPNOTSUPP until finalisation allows it.
     Yields."""
@@ -112,13 +120,9 @@ cdef void tdx_pre_fault_memory(Cpu *c, Vm *vm, const Op *op, OpResult *res) noex
     if not tdx_pre_fault_allowed(c, <Tdx *>vm.tdx):
         res.ret = -EOPNOTSUPP
         return
-    part.kind = 0
     part.prefetch = 1
-    part.write = 1
-    part.map_writable = 1
-    part.is_private = 1
     part.retries = -1
-    vm.map_op(c, vm, &part, res)
+    tdx_private_fault(c, vm, &part, res)
 
 
 cdef void tdx_map_exclusive(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:

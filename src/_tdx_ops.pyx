@@ -29,7 +29,7 @@ from tdpfast._tdp_mmu_map cimport kvm_tdp_mmu_get_walk
 from tdpfast._tdx cimport (
     Tdx, tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end, tdx_vcpu_inside, tdx_vm_dead,
 )
-from tdpfast._tdx_gmem cimport tdx_gmem_populate, tdx_map_exclusive, tdx_pre_fault_memory
+from tdpfast._tdx_gmem cimport tdx_gmem_populate, tdx_map_exclusive, tdx_pre_fault_memory, tdx_private_fault
 from tdpfast._tdx_pamt cimport tdx_pamt_get, tdx_pamt_put
 from tdpfast._tdx_premap cimport pin_count, pin_step
 from tdpfast._tdx_split cimport tdx_request_reset
@@ -211,14 +211,10 @@ cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     end_sub(c, 0, res)
     if res.kind != GUEST_RET_TDEXIT or res.flags:
         return
-    part.kind = 0
     part.level = 1
-    part.write = 1
-    part.map_writable = 1
-    part.is_private = 1
     memset(&sub, 0, sizeof(sub))
     sub.kind = GUEST_RET_NONE
-    vm.map_op(c, vm, &part, &sub)
+    tdx_private_fault(c, vm, &part, &sub)
     end_sub(c, 1, &sub)
     if sub.ret == -EIO:
         return
@@ -240,15 +236,13 @@ cdef int handle_accept_violation(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     ret = tdx_honor_guest_accept_level(c, &vm.kvm, part.gfn, op.level + 1)
     if ret:
         return ret
-    part.kind = 0
     part.level = vm.kvm.design.max_level
     if vm.kvm.design.split_shared == SPLIT_IGNORE:
         part.level = min(part.level, op.level + 1)
-    part.write = part.map_writable = part.is_private = 1
     part.retries = -1
     memset(&sub, 0, sizeof(sub))
     sub.kind = GUEST_RET_NONE
-    vm.map_op(c, vm, &part, &sub)
+    tdx_private_fault(c, vm, &part, &sub)
     return <int>sub.ret
 
 
