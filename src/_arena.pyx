@@ -2,7 +2,7 @@
 """The page arena: allocation, poisoning, snapshot and restore (see _arena.pxd)."""
 
 from libc.stdint cimport int32_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from tdpfast._sync cimport CHECK_LIFE, EV_UAF, SLOW_CHECK, SYNC_RMW, SYNC_STORE, Event, trace_new

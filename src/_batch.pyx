@@ -12,7 +12,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strncpy
 
-from tdpfast._arena cimport SP_FREE, SP_FREED, SP_LINKED, Arena, Sp, sp_invalid
+from tdpfast._arena cimport SP_FREE, SP_FREED, Arena, Sp, sp_invalid
 from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
 from tdpfast._ops cimport (
     OP_MAP, Op, OpResult, Vm, op_fault, vm_run_op, vm_run_op_guarded,
@@ -21,8 +21,8 @@ from tdpfast._spte cimport (
     SHADOW_NONPRESENT_VALUE, is_frozen_spte, is_large_pte, is_shadow_present_pte,
 )
 from tdpfast._sync cimport (
-    SLOW_RMW, Cpu, Event, Trace, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free,
-    trace_reset, write_unlock,
+    SLOW_RMW, Cpu, Event, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock, trace_free, trace_reset,
+    write_unlock,
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport RET_PF_RETRY, Fault, Kvm, kvm_gfn_root_bits, vcpu_roots

@@ -8,9 +8,9 @@ mirror leaves without an S-EPT leaf are as many as nr_premapped says until the T
 
 from libc.stdint cimport int64_t
 
-from tdpfast._arena cimport SP_LINKED, Arena, Sp, hpa_to_sp
+from tdpfast._arena cimport SP_LINKED, Sp, hpa_to_sp
 from tdpfast._seam cimport pamt_peek, seam_td
-from tdpfast._seam_core cimport PT_EPT, PT_REG, PamtEntry, Seam, Td, page_memory
+from tdpfast._seam_core cimport PT_EPT, PT_REG, PamtEntry, Td, page_memory
 from tdpfast._seam_defs cimport (
     ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_FREE, SEPT_HPA, sept_enc,
 )

@@ -14,10 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from tdpfast._explore_exec cimport (
     END_DIVERGED, END_PRUNED, END_STEPS, MAX_AGENTS, StepRecord, exec_finish, exec_free, exec_init,
 )
-from tdpfast._explore_search cimport (
-    SEARCH_BOUND, SEARCH_DFS, SEARCH_DPOR, SEARCH_SLEEP, search_execution, search_free, search_init, search_progress,
-    search_restart,
-)
+from tdpfast._explore_search cimport search_execution, search_free, search_init, search_progress, search_restart
 from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
 
 from collections import deque

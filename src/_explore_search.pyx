@@ -23,9 +23,8 @@ from tdpfast._explore_exec cimport (
 )
 from tdpfast._sync cimport (
     SYNC_ABORT, SYNC_CALL_RCU, SYNC_DONE, SYNC_HOOK, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_RCU_FREE,
-    SYNC_RCU_LOCK, SYNC_RCU_UNLOCK, SYNC_READ_LOCK, SYNC_READ_UNLOCK, SYNC_RETRY, SYNC_RMW, SYNC_SPIN_LOCK,
-    SYNC_SPIN_UNLOCK, SYNC_STORE, SYNC_TRY_EXCL, SYNC_TRY_SHARED, SYNC_WAIT, SYNC_WRITE_LOCK, SYNC_WRITE_UNLOCK,
-    RcuHead, rcu_ready,
+    SYNC_RCU_LOCK, SYNC_RCU_UNLOCK, SYNC_READ_LOCK, SYNC_READ_UNLOCK, SYNC_RETRY, SYNC_SPIN_LOCK, SYNC_SPIN_UNLOCK,
+    SYNC_TRY_SHARED, SYNC_WAIT, SYNC_WRITE_LOCK, SYNC_WRITE_UNLOCK, RcuHead,
 )
 
 cdef enum:
@@ -179,9 +178,9 @@ cdef inline void join(Search *s, uint32_t *clock, int32_t i) noexcept nogil:
 
 cdef inline void clock_of_agent(Search *s, int a, uint32_t *clock) noexcept nogil:
     if s.last_of[a] >= 0:
-        memcpy(clock, s.node[s.last_of[a]].clock, 17 * sizeof(uint32_t))
+        memcpy(clock, s.node[s.last_of[a]].clock, MAX_AGENTS * sizeof(uint32_t))
     else:
-        memset(clock, 0, 17 * sizeof(uint32_t))
+        memset(clock, 0, MAX_AGENTS * sizeof(uint32_t))
 
 
 cdef void clock_of_free(Search *s, uint32_t *clock) noexcept nogil:
@@ -238,7 +237,7 @@ cdef void reverse(Search *s, uint32_t i, const Node *f, bint causal) noexcept no
     """
     cdef Node *e = &s.node[i]
     cdef const Node *k
-    cdef int32_t first[17]
+    cdef int32_t first[MAX_AGENTS]
     cdef uint32_t j, initials = 0
     memset(first, 0xff, sizeof(first))
     for j in range(i + 1, s.n):
@@ -266,7 +265,7 @@ cdef inline bint follows(Search *s, const uint32_t *clock, const int32_t *first,
 
 cdef void races_of(Search *s, const Node *f, bint causal) noexcept nogil:
     """Reverses every race between the path and f, an offer whose clock is known."""
-    cdef uint32_t clock[17]
+    cdef uint32_t clock[MAX_AGENTS]
     cdef Node *e
     cdef int32_t j
     if f.kind == SYNC_RCU_FREE:
@@ -306,7 +305,7 @@ cdef inline void race_with(Search *s, int32_t i, const Node *f, uint32_t *clock,
 cdef void races_of_retry(Search *s, const Node *f, bint causal) noexcept nogil:
     """f's loop stands: the steps before which it could have found a word changed."""
     cdef const Agent *g = &s.x.agent[f.agent]
-    cdef uint32_t clock[17]
+    cdef uint32_t clock[MAX_AGENTS]
     cdef Node *e
     cdef int32_t j = <int32_t>s.n - 1
     clock_of_agent(s, f.agent, clock)

@@ -1,7 +1,6 @@
 # cython: language_level=3
 """The external table's model: see _model.pxd."""
 
-from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 

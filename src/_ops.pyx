@@ -4,9 +4,7 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once,
-)
+from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
 from tdpfast._spte cimport (
@@ -19,8 +17,8 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
-    Fault, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits, slot_dirty_log,
-    spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, vcpu_roots,
+    Fault, KVM_MIRROR_ROOTS, MAX_TRACKED, RET_PF_RETRY, Slot, kvm_gfn_root_bits, slot_dirty_log, spte_to_child_sp,
+    tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, vcpu_roots,
 )
 from tdpfast._tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
 from tdpfast._tdp_mmu_loop cimport tdp_mmu_retry

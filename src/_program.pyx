@@ -1,7 +1,6 @@
 # cython: language_level=3
 """A scenario as a program of the explorer: a TD, and one list of operations per thread (see _program.pxd)."""
 
-from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -19,7 +18,7 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdx cimport TDX_SEPT_PAGES
 from tdpfast._tdx_ops cimport OP_FREE_PFN, OP_GUEST_ACCEPT, OP_MAP_EXCLUSIVE, OP_POPULATE, OP_PREFAULT, OP_TOUCH
-from tdpfast._vm cimport VmCore, fill_op, result_dict, trace_list
+from tdpfast._vm cimport fill_op, result_dict, trace_list
 from tdpfast._watch cimport watch_free, watch_image, watch_new, watch_report, watch_step
 
 from tdpfast.errors import UsageError

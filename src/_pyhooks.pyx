@@ -10,7 +10,7 @@ others run. A hook returns None to have the native hook of the design run, else 
 from collections.abc import Mapping
 
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 from tdpfast._sync cimport EV_PY_HOOK, SLOW_YIELD, SYNC_HOOK, Event, trace_new

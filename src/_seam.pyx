@@ -4,7 +4,9 @@
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from tdpfast._atomic cimport tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_try_cmpxchg
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_try_cmpxchg, tdp_write_once32,
+)
 from tdpfast._seam_core cimport *
 from tdpfast._seam_defs cimport *
 from tdpfast._seam_large cimport tdh_mem_page_demote, tdh_mem_page_promote
@@ -29,7 +31,7 @@ from tdpfast._seam_td cimport (
     tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_vp_addcx, tdh_vp_create, tdh_vp_init,
 )
 from tdpfast._seam_vp cimport tdh_vp_enter, tdh_vp_flush
-from tdpfast._sync cimport EV_SEAM, Event, sync_load, sync_rare, trace_new
+from tdpfast._sync cimport EV_SEAM, Event, SYNC_LOAD, sync_load, sync_rare, trace_new
 
 ctypedef uint64_t (*leaf_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 

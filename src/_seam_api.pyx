@@ -6,13 +6,12 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tdpfast._atomic cimport tdp_read_once, tdp_write_once
+from tdpfast._atomic cimport tdp_write_once
 from tdpfast._seam cimport *
 from tdpfast._seam_core cimport (
     OPS_FAILED_IMPORT, PAMT_BYTES, PT_REG, PT_TDR, PT_TDVPR, SEAM_HKIDS, SEAM_MAX_LP, SEAM_MAX_TDMR, SEAM_TDCS_PAGES,
     SYS_READY, TD_TEARDOWN, PamtEntry, Td, TdmrInfo, Vp, page_memory, pamt_entry, pamt_touch, undo_page, undo_word,
 )
-from tdpfast._seam_defs cimport sept_enc
 from tdpfast._seam_guest cimport (
     GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access,
     tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,

@@ -11,13 +11,10 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport (
-    tdp_fetch_add, tdp_load_acquire, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
-)
+from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32
 from tdpfast._spte cimport (
-    PT64_ROOT_MAX_LEVEL, SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants,
-    is_frozen_spte, is_last_spte, is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update,
-    make_nonleaf_spte, spte_to_pfn,
+    PT64_ROOT_MAX_LEVEL, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants, is_frozen_spte, is_last_spte,
+    is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update, make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync cimport (
     ABORT_LIVELOCK, ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS,

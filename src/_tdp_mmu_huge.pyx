@@ -4,9 +4,7 @@
 from libc.stdint cimport uint32_t
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._spte cimport (
-    SHADOW_NONPRESENT_VALUE, is_large_pte, is_last_spte, is_shadow_present_pte, make_huge_spte,
-)
+from tdpfast._spte cimport is_large_pte, is_last_spte, is_shadow_present_pte, make_huge_spte
 from tdpfast._sync cimport (
     EV_FLUSH_SLOT, EV_SPLIT, lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock,
     read_lock, read_unlock, trace3, trace5, write_lock, write_unlock,

@@ -10,8 +10,8 @@ from tdpfast._sync cimport (
 )
 from tdpfast._tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._tdp_mmu cimport (
-    KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, kvm_bug_on, kvm_gfn_root_bits,
-    kvm_warn, sp_point, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic,
+    KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_VALID_ROOTS, kvm_bug_on, kvm_gfn_root_bits, kvm_warn, sp_point,
+    tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic,
 )
 from tdpfast._tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
 from tdpfast._tdp_mmu_roots cimport (

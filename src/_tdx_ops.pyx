@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Operations that only a TD has (see _tdx_ops.pxd). A vCPU v acts on logical processor v + 1."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._atomic cimport (
@@ -15,7 +15,7 @@ from tdpfast._seam cimport (
 from tdpfast._seam_core cimport PT_NDA, PT_PAMT, PamtEntry, Seam
 from tdpfast._seam_defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
 from tdpfast._seam_guest cimport (
-    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
+    GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
 )
 from tdpfast._seam_vp cimport td_async_exit
 from tdpfast._sync cimport (

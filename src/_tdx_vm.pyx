@@ -10,7 +10,7 @@ from tdpfast._ops cimport op_map
 from tdpfast._seam cimport SeamRecord, seam_record, seam_td
 from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
-from tdpfast._sync cimport SLOW_CHECK, Cpu
+from tdpfast._sync cimport SLOW_CHECK
 from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport SPLIT_NONBLOCKING
 from tdpfast._tdx cimport TDX_MAX_VCPUS, TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES, tdx_vcpu_inside

@@ -6,8 +6,8 @@ them) is serialised here by a lock of the engine's own.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, arena_bury, arena_watch

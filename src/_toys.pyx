@@ -14,11 +14,11 @@ from tdpfast._atomic cimport tdp_cpu_yield
 from tdpfast._explore cimport ProgramRef
 from tdpfast._explore_exec cimport MAX_THREADS, Program
 from tdpfast._sync cimport (
-    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_STAT, SLOW_CHECK, SYNC_HOOK, SYNC_OP, SYNC_PUT_EXCL,
-    SYNC_PUT_SHARED, SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock, Trace,
-    call_rcu, rcu_barrier, rcu_init, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock,
-    sync_abort, sync_init_cpu, sync_load, sync_new_cpu, sync_point, sync_retry, sync_store, sync_try_cmpxchg,
-    sync_wait_eq, sync_xchg, trace_free, trace_reset, write_lock, write_unlock,
+    ABORT_BUG, CHECK_AGREE, CHECK_FROZEN, CHECK_STAT, SLOW_CHECK, SYNC_HOOK, SYNC_OP, SYNC_PUT_EXCL, SYNC_PUT_SHARED,
+    SYNC_RMW, SYNC_TRY_EXCL, SYNC_TRY_SHARED, Cpu, Event, Rcu, RcuHead, RwLock, SpinLock, Trace, call_rcu, rcu_barrier,
+    rcu_init, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock, spin_lock, spin_unlock, sync_abort, sync_init_cpu,
+    sync_load, sync_new_cpu, sync_point, sync_retry, sync_store, sync_try_cmpxchg, sync_wait_eq, sync_xchg, trace_free,
+    trace_reset, write_lock, write_unlock,
 )
 
 from tdpfast._check import one_of

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The Python-owned VM: one Vm, its emulated CPUs, and their traces (see vm.py for the public class)."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 

@@ -8,11 +8,11 @@ tests/discovery/test_soundness.py does, by what the reduction then misses.
 """
 
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from tdpfast._arena cimport ARENA_SHARES, SP_UNUSED, SPTE_ENTRIES, Arena
 from tdpfast._seam cimport seam_td
-from tdpfast._seam_core cimport PT_EPT, PT_NDA, PT_TDCX, PamtEntry, Seam, SeamUndo, Tdmr, page_memory, pamt_entry
+from tdpfast._seam_core cimport PT_EPT, PT_NDA, PT_TDCX, Seam, SeamUndo, Tdmr, page_memory, pamt_entry
 from tdpfast._seam_defs cimport SEPT_TDEL
 from tdpfast._sync cimport (
     Cpu, Rcu, SYNC_CALL_RCU, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_RCU_FREE, SYNC_RCU_LOCK, SYNC_WAIT,

@@ -4,10 +4,10 @@ A page and its descriptor share an index. The arena stands for a stretch of host
 ARENA_HPA on, so an SPTE that points to a table holds ARENA_HPA + index * 4096.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport tdp_read_once, tdp_read_once8
-from tdpfast._sync cimport Cpu, Rcu, RcuHead, Trace
+from tdpfast._sync cimport Cpu, RcuHead
 
 cdef enum:
     SPTE_ENTRIES = 512
@@ -97,7 +97,6 @@ cdef int arena_init(Arena *a, uint64_t npages, uint64_t fill) noexcept nogil
 cdef void arena_destroy(Arena *a) noexcept nogil
 cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil
 cdef void arena_free(Arena *a, Sp *sp) noexcept nogil
-cdef void arena_push(Arena *a, Sp *sp) noexcept nogil
 cdef void arena_bury(Arena *a) noexcept nogil
 cdef int arena_snapshot(Arena *a, uint64_t share) noexcept nogil
 cdef void arena_restore(Arena *a) noexcept nogil

@@ -5,7 +5,6 @@ from tdpfast._sync cimport Cpu, Trace
 from tdpfast._tdp_mmu cimport Kvm
 from tdpfast._vm cimport VmCore
 
-cdef void release_locks(Cpu *c, Kvm *kvm) noexcept nogil
 cdef bint run_to_landing(Cpu *c, Vm *vm, void (*body)(void *) noexcept nogil, void *arg) noexcept nogil
 
 cdef class VcpuCore:

@@ -78,4 +78,3 @@ cdef class Explorer:
     cdef int search(self, progress) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0
 
-cdef void engine_run(Engine *e, double until) noexcept nogil

@@ -12,7 +12,7 @@ from tdpfast._sync cimport Cpu, Rcu, Trace
 
 cdef enum:
     MAX_THREADS = 16
-    MAX_AGENTS = 17
+    MAX_AGENTS = 17      # the threads and RCU
 
 cdef struct Program:
     int nthreads                       # <= MAX_THREADS
@@ -95,7 +95,7 @@ cdef struct Exec:
     int nthreads
     int nagents
     tdp_fiber main
-    Agent agent[17]
+    Agent agent[MAX_AGENTS]
     int current          # who made the last step; -1 at the start
     uint32_t depth       # steps made
     uint32_t max_steps

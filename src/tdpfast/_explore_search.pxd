@@ -3,7 +3,7 @@ ones (dynamic partial-order reduction), or those with few preemptions."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from tdpfast._explore_exec cimport Exec
+from tdpfast._explore_exec cimport MAX_AGENTS, Exec
 
 cdef enum SearchMode:
     SEARCH_DPOR = 0      # backtrack sets and sleep sets
@@ -12,7 +12,7 @@ cdef enum SearchMode:
     SEARCH_BOUND         # every schedule with at most `bound` preemptions
 
 cdef enum:
-    SEARCH_HEADS = 1024
+    SEARCH_HEADS = 1024      # as many as hash_of() tells apart
 
 # One step of the current path and the choices left where it was made.
 cdef struct Node:
@@ -28,7 +28,7 @@ cdef struct Node:
     int32_t lone         # see Exec.lone
     int32_t prev         # earlier step with the same hash of obj (a free: the earlier free), -1: none
     int32_t mine         # earlier step of the same agent, -1: none
-    uint32_t clock[17]   # clock[q]: 1 + the last step of q that happens before this one, itself included
+    uint32_t clock[MAX_AGENTS]   # clock[q]: 1 + the last step of q that happens before this one, itself included
 
 cdef struct Search:
     Exec *x
@@ -47,9 +47,9 @@ cdef struct Search:
     size_t cap
     uint32_t n           # steps on the path
     uint32_t prefix      # of which the next execution repeats
-    int32_t heads[1024]
+    int32_t heads[SEARCH_HEADS]
     int32_t last_free
-    int32_t last_of[17]
+    int32_t last_of[MAX_AGENTS]
     uint64_t transitions
     uint64_t pruned
 

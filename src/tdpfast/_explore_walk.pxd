@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from tdpfast._explore_exec cimport Exec
+from tdpfast._explore_exec cimport MAX_AGENTS, Exec
 
 cdef enum WalkKind:
     WALK_RANDOM = 0      # every enabled agent is as likely
@@ -20,7 +20,7 @@ cdef struct Walk:
     uint32_t depth       # PCT: bugs of this depth
     uint32_t length      # PCT: steps an execution is expected to have
     uint64_t rng
-    uint32_t priority[17]
+    uint32_t priority[MAX_AGENTS]
     uint32_t change[64]
     const uint8_t *script    # random walks and PCT begin with it
     uint32_t nscript

@@ -27,4 +27,3 @@ cdef struct Model:
     uint64_t fault_gfn[MODEL_FAULTS]    # of the first of each kind
     int32_t fault_level[MODEL_FAULTS]
 
-cdef void hooks_model(Kvm *kvm, Model *m) noexcept nogil

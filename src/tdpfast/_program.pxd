@@ -1,6 +1,6 @@
 """A scenario as a program of the explorer: a TD, and one list of operations per thread."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from tdpfast._checks cimport Finding
 from tdpfast._explore cimport Program, ProgramRef

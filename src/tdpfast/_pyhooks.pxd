@@ -23,4 +23,3 @@ cdef struct HookRequest:
 cdef void pyhook_serve(Cpu *c) noexcept nogil
 cdef void pyhook_cut(Kvm *kvm) noexcept with gil
 cdef void pyhook_reset(Kvm *kvm) noexcept with gil
-cdef int pyhooks_install(VmCore vm, object hooks) except -1

@@ -11,9 +11,7 @@ The logical processor is c.lp & 63.
 
 from libc.stdint cimport int32_t, uint64_t
 
-from tdpfast._seam_core cimport (
-    PamtEntry, Seam, SeamInject, SeamLp, SeamRecord, SeamRegs, Td, Tdmr, Vp, pamt_entry,
-)
+from tdpfast._seam_core cimport PamtEntry, Seam, SeamInject, SeamLp, SeamRecord, SeamRegs, Td, Vp, pamt_entry
 from tdpfast._sync cimport Cpu
 
 cdef enum:               # leaf numbers
@@ -78,7 +76,6 @@ cdef void seam_record(Seam *s, bint on) noexcept nogil
 # Snapshots: one thread only
 cdef int seam_snapshot(Seam *s) noexcept nogil
 cdef void seam_restore(Seam *s) noexcept nogil
-cdef void seam_snapshot_drop(Seam *s) noexcept nogil
 
 # Inspection: takes no lock, offers no yield point
 cdef Td *seam_td(Seam *s, uint64_t tdr_pa) noexcept nogil

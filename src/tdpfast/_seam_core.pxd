@@ -11,12 +11,10 @@ through an undo log while Seam.tracking is set; everything else is copied.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport (
-    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_store_release,
-    tdp_try_cmpxchg, tdp_unlikely, tdp_write_once, tdp_write_once32,
+    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_store_release, tdp_try_cmpxchg,
+    tdp_unlikely, tdp_write_once,
 )
-from tdpfast._sync cimport (
-    Cpu, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_STORE, SYNC_TRY_EXCL, SYNC_TRY_SHARED, sync_point,
-)
+from tdpfast._sync cimport Cpu, SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_TRY_EXCL, SYNC_TRY_SHARED, sync_point
 from tdpfast._seam_defs cimport *
 
 cdef enum PageType:
@@ -79,7 +77,6 @@ cdef enum VpState:
 
 cdef enum:
     SEAM_MAX_TDMR = 8
-    SEAM_MAX_RSVD = 16
     SEAM_MAX_LP = 64
     SEAM_MAX_INJECT = 32
     SEAM_HKIDS = 64
@@ -237,7 +234,6 @@ cdef struct Seam:
     # initialisation
     uint64_t sys_lock        # sharex
     uint64_t sys_state       # SysState
-    uint64_t sys_attributes
     uint64_t lp_ready        # logical processors that did TDH.SYS.LP.INIT, one bit each
     uint64_t global_hkid
     int32_t nlp              # logical processors that have to
@@ -515,7 +511,6 @@ cdef void regs_entry(SeamRegs *r, uint64_t entry, int level) noexcept nogil
 cdef int sept_walk(Cpu *c, Seam *s, uint64_t *root, uint64_t gpa, int top, int level, uint64_t **ep,
                    uint64_t *entry) noexcept nogil
 cdef int sept_leaf(Cpu *c, Seam *s, Td *td, uint64_t gpa, uint64_t **ep, uint64_t *entry) noexcept nogil
-cdef bint tlb_tracked(Cpu *c, Seam *s, Td *td, uint64_t bepoch) noexcept nogil
 cdef uint64_t blocked_and_tracked(Cpu *c, Seam *s, Call *k, PamtEntry *page, SeamRegs *r) noexcept nogil
 cdef PamtEntry *entry_pamt(Seam *s, uint64_t entry, int level) noexcept nogil
 cdef void sept_page_init(Seam *s, uint64_t *page, uint64_t fill) noexcept nogil

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam_core cimport Call, PageHold, Seam, SeamRegs, Td
+from tdpfast._seam_core cimport Call, PageHold, Seam, SeamRegs
 from tdpfast._seam_defs cimport *
 from tdpfast._sync cimport Cpu
 
@@ -44,7 +44,6 @@ cdef uint64_t l2_leaf_put(uint64_t e, uint64_t attr) noexcept nogil
 cdef uint64_t l2_leaf_attr(uint64_t e, bint blockedw) noexcept nogil
 cdef bint l2_attr_legal(uint64_t attr) noexcept nogil
 cdef uint64_t l2_unblocked(uint64_t e) noexcept nogil
-cdef int l2_public(uint64_t e) noexcept nogil
 cdef bint l2_find(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil
 cdef bint l2_find_guest(Cpu *c, Seam *s, Call *k, int vm, uint64_t **ep, uint64_t *entry, int *at) noexcept nogil
 cdef uint64_t l2_failed(Call *k, SeamRegs *r, int vm, uint64_t entry, int at, uint64_t status) noexcept nogil

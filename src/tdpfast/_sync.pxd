@@ -4,7 +4,7 @@ Every access to shared state first calls sync_point(). Off the explorer that is 
 fiber it offers the access (kind, object) to the scheduler, and the access happens when the fiber is resumed.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._atomic cimport (
     tdp_fetch_add, tdp_fetch_and, tdp_landing, tdp_likely, tdp_load_seq, tdp_read_once, tdp_store_release,

@@ -7,7 +7,7 @@ asserts of locks is asserted here, in the same functions.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Arena, Sp
-from tdpfast._atomic cimport tdp_likely, tdp_unlikely, tdp_write_once
+from tdpfast._atomic cimport tdp_unlikely, tdp_write_once
 from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
 from tdpfast._sync cimport (
     Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SYNC_LOAD, SpinLock, sync_rare, sync_store,
@@ -207,14 +207,12 @@ cdef void kvm_spte_warn(Cpu *c, uint32_t warn) noexcept nogil
 # ---- tables ---------------------------------------------------------------------------------------------
 cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil
 cdef void tdp_mmu_free_unused_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
-cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexcept nogil
 cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gfn, int level, bint is_mirror,
                           uint8_t access) noexcept nogil
 cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil
 cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
 cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil
 cdef void track_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
-cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
 cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil
 
 # A CPU counts by itself, so that threads do not meet here. The explorer counts in the VM, which a snapshot restores.
@@ -227,8 +225,6 @@ cdef inline void kvm_update_page_stats(Cpu *c, Kvm *kvm, int level, int64_t coun
         tdp_write_once(&c.pages[level - 1], c.pages[level - 1] + <uint64_t>count)
 
 # ---- SPTE changes ---------------------------------------------------------------------------------------
-cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
-                              int level, bint shared) noexcept nogil
 cdef void trace_spte_changed(Cpu *c, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte) noexcept nogil
 cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
@@ -241,10 +237,6 @@ cdef inline void __kvm_tdp_mmu_write_spte(Cpu *c, const Kvm *kvm, uint64_t *spte
     check_ve_possible(c, kvm, spte, b"__kvm_tdp_mmu_write_spte")
     sync_store(c, sptep, spte)
 
-cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
-                                     int level) noexcept nogil
-cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
-                               uint64_t gfn, int level) noexcept nogil
 cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
                                       int level) noexcept nogil

@@ -6,7 +6,6 @@ from tdpfast._tdp_mmu cimport Kvm
 
 cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 cdef void root_flags_point(Cpu *c, Sp *root, int kind) noexcept nogil
-cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil
 cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil
 cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil

@@ -13,4 +13,3 @@ cdef void kvm_tdp_mmu_zap_all(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void kvm_tdp_mmu_zap_invalidated_roots(Cpu *c, Kvm *kvm, bint shared) noexcept nogil
 cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
 cdef int kvm_mmu_uninit_tdp_mmu(Cpu *c, Kvm *kvm) noexcept nogil
-cdef uint64_t tdp_mmu_max_gfn_exclusive(const Kvm *kvm) noexcept nogil

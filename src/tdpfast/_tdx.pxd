@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._arena cimport Sp
 from tdpfast._atomic cimport tdp_load32
-from tdpfast._ops cimport HookRule, Inject, Op, OpResult, Vm
+from tdpfast._ops cimport Op, Vm
 from tdpfast._seam cimport Seam, SeamRegs
 from tdpfast._sync cimport Cpu, SYNC_LOAD, SpinLock, sync_rare
 from tdpfast._tdp_mmu cimport Kvm

@@ -1,6 +1,6 @@
 """Dynamic PAMT on KVM's side: how many users each 2M range has, and the page pair they share."""
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from tdpfast._seam_core cimport Seam
 from tdpfast._sync cimport Cpu, SpinLock
@@ -16,7 +16,6 @@ cdef struct PamtHost:            # of the machine: all TDs of a module share it 
 
 cdef int pamt_host_init(Seam *s) noexcept nogil
 cdef PamtHost *pamt_host(const Seam *s) noexcept nogil
-cdef uint64_t *pamt_refs(Seam *s, uint64_t hpa) noexcept nogil
 cdef int tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
 cdef void tdx_pamt_put(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
 cdef bint pamt_balanced(Seam *s, uint64_t *range_hpa, int64_t *refs, int64_t *live) noexcept nogil

@@ -2,8 +2,6 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._ops cimport Vm
-from tdpfast._seam cimport Seam
 from tdpfast._sync cimport Cpu
 from tdpfast._tdx cimport Tdx
 

@@ -17,7 +17,6 @@ STEP_NAMES = {"read_lock": "read_lock(mmu_lock)", "read_unlock": "read_unlock(mm
               "write_lock": "write_lock(mmu_lock)", "write_unlock": "write_unlock(mmu_lock)",
               "rcu_lock": "rcu_read_lock()", "rcu_unlock": "rcu_read_unlock()", "call_rcu": "call_rcu()"}
 RET_PF = {4: "RET_PF_INVALID", 5: "RET_PF_FIXED", 6: "RET_PF_SPURIOUS"}
-QUIET = {"read_unlock", "write_unlock", "rcu_lock"}
 
 
 @dataclass(frozen=True)

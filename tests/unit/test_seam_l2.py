@@ -4,7 +4,6 @@ import pytest
 from tdpfast.conform._seam_rig import AUX, LEAF, NULL_PA, TABLE, TDR, TDVPR, Rig
 
 LP = 1
-ABSENT = (NULL_PA,) * 3
 BIT63 = 1 << 63
 POOL = 0x1_1800_0000
 SMALL, LARGE = 0, 0x20_0000          # GPAs of the two guest pages of a scene

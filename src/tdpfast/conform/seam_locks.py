@@ -9,7 +9,7 @@ from tdpfast.errors import UsageError
 
 NAME = "seam_locks"
 _LP = 1
-_TDEL, _TDHP = 1 << 11, 1 << 52
+_TDEL = 1 << 11
 
 
 def matches(record: dict) -> bool:
