@@ -14,7 +14,9 @@ from cpython.exc cimport PyErr_CheckSignals
 from tdpfast._explore_exec cimport (
     END_DIVERGED, END_PRUNED, END_STEPS, MAX_AGENTS, StepRecord, exec_finish, exec_free, exec_init,
 )
-from tdpfast._explore_search cimport search_execution, search_free, search_init, search_progress, search_restart
+from tdpfast._explore_search cimport (
+    SEARCH_SLEEP, search_execution, search_free, search_init, search_progress, search_restart,
+)
 from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPLAY, walk_execution
 
 from collections import deque
@@ -352,7 +354,8 @@ cdef class Explorer:
             schedule, sleep, choices, ended = self.next_choice(prefix, asleep)
             if ended:
                 leaves.append((prefix, asleep))
-            for agent in (*schedule[-1:], *range(MAX_AGENTS)):       # in the order of a search in one piece
+            last = schedule[len(schedule) - 1] if schedule else 0
+            for agent in (last, *range(MAX_AGENTS)):       # in the order of a search in one piece
                 if choices >> agent & 1:
                     choices ^= 1 << agent
                     todo.append((schedule + bytes([agent]), sleep))

@@ -154,7 +154,7 @@ cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
         if kvm.has_mirror and not kvm.design.ungated:
             types &= ~KVM_MIRROR_ROOTS
         write_lock(c, &kvm.mmu_lock)
-        if types:
+        if types or not op.types:
             kvm_tdp_mmu_invalidate_roots(c, kvm, types)
         write_unlock(c, &kvm.mmu_lock)
     elif op.kind == OP_ZAP_INVALIDATED_ROOTS:

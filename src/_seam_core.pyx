@@ -3,7 +3,7 @@
 
 from libc.string cimport memcpy
 
-from tdpfast._sync cimport sync_load
+from tdpfast._sync cimport SYNC_LOAD, sync_load
 
 
 cdef void undo_push(Seam *s, uint64_t *addr, uint64_t old) noexcept nogil:
@@ -105,8 +105,6 @@ cdef void page_unlock(Cpu *c, Seam *s, PageHold *h) noexcept nogil:
 cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t opid, PageHold *h) noexcept nogil:
     """An operand page that must be unused: address checks, exclusive lock, page type. May yield."""
     cdef uint64_t status
-    cdef PamtEntry *small
-    cdef int i
     h.leaf = NULL
     h.p2m = NULL
     h.p1g = NULL
@@ -121,13 +119,24 @@ cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t op
             status = TDX_MISSING_PAMT_PAGE_PAIR | opid
         page_unlock(c, s, h)
         return status
-    if size == 1:
-        small = pamt_entry(s, hpa, 0)
-        for i in range(512):
-            if small[i].pt != PT_NDA or small[i].flags & PAMT_PAGE:
-                page_unlock(c, s, h)
-                return TDX_PAGE_METADATA_INCORRECT | opid
+    if size == 1 and small_page_used(c, pamt_entry(s, hpa, 0), True) >= 0:
+        page_unlock(c, s, h)
+        return TDX_PAGE_METADATA_INCORRECT | opid
     return TDX_SUCCESS
+
+
+cdef int small_page_used(Cpu *c, const PamtEntry *small, bint strict) noexcept nogil:
+    """The first 4K page in use of a 2M range that is locked exclusive, -1: none. strict: reserved ones and those of a
+    pair are. May yield: the lock keeps new uses out, but not the end of one, so what ever had a use is looked at."""
+    cdef int i
+    for i in range(512):
+        if small[i].pt != PT_NDA or small[i].owner:
+            sync_point(c, SYNC_LOAD, <uint64_t>&small[i].lock)
+        if strict and (small[i].pt != PT_NDA or small[i].flags & PAMT_PAGE):
+            return i
+        if small[i].pt != PT_NDA and small[i].pt != PT_RSVD:
+            return i
+    return -1
 
 
 # ---- the TD -------------------------------------------------------------------------------------------------

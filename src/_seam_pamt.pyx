@@ -103,15 +103,13 @@ cdef uint64_t tdh_phymem_pamt_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     return status
 
 
-cdef uint64_t remove_pair(Seam *s, SeamRegs *r, PageHold *h) noexcept nogil:
-    cdef uint64_t hpa = r.rcx & ~<uint64_t>0xfff
-    cdef PamtEntry *small = pamt_entry(s, hpa, 0)
-    cdef int i
+cdef uint64_t remove_pair(Cpu *c, Seam *s, SeamRegs *r, PageHold *h) noexcept nogil:
+    cdef int used
     if h.size != 1 or h.leaf.pt != PT_PAMT:
         return TDX_NO_PAMT_PAGE_PAIR | OP_RCX
-    for i in range(512):
-        if small[i].pt != PT_NDA and small[i].pt != PT_RSVD:
-            return TDX_PAMT_PAGE_NOT_EMPTY | <uint64_t>(i >> 8)
+    used = small_page_used(c, pamt_entry(s, r.rcx & ~<uint64_t>0xfff, 0), False)
+    if used >= 0:
+        return TDX_PAMT_PAGE_NOT_EMPTY | <uint64_t>(used >> 8)
     r.rdx = h.leaf.owner
     r.r8 = h.leaf.bepoch
     pair_page_drop(s, r.rdx)
@@ -129,6 +127,6 @@ cdef uint64_t tdh_phymem_pamt_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogi
     h.leaf = h.p2m = h.p1g = NULL
     status = range_lock(c, s, r, &h)
     if status == TDX_SUCCESS:
-        status = remove_pair(s, r, &h)
+        status = remove_pair(c, s, r, &h)
         page_unlock(c, s, &h)
     return status

@@ -152,6 +152,7 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
     cdef Sp *root = after(c, kvm, NULL)
     if types & KVM_INVALID_ROOTS:
         kvm_warn(c, b"kvm_tdp_mmu_invalidate_roots", b"invalid_type")
+        types &= ~KVM_INVALID_ROOTS
     if kvm.users:
         lockdep_assert_held_write(c, b"kvm_tdp_mmu_invalidate_roots", b"mmu_lock_write")
     while root != NULL:

@@ -495,6 +495,7 @@ cdef inline uint64_t leaf_pa_check(Seam *s, uint64_t pa, uint64_t opid) noexcept
 cdef uint64_t page_lock(Cpu *c, Seam *s, uint64_t hpa, int size, bint excl, uint64_t opid,
                         PageHold *h) noexcept nogil
 cdef void page_unlock(Cpu *c, Seam *s, PageHold *h) noexcept nogil
+cdef int small_page_used(Cpu *c, const PamtEntry *small, bint strict) noexcept nogil
 cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t opid, PageHold *h) noexcept nogil
 cdef uint64_t td_lock(Cpu *c, Seam *s, uint64_t tdr_pa, bint excl, uint64_t opid, Call *k) noexcept nogil
 cdef uint64_t td_keys(Call *k) noexcept nogil

@@ -115,10 +115,10 @@ cdef struct Slot:            # struct kvm_memory_slot
 cdef enum:
     MAX_TRACKED = 64
     EINVAL = 22
+    KVM_INVALID_ROOTS = 1
     KVM_DIRECT_ROOTS = 2
     KVM_MIRROR_ROOTS = 4
     KVM_VALID_ROOTS = 6
-    KVM_INVALID_ROOTS = 8
     KVM_FILTER_SHARED = 1
     KVM_FILTER_PRIVATE = 2
     EPERM = 1

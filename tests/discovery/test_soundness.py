@@ -228,6 +228,18 @@ def test_what_a_fault_reads_of_its_slot_is_offered():
     assert names_of(Explorer(program, "dpor").run()["checks"]) == ["kernel"]
 
 
+def test_what_a_module_call_reads_of_pages_in_its_range_is_offered():
+    """A page loses its use without a lock of the 2M range whose page pair, meanwhile, somebody takes back."""
+    page = {"op": "map", "gfn": FIRST, "pfn": 0x140000 + FIRST, "private": 1, "write": 1, "retries": -1}
+    scenario = parse({"name": "pair", "setup": [page], "thread": [
+        {"ops": [{"op": "pamt_put", "pfn": 0x140000 + FIRST + 3}]},
+        {"ops": [{"op": "zap_leafs", "start": FIRST, "end": FIRST + 1}]}]}, "pair")
+    program = build(scenario, PRESETS["v7.3"].replace(dynamic_pamt=True))
+    whole, reduced = Explorer(program, "bound", bound=1), Explorer(program, "dpor")
+    assert whole.run()["ends"].keys() == reduced.run()["ends"].keys() == {"done"}
+    assert set(whole.states()) <= set(reduced.states())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 3000, 250))
 def test_reduction_loses_nothing_in_many_scenarios(first):

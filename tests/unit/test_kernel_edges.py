@@ -215,3 +215,21 @@ def test_the_look_at_a_root_is_an_access_that_reduction_sees():
 def test_the_catalogue_shows_it():
     [scenario] = [one for one in catalogue("paths") if one.name == "fault-against-fast-zap"]
     assert [thread.ops for thread in scenario.threads] == [thread.ops for thread in parse(RELOAD, "reload").threads]
+
+
+# ---- kinds of roots that invalidation does not take
+
+@pytest.mark.parametrize("types, expected, invalid", [
+    (0, [("WARN", "tdp_mmu_root_match", "no_root_type")] * 2, 0),
+    (1, [("WARN", "kvm_tdp_mmu_invalidate_roots", "invalid_type")]
+     + [("WARN", "tdp_mmu_root_match", "no_root_type")] * 2, 0),
+    (3, [("WARN", "kvm_tdp_mmu_invalidate_roots", "invalid_type")], 1),
+    (7, [("WARN", "kvm_tdp_mmu_invalidate_roots", "invalid_type")], 3), (6, [], 3)])
+@pytest.mark.parametrize("design", ["v7.3", "v6.18"])
+def test_invalidation_of_other_kinds_of_roots(design, types, expected, invalid):
+    """KVM_INVALID_ROOTS (bit 0) is warned of and dropped; a root is asked for its kind with what is left."""
+    mmu = Mmu(design, tdx=True)
+    _, events = mmu.run("invalidate_roots", types=types)
+    assert asserts(events) == expected
+    reloaded = [mmu.run("reload")[0]["ret"] for _ in range(2)]
+    assert reloaded == [invalid, 0]
