@@ -16,6 +16,17 @@ def found(knob, seed=1, seconds=120, **options):     # it ends at the first find
                                   **options}))
 
 
+def tells(telling, knob, **options):
+    """Whether one of these checks is violated in one of five runs. Each has to find something: a burst in which nobody
+    watches what is freed may show only what became of it."""
+    for _ in range(5):
+        checks = found(knob, **options).checks
+        assert checks
+        if telling & set(checks):
+            return True
+    return False
+
+
 @pytest.mark.parametrize("knob, mode, telling", [
     ("no_track", "td", {"epoch"}), ("no_block", "td", {"epoch"}), ("no_hook_on_zap", "td", {"agree", "page"}),
     ("no_hook_on_zap", "mirror", {"agree"}), ("stats_on_failure", "td", {"stat"}),
@@ -30,7 +41,7 @@ def test_what_no_race_is_needed_for(knob, mode, telling):
     ("no_rollback", {}, {"progress", "frozen"}), ("no_grace_period", {"mode": "direct", "mix": "walks"}, {"life"}),
     ("no_freeze", {"mix": "faults", "vcpus": 3}, {"kernel"})])
 def test_what_a_race_is_needed_for(knob, options, telling):
-    assert telling & set(found(knob, **options).checks)
+    assert tells(telling, knob, **options)
 
 
 @pytest.mark.slow
@@ -40,7 +51,7 @@ def test_what_a_race_is_needed_for(knob, options, telling):
     ("no_grace_period", {}, {"life"}), ("no_grace_period", {"mode": "mirror", "mix": "walks"}, {"life"}),
     ("no_freeze", {}, {"kernel"}), ("no_freeze", {"mode": "mirror"}, {"agree"})])
 def test_races_are_found_with_any_seed(knob, options, telling, seed):
-    assert telling & set(found(knob, seed=seed, seconds=300, **options).checks)
+    assert tells(telling, knob, seed=seed, seconds=300, **options)
 
 
 @pytest.mark.parametrize("knob, mode", [("no_hook_on_zap", "td"), ("no_track", "td"), ("stats_on_failure", "mirror")])
