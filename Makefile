@@ -27,7 +27,7 @@ test-slow: $(STAMP)
 
 test-asan:
 	$(MAKE) install VENV=.venv-asan SANITIZE=address,undefined
-	tools/sanitize.sh address .venv-asan/bin/python -m pytest -q --capture=sys -m "not slow" $(ASAN_TESTS)
+	tools/sanitize.sh address .venv-asan/bin/python -m pytest -q --capture=sys -m "not slow and not resident" $(ASAN_TESTS)
 
 test-tsan:
 	$(MAKE) install VENV=.venv-tsan SANITIZE=thread

@@ -100,7 +100,7 @@ cdef Sp *arena_alloc(Arena *a, const Cpu *c) noexcept nogil:
     memset(sp, 0, <uint64_t>&sp.free_next - <uint64_t>sp)
     sp.index = <uint32_t>index
     sp.spt = a.base + index * SPTE_ENTRIES
-    sp.state = SP_UNUSED
+    tdp_write_once32(&sp.state, SP_UNUSED)
     sp.root_number = -1
     a.freed[index] = 0
     fill_page(sp.spt, a.fill)
@@ -114,7 +114,7 @@ cdef void arena_free(Arena *a, Sp *sp) noexcept nogil:
         return
     tdp_fetch_add(&a.live, <uint64_t>-1)
     if a.keep_dead:
-        sp.state = SP_FREED
+        tdp_write_once32(&sp.state, SP_FREED)
         a.freed[sp.index] = 1
         if a.dirty != NULL:
             a.dirty[sp.index] = 1
@@ -127,7 +127,7 @@ cdef void arena_push(Arena *a, Sp *sp) noexcept nogil:
     """The page can be allocated again. Lock-free."""
     cdef uint64_t head = tdp_load_acquire(&a.free_head)
     cdef uint64_t new
-    sp.state = SP_FREE
+    tdp_write_once32(&sp.state, SP_FREE)
     while True:
         tdp_write_once32(<int32_t *>&sp.free_next, <int32_t>(head & 0xffffffffu))
         new = ((head >> 32) + 1) << 32 | (sp.index + 1)

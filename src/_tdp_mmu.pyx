@@ -11,7 +11,9 @@ from tdpfast._arena cimport (
     SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
     sptep_to_sp,
 )
-from tdpfast._atomic cimport tdp_fetch_add, tdp_read_once, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32
+from tdpfast._atomic cimport (
+    tdp_fetch_add, tdp_read_once, tdp_read_once32, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
+)
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants, is_frozen_spte, is_last_spte,
     is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update, make_nonleaf_spte, spte_to_pfn,
@@ -170,7 +172,7 @@ cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) n
     """Replaces the SPTE by a pointer to sp; 0, or an errno under the read lock with the SPTE as it was."""
     cdef uint64_t spte = make_nonleaf_spte(&kvm.spte, sp_hpa(sp), not kvm.spte.kvm_ad_enabled)
     cdef int ret
-    sp.state = SP_LINKED
+    tdp_write_once32(&sp.state, SP_LINKED)
     if shared:
         ret = tdp_mmu_set_spte_atomic(c, kvm, iter, spte)
         if ret:
@@ -210,7 +212,7 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
             if not is_frozen_spte(&kvm.spte, old_spte):
                 return old_spte
             # Whoever froze it before this table was queued for freeing will not come back to unfreeze it.
-            if sptep_to_sp(kvm.arena, sptep).state == SP_QUEUED:
+            if tdp_read_once32(&sptep_to_sp(kvm.arena, sptep).state) == SP_QUEUED:
                 c.checks |= CHECK_PROGRESS
             c.retry_why = RETRY_FROZEN_CHILD
             sync_retry(c, <uint64_t>sptep)
@@ -250,7 +252,7 @@ cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
         trace3(c, EV_RCU_AGAIN, sp.level, sp.gfn, sp.state)
         return
     # Before it is queued: another CPU may run the callback at once.
-    sp.state = SP_QUEUED
+    tdp_write_once32(&sp.state, SP_QUEUED)
     call_rcu(c, &sp.rcu_head, <uint64_t>sp.spt)
 
 
@@ -268,7 +270,7 @@ cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcep
     trace3(c, EV_PREPARE_ZAP, level, base_gfn, sp.is_mirror)
     tdp_mmu_unlink_sp(c, kvm, sp)
     if sp.state == SP_LINKED:
-        sp.state = SP_REMOVED
+        tdp_write_once32(&sp.state, SP_REMOVED)
     for i in range(SPTE_ENTRIES):
         gfn = base_gfn + i * pages_per_hpage(level)
         old_spte = freeze_removed_spte(c, kvm, pt + i, level, shared, &skip)

@@ -2,7 +2,7 @@
 """tdp_mmu.c: zapping leaves, whole roots, and one table."""
 
 from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_present_pte
-from tdpfast._atomic cimport tdp_read_once
+from tdpfast._atomic cimport tdp_read_once, tdp_read_once32
 from tdpfast._arena cimport SP_FREED, UAF_SP, sp_invalid, sp_note_uaf
 from tdpfast._sync cimport (
     SYNC_RMW, lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock,
@@ -147,7 +147,7 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     cdef const char *fn = b"kvm_tdp_mmu_zap_possible_nx_huge_page"
     lockdep_assert_held_read(c, fn, b"mmu_lock_read")
     sp_point(c, sp)
-    if sp.state == SP_FREED:
+    if tdp_read_once32(&sp.state) == SP_FREED:
         sp_note_uaf(kvm.arena, c, sp, UAF_SP)
     if sp.ptep == NULL:
         kvm_warn(c, fn, b"no_parent")

@@ -264,6 +264,7 @@ def test_replay_of_a_schedule_that_does_not_fit_diverges():
     assert explorer.replay(b"\0" * 50)["end"] == "diverged"
 
 
+@pytest.mark.resident
 def test_hundred_thousand_executions_do_not_grow():
     def resident():
         with open("/proc/self/statm") as f:

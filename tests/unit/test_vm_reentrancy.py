@@ -211,6 +211,7 @@ def test_indexes_with_a_mind_of_their_own():
             call(Index())
 
 
+@pytest.mark.resident
 @pytest.mark.parametrize("calls", [3000])
 def test_memory_of_dead_vms(calls):
     def resident():
