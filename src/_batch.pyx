@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strncpy
 
 from tdpfast._arena cimport SP_FREE, SP_FREED, Arena, Sp, sp_invalid
-from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_store_seq
+from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_read_once32, tdp_store_seq
 from tdpfast._ops cimport (
     OP_MAP, Op, OpResult, Vm, op_fault, vm_run_op, vm_run_op_guarded,
 )
@@ -50,12 +50,18 @@ cdef enum:
 
 # ---- many faults ------------------------------------------------------------------------------------------------
 
+cdef inline bint scripted(const Op *op) noexcept nogil:
+    """Whether more than the fault itself is asked for."""
+    return (op.retries or op.nscript or op.nrules or op.ninject or op.race_kind or op.resched or op.no_gp
+            or op.gp_at_yield)
+
+
 cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *counts) noexcept nogil:
     """Faults on up to n consecutive pages in one walk under mmu_lock for read; how many it served.
 
-    It ends early, before a page that needs the whole fault path: its root is stale, an SPTE is frozen or was
-    lost to another CPU, no memory, or a slot boundary lowers the page's level. Everything before that page is
-    done exactly as by as many single faults.
+    It ends early before a page that needs the whole fault path: its root is stale, an SPTE is frozen, or a slot
+    boundary lowers the page's level. And it ends after a page whose fault has to be retried, or left RCU something to
+    do. What is done is done exactly as by as many single faults.
     """
     cdef Kvm *kvm = &vm.kvm
     cdef bint mirror = op.is_private != 0 and kvm.has_mirror
@@ -68,7 +74,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
     if c.has_roots:
         vcpu_reload(c, kvm)
     root = vcpu_roots(c, kvm)[mirror]
-    if root == NULL or kvm.nx_huge_pages or kvm.design.promo_block:
+    if root == NULL or kvm.nx_huge_pages or kvm.design.promo_block or scripted(op):
         return 0
     op_fault(kvm, op, &first)
     read_lock(c, &kvm.mmu_lock)
@@ -84,10 +90,10 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
             break
         if iter.level == fault.goal_level:
             ret = tdp_mmu_map_handle_target_level(c, kvm, &fault, &iter)
-            if ret == RET_PF_RETRY:
-                break
             counts[ret] += 1
             done += 1
+            if ret == RET_PF_RETRY or tdp_read_once(<uint64_t *>&kvm.rcu.head):
+                break
             fault = first
             fault.gfn += done * step
             if not op.noslot:
@@ -95,6 +101,8 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
             kvm_mmu_hugepage_adjust(c, kvm, &fault)
         elif not is_shadow_present_pte(iter.old_spte) or is_large_pte(iter.old_spte):
             if link_or_split(c, kvm, &fault, &iter):
+                counts[<int>RET_PF_RETRY] += 1
+                done += 1
                 break
         tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
@@ -107,10 +115,12 @@ cdef int map_pages(Cpu *c, Vm *vm, Op *op, uint64_t n, uint64_t *counts, OpResul
     cdef uint64_t step = pages_per_hpage(op.level)
     cdef uint64_t most, done
     cdef bint alone
-    while n:
+    while n and not c.hook_raised:
         most = min(n, <uint64_t>CHUNK)
         done = fault_run(c, vm, op, most, counts)
-        alone = done < most
+        alone = done < most and not c.hook_raised
+        if tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
+            rcu_run(c, &vm.kvm.rcu, 0)
         op.gfn += done * step
         op.pfn += done * step
         n -= done
@@ -122,7 +132,6 @@ cdef int map_pages(Cpu *c, Vm *vm, Op *op, uint64_t n, uint64_t *counts, OpResul
             op.gfn += step
             op.pfn += step
             n -= 1
-    rcu_run(c, &vm.kvm.rcu, 0)
     return 0
 
 
@@ -262,6 +271,8 @@ cdef void repeat_op(void *arg) noexcept nogil:
     for i in range(loop.n):
         vm_run_op(loop.c, loop.vm, &loop.op, &loop.res)
         loop.counts[<uint64_t>loop.res.ret & 15] += 1
+        if loop.c.hook_raised:
+            return
         loop.op.gfn += loop.gfn_step
         loop.op.pfn += loop.pfn_step
         loop.op.start += loop.gfn_step
@@ -333,6 +344,12 @@ cdef class VcpuCore:
         return self.trace.n
 
     @property
+    def has_roots(self):
+        """Whether this CPU has a direct root and a mirror root, valid or not."""
+        return self.vm.vm != NULL and vcpu_roots(self.c, &self.vm.vm.kvm)[0] != NULL, (
+            self.vm.vm != NULL and vcpu_roots(self.c, &self.vm.vm.kvm)[1] != NULL)
+
+    @property
     def lost(self):
         """Memory ran out: the end of the trace is missing."""
         return bool(self.trace.lost)
@@ -383,8 +400,9 @@ cdef class VcpuCore:
         loop.gfn_step = gfn_step
         loop.pfn_step = pfn_step
         self.check()
+        self.c.hook_raised = False
         try:
-            while n and not self.c.abort:
+            while n and not self.c.abort and not self.c.hook_raised:
                 loop.n = min(n, <uint64_t>SLICE)
                 n -= loop.n
                 with nogil:
@@ -435,8 +453,9 @@ cdef class VcpuCore:
             raise UsageError(f"op {fields['op']!r}", "a range is mapped", 'op = "map"')
         memset(counts, 0, sizeof(counts))
         self.check()
+        self.c.hook_raised = False
         try:
-            while n and not self.c.abort:
+            while n and not self.c.abort and not self.c.hook_raised:
                 some = min(n, <uint64_t>SLICE)
                 n -= some
                 with nogil:
@@ -524,16 +543,18 @@ def describe_sp(VmCore vm not None, uint64_t index):
     `parent` is (index, entry) of the SPTE that pointed to it when it was made, or None."""
     cdef const Sp *sp
     cdef uint64_t at
+    cdef int32_t state
     if index >= vm.vm.arena.next_fresh:
         raise UsageError(f"no page {index}", f"the arena has used {vm.vm.arena.next_fresh}", "an index below that")
     sp = &vm.vm.arena.sps[index]
-    if sp.state == SP_FREE or sp.state == SP_FREED:
+    state = tdp_read_once32(&sp.state)
+    if state == SP_FREE or state == SP_FREED:
         return None
     parent = None
     if sp.ptep != NULL:
         at = <uint64_t>(sp.ptep - vm.vm.arena.base)
         parent = (at >> 9, at & 511)
-    return (sp.index, sp.state, sp.level, sp.gfn, bool(sp.is_mirror), bool(sp.invalid), bool(sp.is_root),
+    return (sp.index, state, sp.level, sp.gfn, bool(sp.is_mirror), bool(sp.invalid), bool(sp.is_root),
             <int64_t>sp.root_count if sp.is_root else 0, sp.root_number, sp.external_spt,
             bool(sp.nx_huge_page_disallowed), sp.access, parent)
 

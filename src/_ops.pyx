@@ -4,7 +4,7 @@
 from libc.string cimport memset
 
 from tdpfast._arena cimport Sp, sptep_to_sp
-from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_load32, tdp_read_once, tdp_unlikely, tdp_write_once
+from tdpfast._atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
 from tdpfast._spte cimport (
@@ -43,12 +43,15 @@ cdef extern from *:
     const uint64_t KVM_PFN_NOSLOT
 
 
-cdef bint refused_by_gmem_slot(const Kvm *kvm, int kind) noexcept nogil:
-    """guest_memfd slots know no dirty log, so today's callers never get these to a mirror."""
+cdef bint refused_today(const Kvm *kvm, const Op *op) noexcept nogil:
+    """guest_memfd slots know no dirty log, so today's callers never get these to a mirror; and hardware, which writes
+    to a direct root, never walks a mirror."""
     if kvm.design.ungated or not kvm.has_mirror:
         return False
-    return kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN, OP_SPLIT,
-                    OP_RECOVER, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_POKE, OP_POKE_RAW)
+    if op.kind == OP_POKE or op.kind == OP_POKE_RAW:
+        return op.is_private != 0
+    return op.kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN, OP_SPLIT,
+                       OP_RECOVER, OP_ZAP_SPTE, OP_ZAP_NX_SP)
 
 
 # ---- what another CPU does just before an atomic ----------------------------------------------------------------
@@ -123,14 +126,14 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
             ret = kvm_tdp_mmu_map(c, kvm, &fault)
         read_unlock(c, &kvm.mmu_lock)
         tries += 1
-        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries):
+        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised:
             break
         if op.gp_at_retry and not c.slow & SLOW_YIELD:
             rcu_run(c, &kvm.rcu, 0)
         if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
             ret = -5
             break
-        sync_retry(c, <uint64_t>op ^ tdp_load32(&kvm.script_pos) ^ c.used_up << 32)
+        sync_retry(c, <uint64_t>op ^ c.script_pos ^ c.used_up << 32)
     res.ret = ret
     res.level = fault.goal_level
     res.pfn = fault.pfn
@@ -363,21 +366,23 @@ cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nog
 
 # ---- settings -------------------------------------------------------------------------------------------------
 
-cdef void track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
-    """Write tracking of one gfn; mmu_lock for write. Beyond MAX_TRACKED gfns it does nothing."""
+cdef bint track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
+    """Write tracking of one gfn; mmu_lock for write. False, and nothing done, beyond MAX_TRACKED gfns."""
     cdef uint32_t i
     for i in range(kvm.ntracked):
         if kvm.tracked[i] == gfn:
             if not on:
                 kvm.ntracked -= 1
                 kvm.tracked[i] = kvm.tracked[kvm.ntracked]
-            return
+            return True
     if on and kvm.ntracked < MAX_TRACKED:
         kvm.tracked[kvm.ntracked] = gfn
         kvm.ntracked += 1
+        return True
+    return not on
 
 
-cdef void op_setting(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+cdef void op_setting(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
     if op.kind == OP_SET_DIRTY_LOG:
         sync_rare(c, SYNC_STORE, <uint64_t>&kvm.slot.dirty_log)
@@ -388,7 +393,8 @@ cdef void op_setting(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     elif op.kind == OP_TRACK:
         write_lock(c, &kvm.mmu_lock)
         sync_rare(c, SYNC_STORE, <uint64_t>&kvm.ntracked)
-        track_gfn(kvm, op.gfn, op.on != 0)
+        if not track_gfn(kvm, op.gfn, op.on != 0):
+            res.ret = -28
         write_unlock(c, &kvm.mmu_lock)
 
 
@@ -401,7 +407,7 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif kind >= OP_TDX_FIRST:
         if vm.tdx_op != NULL:
             vm.tdx_op(c, vm, op, res)
-    elif refused_by_gmem_slot(&vm.kvm, kind):
+    elif refused_today(&vm.kvm, op):
         res.ret = -22
     elif kind == OP_FAST_PAGE_FAULT:
         op_fast_page_fault(c, vm, op, res)
@@ -424,7 +430,7 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif kind == OP_ZAP_NX_SP:
         op_zap_nx_sp(c, vm, op, res)
     elif kind in (OP_SET_DIRTY_LOG, OP_SET_GEN, OP_TRACK):
-        op_setting(c, vm, op)
+        op_setting(c, vm, op, res)
     else:
         op_roots(c, vm, op, res)
 
@@ -440,10 +446,11 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     c.gp_at_yield = op.gp_at_yield != 0 and not c.slow & SLOW_YIELD
     c.resched = op.resched
     c.resched_calls = 0
+    c.hook_raised = False
+    c.script_len = op.nscript
     if op.nscript:
-        vm.kvm.script = op.script
-        vm.kvm.script_len = op.nscript
-        vm.kvm.script_pos = 0
+        c.script = op.script
+        c.script_pos = 0
     c.user = op
     if op.race_kind:
         c.rmw_count = 0
@@ -458,8 +465,7 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         vm.op_end(c, vm, op)
     c.user = NULL
     c.slow &= ~<uint32_t>SLOW_RMW
-    if op.nscript:
-        vm.kvm.script_len = 0
+    c.script_len = 0
     if not op.no_gp and not c.slow & SLOW_YIELD and tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
         rcu_run(c, &vm.kvm.rcu, 0)
 
@@ -488,7 +494,7 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
     c.landing = &landing
     if tdp_guarded_call(&landing, run_guarded, &g):
         c.slow &= ~<uint32_t>SLOW_RMW
-        vm.kvm.script_len = 0
+        c.script_len = 0
         if vm.op_end != NULL:
             vm.op_end(c, vm, op)
         c.user = NULL

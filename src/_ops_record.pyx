@@ -8,18 +8,18 @@ from tdpfast._atomic cimport tdp_fetch_add
 from tdpfast._sync cimport Cpu, EV_FREE_EXT, EV_LINK_EXT, EV_REMOVE_EXT, EV_SET_EXT, trace3, trace5
 
 
-cdef int scripted(Kvm *kvm) noexcept nogil:
+cdef int scripted(Cpu *c) noexcept nogil:
     """The next scripted return value; 0 when the script is used up."""
     cdef int ret = 0
-    if kvm.script_pos < kvm.script_len:
-        ret = kvm.script[kvm.script_pos]
-        kvm.script_pos += 1
+    if c.script_pos < c.script_len:
+        ret = c.script[c.script_pos]
+        c.script_pos += 1
     return ret
 
 
 cdef int record_set_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
                                   int level) noexcept nogil:
-    cdef int ret = scripted(kvm)
+    cdef int ret = scripted(c)
     trace5(c, EV_SET_EXT, gfn, level, old_spte, new_spte, <uint64_t>ret)
     return ret
 
@@ -37,7 +37,7 @@ cdef int record_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp 
 
 
 cdef int record_link_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil:
-    cdef int ret = scripted(kvm)
+    cdef int ret = scripted(c)
     trace5(c, EV_LINK_EXT, gfn, level, <uint64_t>ret, external_spt != 0, 0)
     return ret
 
@@ -52,7 +52,7 @@ cdef void record_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level,
 
 
 cdef int record_free_external_spt_v618(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil:
-    cdef int ret = scripted(kvm)
+    cdef int ret = scripted(c)
     trace5(c, EV_FREE_EXT, gfn, level, sp.external_spt, <uint64_t>ret, sp.external_spt != 0)
     return ret
 

@@ -12,7 +12,8 @@ from tdpfast._ops cimport (
     OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TDX_FIRST, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE, vm_run_op,
 )
 from tdpfast._pyhooks cimport pyhook_cut, pyhook_reset, pyhook_serve
-from tdpfast._seam cimport seam_inject_clear, seam_record, seam_restore, seam_snapshot
+from tdpfast._seam cimport seam_inject_clear, seam_restore, seam_snapshot
+from tdpfast._seam_record cimport seam_trace
 from tdpfast._sync cimport (
     CHECK_LIFE, EV_OP, EV_OP_END, SLOW_RARE, SYNC_OP, Event, sync_point, trace_free, trace_new, trace_reset,
 )
@@ -69,7 +70,6 @@ cdef void world_reset(void *user) noexcept nogil:
     memcpy(w.t, &w.tdx_copy, sizeof(Tdx))
     memcpy(w.t.sept_state, w.t.sept_state_copy, w.t.sept_share_base)
     seam_inject_clear(w.t.seam)
-    w.t.seam.nrecord = 0
     trace_reset(w.trace)
     if w.vm.kvm.hooks.python != NULL:
         pyhook_reset(&w.vm.kvm)
@@ -298,9 +298,9 @@ cdef class ScenarioProgram(ProgramRef):
         return image
 
     def record(self, bint on):
-        """Keeps the module's calls for events; the explorer is faster without."""
+        """Has the module's calls among the events; the explorer is faster without."""
         self.made()
-        seam_record(self.world.t.seam, on)
+        seam_trace(self.world.t.seam, on)
 
     def events(self):
         """What the last replay recorded: as VmCore.events(), all threads in the order of their steps."""

@@ -142,6 +142,7 @@ cdef void call_python(Cpu *c, HookRequest *r) noexcept with gil:
     except BaseException as error:
         r.native = r.more = False
         r.ret = -5
+        c.hook_raised = True
         if vm.hook_error is None:
             vm.hook_error = error
     inside.remove(PyThread_get_thread_ident())

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The TDX module as one object (see _seam.pxd)."""
 
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from tdpfast._atomic cimport (
@@ -19,6 +19,7 @@ from tdpfast._seam_pamt cimport tdh_phymem_pamt_add, tdh_phymem_pamt_remove
 from tdpfast._seam_phymem cimport (
     tdh_phymem_cache_wb, tdh_phymem_page_rdmd, tdh_phymem_page_reclaim, tdh_phymem_page_wbinvd,
 )
+from tdpfast._seam_record cimport SEAM_UNSEEN, observe_call
 from tdpfast._seam_sept cimport (
     tdh_mem_range_block, tdh_mem_range_unblock, tdh_mem_sept_add, tdh_mem_sept_rd, tdh_mem_sept_remove,
     tdh_mem_track,
@@ -31,7 +32,7 @@ from tdpfast._seam_td cimport (
     tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_vp_addcx, tdh_vp_create, tdh_vp_init,
 )
 from tdpfast._seam_vp cimport tdh_vp_enter, tdh_vp_flush
-from tdpfast._sync cimport EV_SEAM, Event, SYNC_LOAD, sync_load, sync_rare, trace_new
+from tdpfast._sync cimport SYNC_LOAD, sync_load, sync_rare
 
 ctypedef uint64_t (*leaf_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 
@@ -178,7 +179,7 @@ cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
     if tdp_unlikely(s.sys_state != SYS_READY) and not sys_allows(s, leaf):
         r.rax = TDX_SYS_NOT_READY
         return r.rax
-    if tdp_unlikely(tdp_read_once32(&s.ninject) != 0 or s.record != NULL):
+    if tdp_unlikely(tdp_read_once32(&s.ninject) != 0 or tdp_read_once32(&s.observed) != SEAM_UNSEEN):
         return seamcall_slow(c, s, leaf, r)
     r.rax = leaves[leaf](c, s, r)
     return r.rax
@@ -211,8 +212,8 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
         if word != NULL:
             inject_drop(c, s, &inj, word)
         lp.intr_after = intr
-    if s.record != NULL:
-        record_call(c, s, leaf, &before, r, which)
+    if tdp_read_once32(&s.observed) != SEAM_UNSEEN:
+        observe_call(c, s, leaf, &before, r, which)
     return r.rax
 
 
@@ -385,50 +386,6 @@ cdef void seam_inject_clear(Seam *s) noexcept nogil:
     s.inject_owned = 0
     tdp_write_once32(&s.ninject, 0)
     side_unlock(s)
-
-
-cdef void seam_record(Seam *s, bint on) noexcept nogil:
-    """Keeps a SeamRecord of each seamcall(), and an EV_SEAM event (leaf, record index) in the CPU's trace."""
-    free(s.record)
-    s.record = NULL
-    s.nrecord = s.cap_record = 0
-    if on:
-        s.record = <SeamRecord *>calloc(64, sizeof(SeamRecord))
-        s.cap_record = 64 if s.record != NULL else 0
-
-
-cdef void record_call(Cpu *c, Seam *s, int leaf, SeamRegs *before, SeamRegs *after, int inject) noexcept nogil:
-    cdef int64_t index
-    cdef SeamRecord *record
-    cdef Event *e
-    side_lock(s)
-    index = record_next(s)
-    if index >= 0:
-        record = &s.record[index]
-        record.leaf = leaf
-        record.lp = c.lp & (SEAM_MAX_LP - 1)
-        record.inject = inject
-        record.status = after.rax
-        record.before = before[0]
-        record.after = after[0]
-    side_unlock(s)
-    if index >= 0 and c.trace != NULL:
-        e = trace_new(c, EV_SEAM)
-        e.a[0] = <uint64_t>leaf
-        e.a[1] = <uint64_t>index
-
-
-cdef int64_t record_next(Seam *s) noexcept nogil:
-    """Room for one more record; -1 without memory."""
-    cdef SeamRecord *grown
-    if s.nrecord == s.cap_record:
-        grown = <SeamRecord *>realloc(s.record, 2 * s.cap_record * sizeof(SeamRecord))
-        if grown == NULL:
-            return -1
-        s.record = grown
-        s.cap_record *= 2
-    s.nrecord += 1
-    return <int64_t>s.nrecord - 1
 
 
 # ---- snapshots ----------------------------------------------------------------------------------------------

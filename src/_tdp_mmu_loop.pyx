@@ -1,7 +1,6 @@
 # cython: language_level=3
 """tdp_mmu.c: what walks over many SPTEs share: yielding, going round again, flushing."""
 
-from tdpfast._atomic cimport tdp_load32
 from tdpfast._sync cimport (
     EV_FLUSH_ALL, EV_FLUSH_RANGE, EV_YIELD, need_resched, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock,
     read_unlock, sync_retry, trace1, trace3, write_lock, write_unlock,
@@ -51,7 +50,7 @@ cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) 
     cdef uint64_t key = <uint64_t>iter.sptep
     key = (key ^ iter.old_spte) * 0x9e3779b97f4a7c15u
     key = (key ^ <uint64_t>error) * 0x9e3779b97f4a7c15u
-    key = (key ^ tdp_load32(&kvm.script_pos) ^ c.used_up << 32) * 0x9e3779b97f4a7c15u
+    key = (key ^ c.script_pos ^ c.used_up << 32) * 0x9e3779b97f4a7c15u
     sync_retry(c, key)
 
 

@@ -3,7 +3,7 @@
 
 from libc.string cimport memset
 
-from tdpfast._atomic cimport tdp_load32, tdp_read_once32
+from tdpfast._atomic cimport tdp_read_once32
 from tdpfast._ops cimport OP_MAP, op_fault
 from tdpfast._seam cimport TDH_MR_EXTEND, SeamRegs
 from tdpfast._sync cimport (
@@ -52,7 +52,7 @@ cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept n
         read_unlock(c, &vm.kvm.mmu_lock)
         if ret != RET_PF_RETRY:
             break
-        sync_retry(c, gfn ^ tdp_load32(&vm.kvm.script_pos) ^ c.used_up << 32)
+        sync_retry(c, gfn ^ c.script_pos ^ c.used_up << 32)
     return ret
 
 

@@ -275,7 +275,7 @@ cdef void accept_until_done(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         # The loop inside counted its own rounds meanwhile; these are the rounds around it.
         c.retry_key = key
         c.retry_count = count
-        sync_retry(c, <uint64_t>op ^ tdp_load32(&vm.kvm.script_pos) ^ c.used_up << 32)
+        sync_retry(c, <uint64_t>op ^ c.script_pos ^ c.used_up << 32)
         key = c.retry_key
         count = c.retry_count
 

@@ -6,7 +6,6 @@ designs disagree about is a split under the read lock, where nobody may be kicke
 the change of the mirror: `split_shared` of the design.
 """
 
-from tdpfast._atomic cimport tdp_load32
 from tdpfast._seam cimport (
     TDH_MEM_PAGE_DEMOTE, TDH_MEM_RANGE_BLOCK, TDH_MEM_RANGE_UNBLOCK, TDH_MEM_TRACK, SeamRegs,
 )
@@ -56,7 +55,7 @@ cdef uint64_t demote(Cpu *c, Tdx *t, uint64_t rcx, uint64_t page, SeamRegs *r) n
         err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_DEMOTE, rcx, t.tdr_pa, page, r)
         if err != TDX_INTERRUPTED_RESTARTABLE or not t.vm.kvm.design.demote_retry:
             return err
-        sync_retry(c, rcx ^ page ^ tdp_load32(&t.vm.kvm.script_pos) ^ c.used_up << 32)
+        sync_retry(c, rcx ^ page ^ c.script_pos ^ c.used_up << 32)
 
 
 cdef int split_exclusive(Cpu *c, Tdx *t, uint64_t rcx, uint64_t page, const char *fn) noexcept nogil:

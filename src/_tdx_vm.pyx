@@ -6,9 +6,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tdpfast._arena cimport SP_FREED, SP_QUEUED, Sp, arena_watch, hpa_to_sp
+from tdpfast._atomic cimport tdp_read_once32
 from tdpfast._ops cimport op_map
-from tdpfast._seam cimport SeamRecord, seam_record, seam_td
-from tdpfast._seam_core cimport PamtEntry, Td, Tdmr
+from tdpfast._seam cimport seam_td
+from tdpfast._seam_core cimport PamtEntry, SeamRecord, Td, Tdmr
+from tdpfast._seam_record cimport SEAM_RECORDED, seam_record, seam_records, seam_trace
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync cimport SLOW_CHECK
 from tdpfast._tdp_iter cimport pages_per_hpage
@@ -52,6 +54,9 @@ cdef class TdVmCore(VmCore):
             raise UsageError(f"a TD with {levels} levels", "S-EPT roots have 4 or 5", "use 4 or 5")
         if not 0 <= nvcpus <= TDX_MAX_VCPUS:
             raise UsageError(f"{nvcpus} vCPUs", "a TD has at most 8 here", "use 0..8")
+        if runnable and nvcpus == 0:
+            raise UsageError("a runnable TD without vCPUs", "MR.FINALIZE wants one (TDX_NO_VCPUS)",
+                             "a vCPU, or a TD that is not runnable")
         VmCore.__init__(self, design, root_level=levels, tdx=True,
                         direct_gfn_bits=<uint64_t>1 << (39 if levels == 5 else 35),
                         slot_npages=<uint64_t>1 << (39 if levels == 5 else 35), want_direct=want_direct,
@@ -83,11 +88,11 @@ cdef class TdVmCore(VmCore):
         cfg.runnable = runnable
         cfg.attributes = attributes
         cfg.td_ctls = pending_ve_disable
+        tdx_hooks(&self.vm.kvm, self.t)     # what the module refuses kills the VM, with its vCPUs
         err = tdx_td_build(self.cpus[0], self.t, &cfg)
         if err:
             raise TdpfastError(f"the module refused to build the TD (status {err:#x}); is hkid {hkid} or its memory"
                                f" at {base:#x} taken by another TD?")
-        tdx_hooks(&self.vm.kvm, self.t)
         self.vm.kvm.cut = &self.t.cut
         self.vm.tdx = self.t
         self.vm.tdx_op = tdx_run_op
@@ -172,25 +177,35 @@ cdef class TdVmCore(VmCore):
         VmCore.set_tracing(self, on)
         seam_record(self.t.seam, on)
 
+    def trace_calls(self, bint on):
+        """Whether the module's calls are in the traces of the CPUs that make them; without records for seamcalls()."""
+        self.made()
+        seam_trace(self.t.seam, on)
+
     def run(self, fields):
         """As VmCore.run(); the module's call records begin anew."""
         self.made()
-        self.t.seam.nrecord = 0
+        if tdp_read_once32(&self.t.seam.observed) == SEAM_RECORDED:
+            seam_record(self.t.seam, True)
         return VmCore.run(self, fields)
 
     def seamcalls(self):
         """The SEAMCALLs since the last run(): (leaf, lp, injection, status, before, after), each of the last two
         (rcx, rdx, r8, r9)."""
+        cdef uint64_t i, n
         cdef SeamRecord *r
-        cdef uint64_t i
         self.made()
+        cdef SeamRecord *records = seam_records(self.t.seam, &n)
+        if records == NULL:
+            return []
         out = []
-        if self.t.seam.record == NULL:
-            return out
-        for i in range(self.t.seam.nrecord):
-            r = &self.t.seam.record[i]
-            out.append((r.leaf, r.lp, r.inject, r.status, (r.before.rcx, r.before.rdx, r.before.r8, r.before.r9),
-                        (r.after.rcx, r.after.rdx, r.after.r8, r.after.r9)))
+        try:
+            for i in range(n):
+                r = &records[i]
+                out.append((r.leaf, r.lp, r.inject, r.status, (r.before.rcx, r.before.rdx, r.before.r8, r.before.r9),
+                            (r.after.rcx, r.after.rdx, r.after.r8, r.after.r9)))
+        finally:
+            free(records)
         return out
 
     def pages(self):

@@ -90,6 +90,8 @@ cdef void worker_loop(void *arg) noexcept nogil:
         if w.in_slots:
             spin_lock(w.c, &w.shared.slots_lock)
         vm_run_op(w.c, w.vm, op, &res)
+        if w.c.hook_raised:
+            tdp_store_seq(&w.shared.stop, 1)
         if w.in_slots:
             spin_unlock(w.c, &w.shared.slots_lock)
         if begun:

@@ -23,6 +23,9 @@ from tdpfast._tdp_iter cimport pages_per_hpage
 from tdpfast._tdp_mmu cimport Design, Kvm, kvm_init, kvm_page_stat
 from tdpfast._tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 
+from operator import index
+
+from tdpfast._check import shown
 from tdpfast.errors import UsageError
 
 OP_NAMES = (
@@ -58,13 +61,13 @@ def as_u64(value, what):
         try:
             value = int(value, 0)
         except ValueError:
-            raise UsageError(f"{what} is {value!r}", "not a number", "write an integer or a 0x... string") from None
-    if isinstance(value, bool):
-        value = int(value)
-    if not isinstance(value, int):
-        raise UsageError(f"{what} is {value!r}", "not a number", "write an integer or a 0x... string")
+            raise UsageError(f"{what} is {shown(value)}", "not a number", "write an integer or a 0x... string") from None
+    try:
+        value = index(value)
+    except TypeError:
+        raise UsageError(f"{what} is {shown(value)}", "not a number", "write an integer or a 0x... string") from None
     if not 0 <= value < 1 << 64:
-        raise UsageError(f"{what} is {value}", "outside 0..2^64-1", "write an unsigned 64-bit number")
+        raise UsageError(f"{what} is {shown(value)}", "outside 0..2^64-1", "write an unsigned 64-bit number")
     return value
 
 
@@ -113,12 +116,19 @@ cdef void fill_design(Design *d, object design) except *:
 
 # ---- operations -----------------------------------------------------------------------------------------------
 
+cdef int small(object value, str what) except? -1:
+    """A signed 32-bit integer; UsageError otherwise."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = 1 << 31
+    if not -(1 << 31) <= number < 1 << 31:
+        raise UsageError(f"{what} is {shown(value)}", "not a small integer", "use 0, 1 or a count")
+    return number
+
+
 cdef int flag(dict f, str name, int default) except? -1:
-    value = f.get(name, default)
-    if not isinstance(value, (int, bool)) or not -(1 << 31) <= value < 1 << 31:
-        raise UsageError(f"field {name} of op {f.get('op')!r} is {value!r}", "not a small integer",
-                         "use 0, 1 or a count")
-    return value
+    return small(f[name], f"field {name} of op {f.get('op')!r}") if name in f else default
 
 
 cdef uint64_t number(dict f, str name, object default) except? 0:
@@ -127,7 +137,7 @@ cdef uint64_t number(dict f, str name, object default) except? 0:
 
 cdef object choose(dict table, object key, str what):
     if not isinstance(key, str) or key not in table:
-        raise UsageError(f"{what} {key!r}", "unknown", "use one of " + ", ".join(sorted(table)))
+        raise UsageError(f"{what} {shown(key)}", "unknown", "use one of " + ", ".join(sorted(table)))
     return table[key]
 
 
@@ -138,7 +148,7 @@ cdef int fill_rules(Op *op, object rules) except -1:
         raise UsageError(f"{len(rules)} hook rules", f"more than {OP_MAX_HOOK_RULES}", "split the operation")
     for rule in rules:
         if not isinstance(rule, dict):
-            raise UsageError(f"hook rule {rule!r}", "not a table", "write {hook = ..., ret = ...}")
+            raise UsageError(f"hook rule {shown(rule)}", "not a table", "write {hook = ..., ret = ...}")
         r = &op.rules[op.nrules]
         op.nrules += 1
         r.hook = choose(HOOKS, rule.get("hook", "set"), "hook")
@@ -159,7 +169,7 @@ cdef int fill_inject(Op *op, object injects) except -1:
         raise UsageError(f"{len(injects)} injections", f"more than {OP_MAX_INJECT}", "split the operation")
     for inject in injects:
         if not isinstance(inject, dict):
-            raise UsageError(f"injection {inject!r}", "not a table", "write {leaf = ..., lock = ...}")
+            raise UsageError(f"injection {shown(inject)}", "not a table", "write {leaf = ..., lock = ...}")
         j = &op.inject[op.ninject]
         op.ninject += 1
         j.leaf = choose(LEAF_NUMBERS, inject.get("leaf"), "SEAMCALL leaf")
@@ -175,13 +185,13 @@ cdef int fill_inject(Op *op, object injects) except -1:
 cdef int fill_modifiers(Op *op, dict f) except -1:
     cdef int i
     script = f.get("hook", ())
-    if script and isinstance(script[0], int):
+    if script and not isinstance(script[0], dict):
         if len(script) > OP_MAX_SCRIPT:
             raise UsageError(f"op {f.get('op')!r} scripts {len(script)} hook returns", f"more than {OP_MAX_SCRIPT}",
                              "split the operation")
         op.nscript = len(script)
         for i in range(op.nscript):
-            op.script[i] = script[i]
+            op.script[i] = small(script[i], "hook return")
     elif script:
         fill_rules(op, script)
     fill_inject(op, f.get("inject", ()))
@@ -193,8 +203,8 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
     race = f.get("race")
     if race:
         if race[1] not in ("hw", "install"):
-            raise UsageError(f"race kind {race[1]!r}", "unknown", "use hw or install")
-        op.race_n = race[0]
+            raise UsageError(f"race kind {shown(race[1])}", "unknown", "use hw or install")
+        op.race_n = small(race[0], "race number")
         op.race_kind = RACE_HW if race[1] == "hw" else RACE_INSTALL
         op.race_set = as_u64(race[2], "race value")
         op.race_clear = as_u64(race[3], "race clear mask") if len(race) > 3 else 0

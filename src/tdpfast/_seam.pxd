@@ -11,7 +11,7 @@ The logical processor is c.lp & 63.
 
 from libc.stdint cimport int32_t, uint64_t
 
-from tdpfast._seam_core cimport PamtEntry, Seam, SeamInject, SeamLp, SeamRecord, SeamRegs, Td, Vp, pamt_entry
+from tdpfast._seam_core cimport PamtEntry, Seam, SeamInject, SeamLp, SeamRegs, Td, Vp, pamt_entry
 from tdpfast._sync cimport Cpu
 
 cdef enum:               # leaf numbers
@@ -71,7 +71,6 @@ cdef int seam_inject(Seam *s, const SeamInject *inject) noexcept nogil
 cdef void seam_inject_off(Seam *s, int index) noexcept nogil
 cdef int seam_inject_put(Seam *s, int index) noexcept nogil
 cdef void seam_inject_clear(Seam *s) noexcept nogil
-cdef void seam_record(Seam *s, bint on) noexcept nogil
 
 # Snapshots: one thread only
 cdef int seam_snapshot(Seam *s) noexcept nogil

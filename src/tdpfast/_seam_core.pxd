@@ -253,6 +253,7 @@ cdef struct Seam:
     int32_t ninject
     int32_t inject_owned
     SeamInject inject[32]
+    int32_t observed     # SEAM_*: what calls leave behind
     SeamRecord *record
     uint64_t nrecord
     uint64_t cap_record

@@ -198,6 +198,10 @@ cdef struct Cpu:
     uint64_t retry_ns    # and as long as this, at least, where others may merely be slow; 0: rounds alone decide
     uint64_t retry_since # when the rounds with this key began to be timed
     int32_t retry_why    # RetryWhy
+    const int32_t *script    # what the external hooks of a VM without a module return, in order
+    uint32_t script_len
+    uint32_t script_pos
+    bint hook_raised     # a Python hook raised in this operation: its loops end
     uint64_t used_up     # scripted failures and injected faults so far: a retry after one is not the same round again
     # results
     Event scratch        # where records go when memory ran out

@@ -172,10 +172,6 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t nx_lpage_splits
     uint64_t nx_possible
     uint64_t mmio_created
-    # scripted hook returns of a VM without a module
-    const int32_t *script
-    uint32_t script_len
-    uint32_t script_pos
     uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
     uint64_t external_live
     const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tdpfast._vm import LEAF_NUMBERS
+
 EVENT_KINDS = (
     "chg", "set_ext", "set_ext", "link_ext", "remove_ext", "free_ext", "flush_all", "flush_range", "flush_slot",
     "yield", "split", "dirty", "race", "assert", "seam", "req", "kick", "td_exit", "wait_for_sept_zap",
@@ -13,9 +15,15 @@ EVENT_KINDS = (
 PY_HOOK_KINDS = ("yields", "returns", "native")
 """How a step of a Python hook ends: at a yield, with an answer, or by asking for the design's own hook."""
 ASSERT_KINDS = ("WARN", "KVM_BUG_ON", "BUG", "LOCKDEP")
+LEAF_NAMES = {number: name for name, number in LEAF_NUMBERS.items()}
 PRESENT = 1 << 11
 LARGE = 1 << 7
 ADDRESS = 0x000FFFFFFFFFF000
+
+
+def leaf_name(leaf: int) -> str:
+    """A SEAMCALL leaf as Intel writes it, such as TDH.MEM.PAGE.AUG."""
+    return f"TDH.{LEAF_NAMES.get(leaf, leaf)}"
 
 
 def visible(spte: int, level: int) -> str:

@@ -70,7 +70,7 @@ def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     known = table[name] + (TD_MODIFIERS if td else MODIFIERS)
     for key in op:
         if key != "op" and key not in known:
-            raise UsageError(f"op {name!r} has no field {key!r}", "unknown field", one_of(known))
+            raise UsageError(f"op {name!r} has no field {shown(key)}", "unknown field", one_of(known))
     check_hooks(op.get("hook", []), td)
     check_race(op.get("race"))
     check_tables("inject", op.get("inject", []), INJECT_FIELDS)
@@ -82,7 +82,7 @@ def check_hooks(hook: Any, td: bool) -> None:
         check_tables("hook", hook, RULE_FIELDS)
         return
     if not isinstance(hook, (list, tuple)):
-        raise UsageError(f"hook is {hook!r}", "not a list", "a list of values that the hooks return")
+        raise UsageError(f"hook is {shown(hook)}", "not a list", "a list of values that the hooks return")
     for value in hook:
         check_int("hook return", value, -4095, 0)
 
@@ -91,18 +91,18 @@ def check_race(race: Any) -> None:
     """UsageError for a race that cannot be lowered."""
     if race is not None:
         if not isinstance(race, (list, tuple)) or len(race) not in (3, 4) or race[1] not in ("hw", "install"):
-            raise UsageError(f"race is {race!r}", "not a race", '[n, "hw", set, clear] or [n, "install", value]')
+            raise UsageError(f"race is {shown(race)}", "not a race", '[n, "hw", set, clear] or [n, "install", value]')
         check_int("race number", race[0], 0, (1 << 31) - 2)
 
 
 def check_tables(what: str, tables: Any, fields: tuple[str, ...]) -> None:
     """UsageError unless `tables` is a list of tables with such fields only, whose values are texts or integers."""
     if not isinstance(tables, (list, tuple)) or not all(isinstance(table, Mapping) for table in tables):
-        raise UsageError(f"{what} is {tables!r}", "not a list of tables", "tables with " + ", ".join(fields))
+        raise UsageError(f"{what} is {shown(tables)}", "not a list of tables", "tables with " + ", ".join(fields))
     for table in tables:
         for key, value in table.items():
             if key not in fields:
-                raise UsageError(f"{what} has no field {key!r}", "unknown field", one_of(fields))
+                raise UsageError(f"{what} has no field {shown(key)}", "unknown field", one_of(fields))
             if not isinstance(value, (str, int)):
-                raise UsageError(f"field {key} of {what} is {value!r}", "no name and no number", "see tdpfast.ops")
+                raise UsageError(f"field {key} of {what} is {shown(value)}", "no name and no number", "see tdpfast.ops")
         check_int(f"ret of {what}", table.get("ret", 0), -4095, 0)

@@ -118,6 +118,13 @@ class Td:
     tdr: int
     vcpus: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_u64("tdr", self.tdr)
+        if not isinstance(self.vcpus, tuple):
+            raise UsageError(f"vcpus {shown(self.vcpus)}", "not a tuple", "HPAs of TDVPRs")
+        for tdvpr in self.vcpus:
+            check_u64("tdvpr", tdvpr)
+
 
 def tdmr_pamt_size(start: int, end: int, *, dynamic_pamt: bool = False) -> tuple[int, int, int]:
     """Bytes of PAMT that a TDMR [start, end) needs, for 4K, 2M and 1G entries, each in whole pages.
@@ -230,7 +237,7 @@ class TdxModule:
         rax, *out = self.native.seamcall(LEAVES[leaf], check_int("lp", lp, 0, LOGICAL_PROCESSORS - 1),
                                          version=check_int("version", version, 0, (1 << 48) - 1),
                                          intr_after=intr_after, **registers)
-        return _result(rax, dict(zip(("rcx", "rdx", "r8", "r9", "r10", "r11"), out)))
+        return seam_result(rax, dict(zip(("rcx", "rdx", "r8", "r9", "r10", "r11"), out)))
 
     # ---- memory management, with named operands
 
@@ -339,7 +346,7 @@ class TdxModule:
         result, rax, *out = values
         registers = dict(zip(("rcx", "rdx", "r8", "r9"), out))
         if result == st.GUEST_DONE:
-            return _result(rax, registers)
+            return seam_result(rax, registers)
         return SeamResult(rax, _RESULTS[result], "", registers)
 
     # ---- building and looking
@@ -349,11 +356,19 @@ class TdxModule:
         step = 1 << 12 + 9 * check_int("size", size, 0, 2)
         if size == 0 and self._free:
             return self._pair(self._free.pop())
-        page = -(-self._next // step) * step
-        if page + step > self._top:
-            raise UsageError("new_page", "the first TDMR is used up", "a larger TDMR")
-        self._next = page + step
+        page = self.new_range(step, step)
         return self._pair(page) if size == 0 else page
+
+    def new_range(self, size: int, align: int = 4096) -> int:
+        """The first HPA of a stretch of physical memory that nobody had; size and align: bytes, in whole pages."""
+        for name, value in (("size", size), ("align", align)):
+            if check_int(name, value, 4096, 1 << 52) % 4096:
+                raise UsageError(f"{name} {value:#x}", "not whole pages", "a multiple of 0x1000")
+        start = -(-self._next // align) * align
+        if start + size > self._top:
+            raise UsageError(f"{size:#x} bytes of memory", "the first TDMR is used up", "a larger TDMR")
+        self._next = start + size
+        return start
 
     def _pair(self, page: int) -> int:
         """With dynamic PAMT: the page's range gets its page pair, from the end of the TDMR."""
@@ -363,10 +378,11 @@ class TdxModule:
             self._paired.add(page >> 21)
         return page
 
-    def _hkid(self) -> int:
+    def free_hkid(self) -> int:
+        """The first private HKID that no TD has; UsageError without one."""
         kot = self.native.hkids()
         if 0 not in kot:
-            raise UsageError("build_td", "no HKID is free", "teardown_td() of another TD")
+            raise UsageError("one more TD", "no HKID is free", "the end of another TD first")
         return kot.index(0)
 
     def build_td(self, vcpus: int = 1, *, levels: int = 4, gpaw: int = 0, attributes: int = 0, td_ctls: int = 0,
@@ -380,7 +396,7 @@ class TdxModule:
         check_int("gpaw", gpaw, 0, 1)
         check_bool("finalize", finalize)
         tdr = self.new_page()
-        self._must("mng_create", rcx=tdr, rdx=self._hkid())
+        self._must("mng_create", rcx=tdr, rdx=self.free_hkid())
         self._must("mng_key_config", rcx=tdr)
         for _ in range(6):
             self._must("mng_addcx", rcx=self.new_page(), rdx=tdr)
@@ -480,7 +496,8 @@ def _ranges(name: str, ranges) -> list[tuple[int, int]]:
         raise UsageError(f"bad {name}", str(error), "[(start, end), ...]") from None
 
 
-def _result(rax: int, registers: dict[str, int]) -> SeamResult:
+def seam_result(rax: int, registers: dict[str, int]) -> SeamResult:
+    """The answer of a leaf from RAX and the registers that it wrote."""
     if rax in (st.ENTERED_TD, st.MODULE_HALT):
         return SeamResult(rax, st.status_name(rax), "", registers)
     status = st.decode_status(rax)

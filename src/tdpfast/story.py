@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tdpfast.checks import names_of
-from tdpfast.conform.names import LEAF_NAMES
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, py_hook_text, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, leaf_name, py_hook_text, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
 
@@ -51,7 +50,7 @@ def op_text(op: dict) -> str:
     return f"{op['op']}({fields})"
 
 
-def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list) -> str | None:
+def event_text(kind: str, a: tuple, s0: str | None, s1: str | None) -> str | None:
     """One record of the trace as a line; None for what a story leaves out."""
     if kind == "chg":
         return f"spte_changed gfn {a[1]:x} {level_name(a[2])}: {spte_text(a[3], a[2])} -> {spte_text(a[4], a[2])}"
@@ -60,9 +59,7 @@ def event_text(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list)
         return (f"{'split_external_spt' if a[6] else 'set_external_spte'} gfn {a[0]:x} {level_name(a[1])}: "
                 f"{spte_text(a[2], a[1])} -> {spte_text(a[3], a[1])} = {ret}" + (" (scripted)" if a[5] else ""))
     if kind == "seam":
-        leaf, _lp, inject, status, before, _after = calls[a[1]]
-        return f"TDH.{LEAF_NAMES.get(leaf, leaf)}({before[0]:#x}) {status_name(status)}" + (
-            " [lock held by another LP]" if inject else "")
+        return f"{leaf_name(a[0])}({a[3]:#x}) {status_name(a[2])}" + (" [lock held by another LP]" if a[7] else "")
     if kind == "spte_frozen":
         return f"cmpxchg gfn {a[0]:x} {level_name(a[1])}: {spte_text(a[2], a[1])} -> FROZEN"
     if kind == "link_ext":
@@ -129,7 +126,6 @@ def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
     from tdpfast._explore import KIND_NAMES
 
     columns = {program.cpu_of(i): i for i in range(len(scenario.threads))}
-    calls = program.vm.seamcalls()
     lines: list[Line] = []
     for kind, cpu, _step, a, s0, s1 in program.events():
         name = EVENT_KINDS[kind]
@@ -141,7 +137,7 @@ def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
         elif name == "step":
             text = step_text(a, KIND_NAMES, program.describe)
         else:
-            text = event_text(name, a, s0, s1, calls)
+            text = event_text(name, a, s0, s1)
         if text is not None:
             lines.append(Line(column, text))
     return ending(squeeze(lines), replay, program)

@@ -23,10 +23,13 @@ from typing import Any
 import numpy as np
 
 from tdpfast import walk
-from tdpfast._check import check_int, check_seconds, shown
+from tdpfast._check import check_bool, check_int, check_seconds, shown
+from tdpfast._checks import findings
 from tdpfast._threads import ThreadEngine
+from tdpfast.checks import MEANING, names_of
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
+from tdpfast.story import spte_text
 from tdpfast.vm import Vm
 
 __all__ = ["ThreadResult", "ThreadsResult", "audit", "run_threads"]
@@ -102,6 +105,7 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
     check_int("number of threads", len(ops), 1, MAX_THREADS)
     check_int("count", count, 0, 1 << 62)
     check_seconds(seconds)
+    check_bool("watch", watch)
     vm._check_hook()
     vm._check_alive()
     while len(vm.vcpus) < len(ops):
@@ -124,6 +128,7 @@ def _checked(op: Mapping[str, Any], td: bool) -> Mapping[str, Any]:
 def _run(vm: Vm, engine: ThreadEngine, watch: bool, noise: int) -> ThreadsResult:
     crew = _Crew(engine)
     with ExitStack() as stack:
+        stack.enter_context(vm._slots_lock)
         for vcpu in vm.vcpus[:engine.n]:
             stack.enter_context(vcpu._lock)
         vm._check_alive()
@@ -137,9 +142,9 @@ def _run(vm: Vm, engine: ThreadEngine, watch: bool, noise: int) -> ThreadsResult
         done = engine.finish()
         result = ThreadsResult([ThreadResult(n, elapsed, kinds, ABORTS[abort], *engine.measured(i), engine.last_op(i))
                                 for i, (n, elapsed, kinds, abort) in enumerate(done)], *engine.freed_uses())
+        if result.ended is not None:
+            vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
     vm._raise_hook_error()
-    if result.ended is not None:
-        vm.vcpus[[thread.ended for thread in result.threads].index(result.ended)]._end()
     return result
 
 
@@ -182,12 +187,29 @@ def audit(vm: Vm) -> list[str]:
     """What is wrong with a VM that nobody changes at the moment; an empty list if nothing is.
 
     No SPTE is frozen, every table entry points to a linked table of the right level and gfn whose parent it is,
-    no table hangs twice, and the statistics are what counting gives.
+    no table hangs twice, and the statistics are what counting gives. Of a TD on a module: mirror and S-EPT agree, and the
+    module's page metadata and counts match the S-EPT; of each the first place.
 
     Raises:
         UsageError: vm is no Vm.
     """
-    return [text for _, text in audit_checks(vm)]
+    return [text for _, text in audit_checks(vm)] + [f"{text} at gfn {gfn:x}" if level else text
+                                                     for name, text, gfn, level in core_checks(vm)
+                                                     if name in ("agree", "pamt")]
+
+
+def core_checks(vm: Vm) -> list[tuple[str, str, int, int]]:
+    """What the explorer looks for at quiescence: (check, text, gfn, level), the first place of each; level 0: none."""
+    out = []
+    for f in findings(vm.core):
+        name = names_of(f["check"])[0]
+        text = MEANING[name]
+        if name == "agree":
+            text = f"mirror {spte_text(f['mirror'], f['level'])}, S-EPT {f['external']:#x}"
+        if name == "pamt":
+            text += f", pfn {f['gfn']:x}" if f["gfn"] else ""
+        out.append((name, text, f["gfn"], f["level"] if name != "pamt" else 0))
+    return out
 
 
 def audit_checks(vm: Vm) -> list[tuple[str, str]]:

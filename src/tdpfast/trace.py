@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, PY_HOOK_KINDS, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, PY_HOOK_KINDS, leaf_name, signed
+from tdpfast.status import status_name
 
 EVENT_DTYPE = np.dtype([("kind", "i4"), ("cpu", "i4"), ("step", "u8"), ("a", "u8", (8,)), ("function", "S48"),
                         ("id", "S48")])
@@ -45,10 +46,29 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "fast_pf": ("gfn", "error_code", "old_spte", "new_spte", "ret"),
     "spte_frozen": ("gfn", "level", "old_spte"),
     "py_hook": ("gfn", "level", "ret", "what"),
+    "seam": ("leaf", "record", "status", "rcx", "rdx", "r8", "lp", "injected"),
+    "seamcall_failed": ("leaf", "status"),
+    "req": ("request",),
+    "kick": ("vcpu", "rax"),
+    "td_exit": ("vcpu", "rax"),
+    "wait_for_sept_zap": ("vcpu",),
+    "reset_paddr": ("hpa",),
+    "free_page": ("hpa",),
+    "keyid_free": ("hkid",),
+    "op_end": ("part", "ret", "rax", "rcx", "rdx", "r8", "kind", "more"),
 }
-"""Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*."""
+"""Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*.
 
-_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after", "error_code"})
+The last ones are of a TD on a module. seam: a SEAMCALL with its operands; record: its place among the records of a
+replay (a Record leaves it out); injected: another processor held a lock, or an interrupt was pending. req:
+KVM_REQ_OUTSIDE_GUEST_MODE (0) or KVM_REQ_VM_DEAD (1) to all vCPUs. kick, td_exit: a vCPU left the TD; rax: what VP.ENTER
+answered. wait_for_sept_zap: a vCPU was kept out. op_end: a part of an operation that is made of several (0 the guest's
+access, 1 the fault, 2 VP.ENTER)."""
+
+_REQUESTS = ("OUTSIDE_GUEST_MODE", "VM_DEAD")
+_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after", "error_code", "hpa", "rax", "rcx", "rdx",
+"r8",
+                  "more"})
 _SIGNED = frozenset({"ret", "errno"})
 
 
@@ -81,6 +101,11 @@ def make_record(row: Any) -> Record:
         if names is None:
             names = tuple(f"a{i}" for i in range(8))
         fields = {name: signed(value) if name in _SIGNED else value for name, value in zip(names, numbers)}
+        if "leaf" in fields:
+            fields.pop("record", None)
+            fields |= {"leaf": leaf_name(fields["leaf"]), "status": status_name(fields["status"])}
+        if kind == "req":
+            fields["request"] = _REQUESTS[fields["request"]]
     return Record(kind, int(row["cpu"]), int(row["step"]), fields)
 
 
@@ -97,6 +122,11 @@ def fast_page_fault_event(vcpu: int, gfn: int, error_code: int, old: int, new: i
             f"old {old:#x} new {new:x} spurious {int(ret == 6)} fixed {int(ret == 5)}")
 
 
+def seamcall_event(leaf: str, status: str, rcx: int, rdx: int, r8: int, lp: int) -> str:
+    """``event: fields`` of a SEAMCALL."""
+    return f"tdpfast_seamcall: {leaf} lp {lp} rcx {rcx:x} rdx {rdx:x} r8 {r8:x} status {status}"
+
+
 def trace_event(record: Record) -> str:
     """``event: fields`` as the kernel's tracepoint prints it, or as a ``tdpfast_*`` event."""
     f = record.fields
@@ -108,6 +138,8 @@ def trace_event(record: Record) -> str:
                 f"errno {f['errno']}")
     if record.kind == "fast_pf":
         return fast_page_fault_event(record.cpu, *f.values())
+    if record.kind == "seam":
+        return seamcall_event(*(f[name] for name in ("leaf", "status", "rcx", "rdx", "r8", "lp")))
     name, _, text = str(record).partition(" ")
     return f"tdpfast_{name.lower()}: {text}".rstrip()
 

@@ -6,11 +6,10 @@ gives the same bytes.
 
 from __future__ import annotations
 
-from tdpfast.conform.names import LEAF_NAMES
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, py_hook_text, signed
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, leaf_name, py_hook_text, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
-from tdpfast.trace import fast_page_fault_event
+from tdpfast.trace import fast_page_fault_event, seamcall_event
 
 HEADER = """# tracer: nop
 #
@@ -47,12 +46,11 @@ def kernel_event(kind: str, a: tuple, cpu: int) -> tuple[str, str] | None:
     return None
 
 
-def own_event(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list) -> tuple[str, str] | None:
+def own_event(kind: str, a: tuple, s0: str | None, s1: str | None) -> tuple[str, str] | None:
     """(event, fields) of what the kernel's trace cannot show."""
     if kind == "seam":
-        leaf, lp, _inject, status, before, _after = calls[a[1]]
-        return "tdpfast_seamcall", (f"TDH.{LEAF_NAMES.get(leaf, leaf)} lp {lp} rcx {before[0]:x} rdx {before[1]:x} "
-                                    f"r8 {before[2]:x} status {status_name(status)}")
+        name, _, fields = seamcall_event(leaf_name(a[0]), status_name(a[2]), *a[3:7]).partition(": ")
+        return name, fields
     if kind == "set_ext":
         return "tdpfast_set_external_spte", (f"gfn {a[0]:x} level {a[1]} old_spte {a[2]:x} new_spte {a[3]:x} "
                                              f"ret {signed(a[4])}")
@@ -76,11 +74,10 @@ def own_event(kind: str, a: tuple, s0: str | None, s1: str | None, calls: list) 
 def tracefs(program, scenario: Scenario) -> str:
     """The trace of the schedule that was replayed last, ending with a newline."""
     columns = {program.cpu_of(i): i for i in range(len(scenario.threads))}
-    calls = program.vm.seamcalls()
     out = [HEADER]
     for kind, cpu, step, a, s0, s1 in program.events():
         name = EVENT_KINDS[kind]
-        event = kernel_event(name, a, columns.get(cpu, 0)) or own_event(name, a, s0, s1, calls)
+        event = kernel_event(name, a, columns.get(cpu, 0)) or own_event(name, a, s0, s1)
         if event is None:
             continue
         column = columns.get(cpu)

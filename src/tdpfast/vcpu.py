@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tdpfast._batch import VcpuCore
-from tdpfast._check import check_bool, check_int
+from tdpfast._vm import as_u64
+from tdpfast._check import check_bool, check_int, one_of, shown
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
-from tdpfast.ops import check_op
+from tdpfast.ops import MODIFIERS, OPS, TD_MODIFIERS, check_op
 from tdpfast.trace import EVENT_DTYPE, Record, records
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_PFN = 1 << 40
 EINVAL = -22
+SLOTS_OPS = frozenset({"invalidate_roots", "zap_invalidated_roots", "set_dirty_log"})
+"""What the kernel does under slots_lock."""
 
 
 class RetPf(IntEnum):
@@ -99,6 +103,7 @@ class Vcpu:
         self.vm = vm
         self._core = core
         self._lock = threading.RLock()      # a signal handler may call in the middle of a call
+        self._modifiers: dict[str, Any] = {}
         self._core.set_tracing(vm.trace != "off")
 
     def __repr__(self) -> str:
@@ -117,35 +122,72 @@ class Vcpu:
     def run(self, op: Mapping[str, Any]) -> dict[str, Any]:
         """One operation as the conformance files and the scenarios write it: ``{"op": "map", "gfn": 1536, ...}``.
 
-        Fields and their defaults are those of `OPS`; returns ``ret`` and what else the operation answers.
+        Fields are those of `OPS`; what is left out has the recordings' default, which is not always the method's: a
+        map, say, is shared unless it says private = 1. Returns ``ret`` and what else the operation answers.
         """
         fields = dict(op) if isinstance(op, Mapping) else {}
-        check_op(fields, td=False)
+        check_op(fields, td=self.vm.on_module)
+        for key in ("gfn", "start"):
+            if key in fields and as_u64(fields[key], key) > self.vm.max_gfn:
+                raise UsageError(f"{key} {shown(fields[key])} of op {fields['op']!r}", "no gfn of this VM",
+                                 f"0..{self.vm.max_gfn:#x}, without the shared bit")
         return self._run(fields)
+
+    @contextmanager
+    def modifiers(self, **modifiers: Any) -> Iterator[None]:
+        """What happens beside this vCPU's operations within a ``with``; each is as `MODIFIERS` in tdpfast.ops has it.
+
+            with vm.modifiers(resched=1):                        # yields at every chance
+                vm.zap_all()
+            with vm.modifiers(race=[0, "hw", 1 << 9, 0]):        # another CPU's write before the first atomic
+                vm.age(0, 512)
+
+        map_range() and walk_many() are not to be had within. UsageError for an unknown modifier.
+        """
+        known = TD_MODIFIERS if self.vm.on_module else MODIFIERS
+        for name in modifiers:
+            if name not in known:
+                raise UsageError(f"modifier {name!r}", "unknown", one_of(known))
+        check_op({"op": "sync_rcu"} | modifiers, td=self.vm.on_module)
+        before = self._modifiers
+        self._modifiers = before | modifiers
+        try:
+            yield
+        finally:
+            self._modifiers = before
 
     def __reduce__(self) -> Any:
         raise UsageError("a copy of a vCPU", "it belongs to its VM", "vm.create_vcpu()")
 
     def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
-        self.vm._check_hook()
-        with self._lock:
-            self.vm._check_alive()
-            if self.vm.trace == "last":
+        vm = self.vm
+        vm._check_hook()
+        if self._modifiers:
+            fields = self._modifiers | fields
+        with vm._slots_lock if fields["op"] in SLOTS_OPS else nullcontext(), self._lock:
+            vm._check_alive()
+            if vm.trace == "last":
                 self._core.clear()
             out = self._core.run(fields)
-        self.vm._raise_hook_error()
-        if out["ret"] in ("BUG", "LIVELOCK"):
-            raise self._end()
-        if out["ret"] == EINVAL:
-            raise UsageError(f"{fields['op']} on a TD", "guest_memfd memslots know no dirty log, so that KVM never "
-                             "gets here", "Vm(..., ungated=True)")
+            ended = self._end() if out["ret"] in ("BUG", "LIVELOCK") else None
+        vm._raise_hook_error()
+        if ended is not None:
+            raise ended
+        if out["ret"] == EINVAL and fields["op"] in OPS and vm.tdx and not vm.design.ungated:
+            why = ("hardware walks no mirror" if fields["op"] in ("poke", "poke_raw") else
+                   "guest_memfd memslots know no dirty log, so that KVM never gets here")
+            raise UsageError(f"{fields['op']} on a TD", why, "Vm(..., ungated=True)")
         return out
+
+    def _check_unmodified(self, what: str) -> None:
+        if self._modifiers:
+            raise UsageError(f"{what}() within modifiers()", "they are about single operations", "map() or get_walk()")
 
     def _end(self) -> VmEnded:
         """The exception that tells how an operation of this vCPU ended the VM; all later ones raise it too."""
         bug = self.asserts["BUG"]
         self.vm._ended = VmEnded("BUG" if bug.count else "LIVELOCK", bug.function, bug.id)
-        return self.vm._ended
+        return VmEnded(*self.vm._ended.args)
 
     # faults
 
@@ -169,13 +211,13 @@ class Vcpu:
         """
         vm = self.vm
         if not (type(gfn) is int and type(pfn) is int and type(level) is int and type(retries) is int
-                and type(hook) is tuple and not hook and retries == 0
+                and type(hook) is tuple and not hook and retries == 0 and not self._modifiers
                 and 0 <= gfn <= vm.max_gfn and 0 <= pfn < MAX_PFN and 1 <= level <= 3):
             fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
             gfn, pfn, level = fields["gfn"], fields["pfn"], fields["level"]
             retries = check_int("retries", retries, -1, 1 << 30)
             script = vm._hook(hook)
-            if script:
+            if script or self._modifiers:
                 out = self._run(fields | {"retries": retries} | script)
                 return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
         private = vm.tdx if private is None else vm._private(private)
@@ -187,10 +229,11 @@ class Vcpu:
                 self._core.clear()
             got = self._core.fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot,
                                    retries)
+            ended = self._end() if got is None else None
         if vm.core.hook_error is not None:
             vm._raise_hook_error()
-        if got is None:
-            raise self._end()
+        if ended is not None:
+            raise ended
         return MapResult(_RET_PF[got[0]], *got[1:])
 
     def fast_page_fault(self, gfn: int, *, write: bool = True, exec: bool = False, user: bool = False,
@@ -221,6 +264,7 @@ class Vcpu:
         faults at a time, and the walk goes on where the last fault ended; what one walk cannot serve (a frozen
         SPTE, a lost cmpxchg, a slot boundary) goes through a fault of its own.
         """
+        self._check_unmodified("map_range")
         fields = self.vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
         gfn, pfn = fields["gfn"], fields["pfn"]
         pages = 1 << 9 * (fields["level"] - 1)
@@ -234,18 +278,37 @@ class Vcpu:
             if self.vm.trace == "last":
                 self._core.clear()
             counts = self._core.map_range(fields, n)
-            over = self._core.vm.ended
+            ended = self._end() if self._core.vm.ended else None
         self.vm._raise_hook_error()
-        if over:
-            raise self._end()
+        if ended is not None:
+            raise ended
         return {RetPf(ret): count for ret, count in counts.items()}
 
     # roots
 
     def reload(self) -> int:
-        """kvm_mmu_reload() of roots that were invalidated: puts them and takes valid ones, mirror first;
-        mmu_lock for read. 2 if the mirror root changed plus 1 if the direct root did."""
-        return self._run({"op": "reload"})["ret"]
+        """kvm_mmu_reload() (7.3, 6.18): puts roots that were invalidated and takes valid ones, mirror first, and those
+        it has none of; mmu_lock for read. 2 if the mirror root was replaced plus 1 if the direct root was.
+
+        UsageError when the host has no page for a root.
+        """
+        with self._lock:
+            ret = self._run({"op": "reload"})["ret"]
+            for private in self.vm._kinds:
+                self._core.run({"op": "alloc_root", "private": private})
+                if not self._core.has_roots[private]:
+                    raise UsageError("reload()", "no memory for a root", "Vm(..., memory_pages=more)")
+        return ret
+
+    def alloc_root(self, *, private: bool | None = None) -> None:
+        """kvm_tdp_mmu_alloc_root() (7.3, 6.18), if this vCPU has no root of that kind: a reference to the valid one, or
+        a new one; mmu_lock for read, tdp_mmu_pages_lock. private: the mirror root; default: a TD's. Without memory
+        nothing happens."""
+        self._run({"op": "alloc_root", "private": self.vm._private(private)})
+
+    def put_root(self, *, private: bool | None = None) -> None:
+        """kvm_tdp_mmu_put_root() (7.3, 6.18) of this vCPU's root of that kind, if it has one; mmu_lock for read."""
+        self._run({"op": "put_root", "private": self.vm._private(private)})
 
     def put_roots(self) -> None:
         """Drops this vCPU's references to its roots: kvm_tdp_mmu_put_root(), mmu_lock for read."""
@@ -254,7 +317,7 @@ class Vcpu:
     # lookups
 
     def get_walk(self, gfn: int, *, private: bool | None = None) -> GetWalk:
-        """kvm_tdp_mmu_get_walk(): the SPTEs on the way to gfn. Lockless, inside RCU.
+        """kvm_tdp_mmu_get_walk() (7.3, 6.18): the SPTEs on the way to gfn. Lockless, inside RCU.
 
         KVM itself only walks the direct root; private=True does the same on the mirror.
         """
@@ -263,7 +326,8 @@ class Vcpu:
         return GetWalk(out["ret"], out["root_level"], out["sptes"])
 
     def fast_page_fault_last_sptep(self, gfn: int) -> FastPfLast:
-        """kvm_tdp_mmu_fast_pf_get_last_sptep(): the last SPTE of a walk to gfn in the direct root. Inside RCU."""
+        """kvm_tdp_mmu_fast_pf_get_last_sptep() (7.3, 6.18): the last SPTE of a walk to gfn in the direct root. Inside
+        RCU."""
         out = self._run({"op": "fast_pf_last", "gfn": self.vm._gfn(gfn)})
         return FastPfLast(out["ret"], out["level"], out["spte"])
 
@@ -273,11 +337,14 @@ class Vcpu:
         One native call without the GIL, lockless, inside RCU for up to 4096 gfns at a time; level 0 = no root.
         Neighbouring gfns share the way down; scattered gfns over many tables are looked up side by side.
         """
+        self._check_unmodified("walk_many")
         private = self.vm._private(private)
         try:
             array = np.asarray(gfns)
         except Exception as error:
             raise UsageError("bad gfns", str(error), "an array of integers") from None
+        if not array.size:
+            array = array.astype(np.uint64)
         if array.dtype.kind not in "iu" or (array.size and not 0 <= int(array.min()) <= int(array.max())
                                             <= self.vm.max_gfn):
             raise UsageError("bad gfns", f"dtype {array.dtype}, or out of range", f"integers 0..{self.vm.max_gfn:#x}")

@@ -21,9 +21,9 @@ Warnings and KVM_BUG_ON()s do not raise: they are in the trace and in `Vcpu.asse
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,8 @@ class Memslot:
     npages: int = 1 << 36
 
     def __post_init__(self) -> None:
-        check_int("base_gfn", self.base_gfn, 0, MAX_GFN)
-        check_int("npages", self.npages, 0, MAX_GFN + 1 - self.base_gfn)
+        object.__setattr__(self, "base_gfn", check_int("base_gfn", self.base_gfn, 0, MAX_GFN))
+        object.__setattr__(self, "npages", check_int("npages", self.npages, 0, MAX_GFN + 1 - self.base_gfn))
 
     @property
     def end(self) -> int:
@@ -74,7 +74,8 @@ class Vm:
         ungated: operations that today's callers keep away from the mirror reach it.
         root_level: 4 or 5. mmu: "ept_ad", "ept_noad" or "npt". maxphyaddr: 36..52 bits.
         l1tf, cache_bits, exec_only: see SpteConfig.
-        shared_bit: the shared bit of a TD as a GFN bit; default 35 with 4 levels, 39 with 5.
+        shared_bit: the shared bit of a TD as a GFN bit; default 35 with 4 levels, 39 with 5, less if MAXPHYADDR is:
+            KVM zaps no gfn beyond that, and `max_gfn` is the last one below.
         memslot: guest frames that have memory; default all.
         nx_huge_pages: the NX huge page mitigation is on. ipat: memory types of the guest are ignored.
         pml: page modification logging is on. mmio_generation: memslots generation.
@@ -114,9 +115,9 @@ class Vm:
         self.spte = SpteConfig(layout=layout, mmu=mmu, maxphyaddr=check_int("maxphyaddr", maxphyaddr, 36, 52),
                                l1tf=check_bool("l1tf", l1tf), cache_bits=cache_bits,
                                exec_only=check_bool("exec_only", exec_only))
-        bits = 9 * root_level
+        bits = min(9 * self.root_level, self.spte.maxphyaddr - 12)       # tdp_mmu_max_gfn_exclusive()
         if shared_bit is None:
-            shared_bit = bits - 1 if root_level == 4 else 39
+            shared_bit = min(35 if self.root_level == 4 else 39, bits - 1)
         self.gfn_direct_bits = 1 << check_int("shared_bit", shared_bit, 12, bits - 1) if self.tdx else 0
         self.max_gfn = (self.gfn_direct_bits or 1 << bits) - 1
         if memslot is None:
@@ -137,12 +138,18 @@ class Vm:
             memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22),
             want_mirror=check_bool("want_mirror", want_mirror), want_direct=check_bool("want_direct", want_direct))
         self._in_hooks = self.core.hook_threads     # threads that are in a hook; the core's own list
+        self._slots_lock = RLock()      # kvm->slots_lock; also for who makes vCPUs and who ends them
+        self._kinds = [private for private, wanted in ((1, want_mirror and self.tdx), (0, want_direct)) if wanted]
         install(self.core, hooks or {})
-        self.vcpus: list[Vcpu] = [Vcpu(self, VcpuCore(self.core))]
+        self.vcpus: list[Vcpu] = [self._make_vcpu(VcpuCore(self.core))]
 
     def _make_core(self, **options: Any) -> VmCore:
         """The native VM; a TD on a module is made otherwise."""
         return VmCore(self.design, **options)
+
+    def _make_vcpu(self, core: VcpuCore) -> Vcpu:
+        """The vCPU of a native one."""
+        return Vcpu(self, core)
 
     def __repr__(self) -> str:
         kind = "TD" if self.tdx else "VM"
@@ -161,9 +168,11 @@ class Vm:
     def create_vcpu(self) -> Vcpu:
         """One more vCPU, with references of its own to the roots; UsageError when there are too many."""
         self._check_hook()
-        self._check_alive()
-        self.vcpus.append(Vcpu(self, VcpuCore(self.core, True)))
-        return self.vcpus[-1]
+        with self._slots_lock:
+            self._check_alive()
+            vcpu = self._make_vcpu(VcpuCore(self.core, True))
+            self.vcpus.append(vcpu)
+        return vcpu
 
     def destroy(self) -> dict[str, int]:
         """The end of the VM: every vCPU puts its roots, kvm_mmu_uninit_tdp_mmu() with mmu_lock for write, then
@@ -172,13 +181,18 @@ class Vm:
         """
         self._check_hook()
         with ExitStack() as stack:
+            stack.enter_context(self._slots_lock)
             for vcpu in self.vcpus:
                 stack.enter_context(vcpu._lock)
             for vcpu in self.vcpus:
                 vcpu.put_roots()
-            self._run({"op": "uninit"})
+            self._uninit()
             self._ended = VmEnded("destroyed")
         return self.stats
+
+    def _uninit(self) -> None:
+        """kvm_mmu_uninit_tdp_mmu(), when all roots were put."""
+        self._run({"op": "uninit"})
 
     def run(self, op: Mapping[str, Any]) -> dict[str, Any]:
         """One operation given as a mapping, on vCPU 0: see `Vcpu.run()` and `OPS`."""
@@ -201,6 +215,18 @@ class Vm:
     def reload(self) -> int:
         """vCPU 0 takes valid roots: see `Vcpu.reload()`."""
         return self.vcpus[0].reload()
+
+    def alloc_root(self, *, private: bool | None = None) -> None:
+        """vCPU 0 takes a root: see `Vcpu.alloc_root()`."""
+        self.vcpus[0].alloc_root(private=private)
+
+    def put_root(self, *, private: bool | None = None) -> None:
+        """vCPU 0 drops a root: see `Vcpu.put_root()`."""
+        self.vcpus[0].put_root(private=private)
+
+    def modifiers(self, **modifiers: Any) -> AbstractContextManager[None]:
+        """What happens beside the operations of vCPU 0: see `Vcpu.modifiers()`."""
+        return self.vcpus[0].modifiers(**modifiers)
 
     def get_walk(self, gfn: int, *, private: bool | None = None) -> GetWalk:
         """The SPTEs on the way to gfn: see `Vcpu.get_walk()`."""
@@ -226,7 +252,7 @@ class Vm:
 
     def unmap(self, start: int, end: int, *, shared: bool = True, private: bool | None = None, flush: bool = False,
               may_block: bool = True, hook: Sequence[int] = ()) -> bool:
-        """kvm_tdp_mmu_unmap_gfn_range(): the MMU notifier's zap, invalid roots too; mmu_lock for write.
+        """kvm_tdp_mmu_unmap_gfn_range() (7.3, 6.18): the MMU notifier's zap, invalid roots too; mmu_lock for write.
 
         shared, private: the range's attribute filter, looked at for a TD only; private defaults to a TD's.
         Whether a TLB flush is due.
@@ -235,11 +261,12 @@ class Vm:
                                 flush=check_bool("flush", flush), may_block=check_bool("may_block", may_block)))
 
     def zap_all(self) -> None:
-        """kvm_tdp_mmu_zap_all(): everything in every direct root; mirrors stay. mmu_lock for write."""
+        """kvm_tdp_mmu_zap_all() (7.3, 6.18): everything in every direct root; mirrors stay. mmu_lock for write."""
         self._run({"op": "zap_all"})
 
     def zap_possible_nx_huge_page(self) -> ZapNx | None:
-        """kvm_tdp_mmu_zap_possible_nx_huge_page() of the oldest candidate; None without one. mmu_lock for read."""
+        """kvm_tdp_mmu_zap_possible_nx_huge_page() (7.3, 6.18) of the oldest candidate; None without one. mmu_lock for
+        read."""
         out = self._run({"op": "zap_nx"})
         return None if out["ret"] < 0 else ZapNx(bool(out["ret"]), out["gfn"], out["sp_level"])
 
@@ -250,67 +277,74 @@ class Vm:
     # roots
 
     def invalidate_roots(self, *, direct: bool = True, mirror: bool = True) -> None:
-        """kvm_tdp_mmu_invalidate_roots(): the first half of the fast zap; mmu_lock for write. A gated design
-        spares mirrors, as kvm_mmu_zap_all_fast() does."""
+        """kvm_tdp_mmu_invalidate_roots() (7.3, 6.18): the first half of the fast zap; mmu_lock for write. A gated
+        design spares mirrors, as kvm_mmu_zap_all_fast() does."""
         types = (2 if check_bool("direct", direct) else 0) | (4 if check_bool("mirror", mirror) else 0)
         if not types:
             raise UsageError("no kind of root", "neither direct nor mirror", "one of them")
         self._run({"op": "invalidate_roots", "types": types})
 
     def zap_invalidated_roots(self, *, shared: bool = True, hook: Sequence[int] = ()) -> None:
-        """kvm_tdp_mmu_zap_invalidated_roots(): the second half; mmu_lock for read if ``shared``, else for write."""
+        """kvm_tdp_mmu_zap_invalidated_roots() (7.3, 6.18): the second half; mmu_lock for read if ``shared``, else for
+        write."""
         self._run({"op": "zap_invalidated_roots", "shared": check_bool("shared", shared)} | self._hook(hook))
 
     # dirty logging, write protection, ageing
 
     def wrprot_slot(self, start: int, end: int, *, min_level: int = 1, hook: Sequence[int] = ()) -> bool:
-        """kvm_tdp_mmu_wrprot_slot(): takes W from the leaves of [start, end) at min_level or above; mmu_lock for
-        read. Whether one changed."""
-        return bool(self._range("wrprot_slot", start, end, hook, min_level=check_level(min_level)))
+        """kvm_tdp_mmu_wrprot_slot() (7.3, 6.18): takes W from the leaves of [start, end) at min_level or above;
+        mmu_lock for read. min_level: 1..3. Whether one changed."""
+        return bool(self._range("wrprot_slot", start, end, hook, min_level=check_int("min_level", min_level, 1, 3)))
 
     def clear_dirty_slot(self, start: int, end: int, *, hook: Sequence[int] = ()) -> None:
-        """kvm_tdp_mmu_clear_dirty_slot(): clears D (without A/D bits: W) of the leaves; mmu_lock for read."""
+        """kvm_tdp_mmu_clear_dirty_slot() (7.3, 6.18): clears D (without A/D bits: W) of the leaves; mmu_lock for
+        read."""
         self._range("clear_dirty_slot", start, end, hook)
 
     def clear_dirty_pt_masked(self, gfn: int, mask: int, *, wrprot: bool = False) -> None:
-        """kvm_tdp_mmu_clear_dirty_pt_masked(): D or W of the 4K pages gfn + i for the bits i of mask, straight in
-        the SPTEs; mmu_lock for write."""
+        """kvm_tdp_mmu_clear_dirty_pt_masked() (7.3, 6.18): D or W of the 4K pages gfn + i for the bits i of mask,
+        straight in the SPTEs; mmu_lock for write."""
         self._run({"op": "clear_dirty_pt_masked", "gfn": self._gfn(gfn), "mask": check_u64("mask", mask),
                    "wrprot": check_bool("wrprot", wrprot)})
 
     def write_protect_gfn(self, gfn: int, *, min_level: int = 1, hook: Sequence[int] = ()) -> bool:
-        """kvm_tdp_mmu_write_protect_gfn(): takes W and MMU-writable from the leaf of gfn; mmu_lock for write.
-        Whether it had them."""
+        """kvm_tdp_mmu_write_protect_gfn() (7.3, 6.18): takes W and MMU-writable from the leaf of gfn; mmu_lock for
+        write. min_level: 1..3. Whether it had them."""
         return bool(self._run({"op": "write_protect_gfn", "gfn": self._gfn(gfn),
-                               "min_level": check_level(min_level)} | self._hook(hook))["ret"])
+                               "min_level": check_int("min_level", min_level, 1, 3)} | self._hook(hook))["ret"])
 
     def age(self, start: int, end: int, *, shared: bool = True, private: bool = False) -> bool:
-        """kvm_tdp_mmu_age_gfn_range(): was a page of [start, end) accessed? Marks them old. No lock, inside RCU."""
+        """kvm_tdp_mmu_age_gfn_range() (7.3, 6.18): was a page of [start, end) accessed? Marks them old. No lock, inside
+        RCU."""
         return bool(self._range("age", start, end, filter=self._filter(shared, private)))
 
     def test_age(self, start: int, end: int, *, shared: bool = True, private: bool = False) -> bool:
-        """kvm_tdp_mmu_test_age_gfn(): was a page of [start, end) accessed? Changes nothing. No lock, inside RCU."""
+        """kvm_tdp_mmu_test_age_gfn() (7.3, 6.18): was a page of [start, end) accessed? Changes nothing. No lock, inside
+        RCU."""
         return bool(self._range("test_age", start, end, filter=self._filter(shared, private)))
 
     def set_dirty_log(self, on: bool) -> None:
-        """Dirty logging of the memslot: new mappings are 4K and, without PML, write-protected."""
+        """Dirty logging of the memslot (KVM_MEM_LOG_DIRTY_PAGES, under slots_lock): new mappings are 4K, and a writable
+        one marks its gfn dirty at once (events "dirty"); wrprot_slot() or clear_dirty_slot() has the next write
+        seen."""
         self._run({"op": "set_dirty_log", "on": check_bool("on", on)})
 
     def track(self, gfn: int, on: bool = True) -> None:
         """Write tracking of a gfn (at most 64): new mappings of it are read-only; mmu_lock for write. The kernel
         also runs write_protect_gfn() under that lock; without it a later fault warns that W went away."""
-        self._run({"op": "track", "gfn": self._gfn(gfn), "on": check_bool("on", on)})
+        if self._run({"op": "track", "gfn": self._gfn(gfn), "on": check_bool("on", on)})["ret"]:
+            raise UsageError(f"track({gfn:#x})", "64 gfns are tracked", "track(..., on=False) of another")
 
     def set_memslots_generation(self, generation: int) -> None:
-        """kvm_memslots()->generation: new MMIO SPTEs carry it."""
+        """kvm_memslots()->generation: new MMIO SPTEs carry it. Under slots_lock in the kernel; no lock here."""
         self._run({"op": "set_gen", "gen": check_u64("generation", generation)})
 
     # huge pages
 
     def split(self, start: int, end: int, *, target_level: int = 1, shared: bool = False,
               hook: Sequence[int] = ()) -> None:
-        """kvm_tdp_mmu_try_split_huge_pages(): the huge leaves of [start, end) down to target_level; mmu_lock for
-        read if ``shared``, else for write."""
+        """kvm_tdp_mmu_try_split_huge_pages() (7.3, 6.18): the huge leaves of [start, end) down to target_level;
+        mmu_lock for read if ``shared``, else for write."""
         self._range("split", start, end, hook, target_level=check_int("target_level", target_level, 1, 2),
                     shared=check_bool("shared", shared))
 
@@ -337,25 +371,32 @@ class Vm:
             raise UsageError("honor_guest_accept_level()", "no memory for a table", "Vm(..., memory_pages=more)")
 
     def recover(self, start: int, end: int, *, max_level: int = 2, hook: Sequence[int] = ()) -> None:
-        """kvm_tdp_mmu_recover_huge_pages() of a slot [start, end): tables become huge leaves up to max_level;
-        mmu_lock for read."""
+        """kvm_tdp_mmu_recover_huge_pages() (7.3, 6.18) of a slot [start, end): tables become huge leaves up to
+        max_level; mmu_lock for read."""
         self._range("recover", start, end, hook, max_level=check_int("max_level", max_level, 1, 3))
 
     # hardware
 
     def poke(self, gfn: int, *, set: int = 0, clear: int = 0, private: bool = False) -> int | None:
-        """What hardware does to the present leaf of gfn: sets and clears bits, atomically. The new SPTE, or None
-        without a leaf, when the bits would end the mapping, or when another CPU was faster."""
+        """What hardware does to the present leaf of gfn: sets and clears bits, atomically, without a lock. The new
+        SPTE, or None without a leaf, when the bits would end the mapping, or when another CPU was faster. Hardware
+        walks no mirror: private=True needs an ungated design."""
         out = self._run({"op": "poke", "private": self._private(private), "gfn": self._gfn(gfn),
                          "set": check_u64("set", set), "clear": check_u64("clear", clear)})
         return out["spte"] if out["ret"] >= 0 else None
 
+    def poke_raw(self, gfn: int, value: int, *, level: int = 1, private: bool = False) -> bool:
+        """An SPTE that maps nothing is written as a bug, or a race, would: a leaf or what is not present, without a lock
+        and without accounting. private=True needs an ungated design. False: no table of that level, something mapped
+        there, or another CPU was faster."""
+        return self._run({"op": "poke_raw", "private": self._private(private), "gfn": self._gfn(gfn),
+                          "level": check_level(level), "value": check_u64("value", value)})["ret"] >= 0
+
     # looking
 
     def walk(self, gfn: int, *, private: bool | None = None) -> Walk:
-        """The way from vCPU 0's root to gfn, level by level, with every field; str() of it is for people.
-
-        UsageError if vCPU 0 has no such root."""
+        """The way from the youngest valid root of that kind to gfn, level by level, with every field; str() of it is
+        for people. Reads the tables as they stand, without a lock. UsageError without such a root."""
         private = self._private(private)
         self._gfn(gfn)
         for root in reversed(self.roots):
@@ -450,7 +491,7 @@ class Vm:
 
     def _check_alive(self) -> None:
         if self._ended is not None:
-            raise self._ended
+            raise VmEnded(*self._ended.args)
 
     def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
         return self.vcpus[0]._run(fields)

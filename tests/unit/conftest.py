@@ -4,7 +4,7 @@ import pytest
 
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
-from tdpfast.conform.names import LEAF_NAMES
+from tdpfast.events import LEAF_NAMES
 from tdpfast.design import get_design
 from tdpfast.events import ASSERT_KINDS, EVENT_KINDS
 from tdpfast.status import sept_state, status_name

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tdpfast.conform._stack_text import fold_reclaimed
-from tdpfast.conform.names import LEAF_NAMES, PAGE, PageNames
-from tdpfast.events import EVENT_KINDS, mmu_event, signed, visible
+from tdpfast.conform.names import PAGE, PageNames
+from tdpfast.events import EVENT_KINDS, LEAF_NAMES, mmu_event, signed, visible
 from tdpfast.status import status_name
 
 OPERANDS = {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from tdpfast._vm import LEAF_NUMBERS
-
-LEAF_NAMES = {number: name for name, number in LEAF_NUMBERS.items()}
 PAGE = 0x00003FFFFFFFF000          # the HPA bits of a page; above are HKID and flags
 PA_OF_NULL = 0x778000000000        # what page_to_phys(virt_to_page(NULL)) gives: no physical address
 RECORDED_POOL = range(0x110000000, 0x120000000)   # where the recordings' S-EPT pages lay

@@ -13,20 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tdpfast._checks import findings
 from tdpfast._model import ExternalModel
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._vm import VmCore
 from tdpfast.checks import MEANING, names_of
 from tdpfast.design import Design
 from tdpfast.scenario import Thread
-from tdpfast.story import level_name, op_text, spte_text
+from tdpfast.story import level_name, op_text
 from tdpfast.stress.mixes import PFN
-from tdpfast.threads import ThreadsResult, audit_checks
+from tdpfast.td import TdVm
+from tdpfast.threads import ThreadsResult, audit_checks, core_checks
 from tdpfast.vm import Vm
 
-MEMORY = (0x100000000, 0x200000000)        # the module's TDMR
 FAIL_ONE_IN = 61                           # calls of the model that map something new
 MODEL_FAULTS = {
     "concurrent": "met another one at the same entry", "stale": "were told an old value that was not there",
@@ -34,20 +30,6 @@ MODEL_FAULTS = {
     "no_table": "mapped where the external table has no table",
 }
 MOST = 8                                   # findings of one check that are told
-
-
-class TdVm(Vm):
-    """A Vm whose external table is the S-EPT of a module of its own."""
-
-    on_module = True
-
-    def __init__(self, design: Design, *, vcpus: int, memory_pages: int):
-        self._vcpus = vcpus
-        super().__init__(design, trace="off", memory_pages=memory_pages)
-
-    def _make_core(self, **options: Any) -> VmCore:
-        return TdVmCore(self.design, SeamModule([MEMORY]), levels=options["root_level"], nvcpus=self._vcpus,
-                        memory_pages=options["memory_pages"])
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ class World:
         self.mode, self.pages = mode, pages
         self.model = None
         if mode == "td":
-            self.vm: Vm = TdVm(design, vcpus=vcpus, memory_pages=table_pages)
+            self.vm: Vm = TdVm(design, vcpus=vcpus, trace="off", memory_pages=table_pages)
         else:
             self.vm = Vm(design, tdx=mode == "mirror", trace="off", memory_pages=table_pages, nx_huge_pages=nx)
         if mode == "mirror":
@@ -132,16 +114,7 @@ class World:
 
     def _of_tables(self) -> list[Finding]:
         """agree, life, frozen, stat and pamt, as the explorer looks for them, and the audit of the tables."""
-        out = []
-        for f in findings(self.vm.core):
-            name = names_of(f["check"])[0]
-            text = MEANING[name]
-            if name == "agree":
-                text = f"mirror {spte_text(f['mirror'], f['level'])}, S-EPT {f['external']:#x}"
-            if name == "pamt":
-                out.append(Finding(name, text + (f", pfn {f['gfn']:x}" if f["gfn"] else "")))
-            else:
-                out.append(Finding(name, text, *((f["gfn"], f["level"]) if f["level"] else ())))
+        out = [Finding(name, text, *((gfn, level) if level else ())) for name, text, gfn, level in core_checks(self.vm)]
         placed = {f.check for f in out if f.gfn is not None}
         more = [Finding(name, text) for name, text in audit_checks(self.vm) if name not in placed]
         told = {f.check for f in more}

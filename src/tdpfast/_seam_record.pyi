@@ -1,0 +1,1 @@
+# For other native modules only: see _seam_record.pxd.
