@@ -28,6 +28,7 @@ from tdpfast._vm import VmCore
 from tdpfast.design import Design
 from tdpfast.errors import UsageError
 from tdpfast.seam import INFO_PA, LEAVES, SeamResult, Td, TdxModule, seam_result
+from tdpfast.show import LEVELS
 from tdpfast.vcpu import RetPf, Vcpu
 from tdpfast.vm import Hook, Vm
 
@@ -81,14 +82,29 @@ class SeptEntry(NamedTuple):
 
     level: int
     """PG_LEVEL_*, as in walk(); Intel's level is one less."""
-    gpa: int
-    """First guest physical address it is about."""
+    index: int
+    gfn: int
+    """First gfn of the entry."""
     entry: int
-    state: str
     hpa: int
+    """Of the memory or of the next table; 0 without one."""
+    state: str
+    """As Intel calls it: FREE, PENDING, MAPPED, BLOCKED, NL_MAPPED, ..."""
+
+
+class SeptWalk(NamedTuple):
+    """The way from the S-EPT's root down to one gfn; str() of it is for people."""
+
+    gfn: int
+    entries: tuple[SeptEntry, ...]
+    """From the root down to where the walk ends."""
 
     def __str__(self) -> str:
-        return f"level {self.level} gpa {self.gpa:x} entry {self.entry:016x} hpa {self.hpa:x} {self.state}"
+        lines = [f"GFN {self.gfn:x}  (S-EPT)", "",
+                 f"{'LEVEL':>5} {'INDEX':>5}  {'GFN':>10}  {'ENTRY':^16}  {'HPA':>13}  STATE"]
+        lines += [f"{LEVELS[e.level]:>5} {e.index:>5}  {e.gfn:>10x}  {e.entry:>16x}  {e.hpa:>13x}  {e.state}"
+                  for e in self.entries]
+        return "\n".join(lines)
 
 
 class TdVcpu(Vcpu):
@@ -287,17 +303,19 @@ class TdVm(Vm):
 
     # looking
 
-    def sept_walk(self, gfn: int) -> list[SeptEntry]:
-        """The S-EPT's entries on the way to gfn, top level first, as they lie in the module's memory. No SEAMCALL."""
-        gpa = self._gfn(gfn) << 12
-        out: list[SeptEntry] = []
-        for level in reversed(range(self.root_level)):
-            raw, reached = self.module.native.walk(self.td.tdr, gpa, level)
+    def sept_walk(self, gfn: int) -> SeptWalk:
+        """The S-EPT's entries on the way to gfn, as they lie in the module's memory. No SEAMCALL, no lock. Empty once the
+        TD has no S-EPT any more."""
+        gfn = self._gfn(gfn)
+        entries: list[SeptEntry] = []
+        for level in reversed(range(self.root_level if self.kvm_state["hkid"] >= 0 else 0)):
+            raw, reached = self.module.native.walk(self.td.tdr, gfn << 12, level)
             if reached != level:
                 break
-            entry, size = st.decode_entry(raw), 1 << 12 + 9 * level
-            out.append(SeptEntry(level + 1, gpa - gpa % size, raw, entry["state"], entry["hpa"]))
-        return out
+            entry, shift = st.decode_entry(raw), 9 * level
+            entries.append(SeptEntry(level + 1, gfn >> shift & 511, gfn >> shift << shift, raw, entry["hpa"],
+                                     entry["state"]))
+        return SeptWalk(gfn, tuple(entries))
 
     def dump_sept(self) -> list[dict[str, Any]]:
         """Every S-EPT entry that is not free, with its fields: see `TdxModule.dump_sept()`."""

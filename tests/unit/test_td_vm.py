@@ -34,10 +34,10 @@ def test_from_the_first_access_to_the_end():
         "seam leaf TDH.VP.ENTER status ENTERED_TD rcx "
         f"{td.td.vcpus[1]:x} rdx 0 r8 0 lp 2 injected 0"]
     assert any("tdpfast_seamcall: TDH.MEM.PAGE.AUG lp 33 rcx 600000" in line for line in trace_lines(vcpu.records()))
-    assert [(entry.level, entry.state) for entry in td.sept_walk(0x600)] == [
+    assert [(entry.level, entry.state) for entry in td.sept_walk(0x600).entries] == [
         (4, "NL_MAPPED"), (3, "NL_MAPPED"), (2, "NL_MAPPED"), (1, "PENDING")]
     assert str(vcpu.accept(GPA)) == "TDX_SUCCESS" and str(vcpu.guest_access(GPA)) == "NO_FAULT"
-    assert td.sept_walk(0x600)[-1].state == "MAPPED" and td.sept_walk(0x600)[-1].hpa == 0x140600000
+    assert td.sept_walk(0x600).entries[-1].state == "MAPPED" and td.sept_walk(0x600).entries[-1].hpa == 0x140600000
     assert td.walk(0x600).pfn == 0x140600 and audit(td) == []
     assert td.free_pfn(0x600, 0x140600) == -16
     assert td.unmap(0x600, 0x601) and td.in_guest == []
@@ -46,6 +46,7 @@ def test_from_the_first_access_to_the_end():
     assert not any(td.destroy().values())
     assert (td.kvm_state["hkid"], td.kvm_state["tdr_owned"], td.kvm_state["sept_pages"]) == (-1, 0, 0)
     assert {entry["type"] for entry in td.module.dump_pamt()} == {"NDA"}
+    assert td.sept_walk(0x600).entries == ()
     with pytest.raises(VmEnded, match="destroyed"):
         td.vp_enter()
 
@@ -69,7 +70,7 @@ def test_a_td_that_is_not_finalised():
     assert td.populate(6, 0x140006) == -22
     assert td.prefault(6, 0x140006) == 5
     assert td.module.mrtd(td.td) != bytes(48)
-    assert [td.sept_walk(gfn)[-1].state for gfn in (5, 6)] == ["MAPPED", "PENDING"]
+    assert [td.sept_walk(gfn).entries[-1].state for gfn in (5, 6)] == ["MAPPED", "PENDING"]
     assert not any(td.destroy().values())
 
 
@@ -97,7 +98,7 @@ def test_a_seamcall_past_kvm():
     td = TdVm()
     td.map(0x600, 0x140600)
     assert str(td.seamcall("mem_range_block", rcx=GPA, rdx=td.td.tdr)) == "TDX_SUCCESS"
-    assert audit(td) == [f"mirror leaf pfn 140600 rw, S-EPT {td.sept_walk(0x600)[-1].entry:#x} at gfn 600"]
+    assert audit(td) == [f"mirror leaf pfn 140600 rw, S-EPT {td.sept_walk(0x600).entries[-1].entry:#x} at gfn 600"]
     with pytest.raises(UsageError, match="leaf"):
         td.seamcall("mem_page_what")
 
