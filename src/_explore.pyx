@@ -21,7 +21,7 @@ from tdpfast._explore_walk cimport WALK_FOLLOW, WALK_PCT, WALK_RANDOM, WALK_REPL
 
 from collections import deque
 
-from tdpfast._check import check_bool, check_int, check_u64, one_of
+from tdpfast._check import check_bool, check_int, check_u64, one_of, shown
 from tdpfast.errors import UsageError
 
 STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct")
@@ -251,13 +251,13 @@ cdef class Explorer:
         if program.p == NULL:
             raise UsageError("the program is empty", "it was not made", "a program that its __init__() made")
         if not isinstance(strategy, str) or strategy not in STRATEGIES:
-            raise UsageError(f"unknown strategy {strategy!r}", "not one of them", one_of(STRATEGIES))
+            raise UsageError(f"unknown strategy {shown(strategy)}", "not one of them", one_of(STRATEGIES))
         if sleeping and (strategy not in ("dpor", "sleep") or not agents):
             raise UsageError(f"asleep {asleep:#x} with {strategy}",
                              "agents sleep at the last step of a prefix, in searches by dependence",
                              "dpor or sleep with a prefix that cut() gave")
         if not isinstance(max_seconds, (int, float)) or not 0 <= max_seconds < 1e9:
-            raise UsageError(f"bad max_seconds {max_seconds!r}", "out of range", "0..1e9")
+            raise UsageError(f"bad max_seconds {shown(max_seconds)}", "out of range", "0..1e9")
         budget = max_seconds
         if self.ready:
             raise UsageError("a second __init__()", "an Explorer is initialised once", "a new one")

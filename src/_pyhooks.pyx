@@ -19,6 +19,7 @@ from operator import index
 from types import GeneratorType
 from zlib import crc32
 
+from tdpfast._check import shown
 from tdpfast.errors import UsageError
 
 cdef extern from *:
@@ -61,7 +62,7 @@ cdef int errno_of(str name, object value) except? -1:
             return index(value)
     except TypeError:
         pass
-    raise UsageError(f"a hook returned {value!r}", f"the return of hook {name} is not 0 or a negative errno",
+    raise UsageError(f"a hook returned {shown(value)}", f"the return of hook {name} is not 0 or a negative errno",
                      "return None, 0, -16 or -5")
 
 
@@ -77,7 +78,7 @@ cdef str label_of(object value):
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UsageError(f"a hook yielded {value!r}", "not a label", 'yield, or yield "label"')
+        raise UsageError(f"a hook yielded {shown(value)}", "not a label", 'yield, or yield "label"')
     return " ".join(value.split())[:MAX_LABEL]
 
 
@@ -258,13 +259,13 @@ cdef int pyhooks_install(VmCore vm, object hooks) except -1:
     cdef Hooks *native
     vm.check_hook()
     if not isinstance(hooks, Mapping):
-        raise UsageError(f"hooks are {hooks!r}", "not a mapping", "{name: function}")
+        raise UsageError(f"hooks are {shown(hooks)}", "not a mapping", "{name: function}")
     hooks = dict(hooks)
     for name, hook in hooks.items():
         if not isinstance(name, str) or name not in HOOK_NAMES:
-            raise UsageError(f"hook {name!r}", "no such hook", "use one of " + ", ".join(HOOK_NAMES))
+            raise UsageError(f"hook {shown(name)}", "no such hook", "use one of " + ", ".join(HOOK_NAMES))
         if not callable(hook):
-            raise UsageError(f"hook {name} is {hook!r}", "not callable", "pass a function")
+            raise UsageError(f"hook {name} is {shown(hook)}", "not callable", "pass a function")
     if not hooks:
         return 0
     if kvm.hooks.native == NULL:
@@ -299,7 +300,7 @@ def install(VmCore vm not None, hooks, reset=None):
     Raises UsageError.
     """
     if reset is not None and not callable(reset):
-        raise UsageError(f"reset is {reset!r}", "not callable", "a function without arguments")
+        raise UsageError(f"reset is {shown(reset)}", "not callable", "a function without arguments")
     pyhooks_install(vm, hooks)
     if reset is not None:
         vm.hook_reset = reset

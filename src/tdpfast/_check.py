@@ -1,6 +1,7 @@
 """Checking what callers pass, before native code sees it."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import index
 
 import numpy as np
@@ -9,6 +10,7 @@ from tdpfast.errors import UsageError
 
 U64_MAX = (1 << 64) - 1
 INTEGERS = (int, np.integer)
+MAX_DEPTH = 8           # tables and lists within one another, in a file
 
 
 def one_of(names) -> str:
@@ -43,6 +45,30 @@ def shown(value) -> str:
         return repr(value)
     except Exception:
         return f"of type {type(value).__name__}"
+
+
+def check_shape(where: str, value, depth: int = 0) -> None:
+    """UsageError for what no field of a file holds and no message could show: numbers beyond 64 bits, also as texts,
+    half characters, deep nesting."""
+    if isinstance(value, int):
+        if value.bit_length() > 64:
+            raise UsageError(f"{where}: a number has more than 64 bits", "no field holds it", "a smaller one")
+    elif isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= ch <= "\udfff" for ch in value):
+            raise UsageError(f"{where}: a text holds half a character", "a surrogate", "UTF-8 without surrogates")
+        if len(value) > 100:            # shorter ones are shown by whoever reads the field
+            try:
+                check_shape(where, int(value, 0))
+            except UsageError:
+                raise
+            except ValueError:
+                pass
+    elif isinstance(value, (Mapping, list, tuple)):
+        if depth >= MAX_DEPTH:
+            raise UsageError(f"{where}: tables are nested too deeply", f"more than {MAX_DEPTH} within one another",
+                             "flat tables")
+        for item in value.values() if isinstance(value, Mapping) else value:
+            check_shape(where, item, depth + 1)
 
 
 def check_u64(name: str, value) -> int:
@@ -81,7 +107,7 @@ def level_array(level, shape: tuple[int, ...]) -> np.ndarray:
         return np.array([check_level(level)], np.uint8)
     levels = np.asarray(level)
     if levels.dtype.kind not in "iu" or (levels.size and not 1 <= levels.min() <= levels.max() <= 5):
-        raise UsageError(f"bad level {level!r}", "not PG_LEVEL_4K..PG_LEVEL_256T", "integers 1..5")
+        raise UsageError(f"bad level {shown(level)}", "not PG_LEVEL_4K..PG_LEVEL_256T", "integers 1..5")
     try:
         spread = np.broadcast_to(levels, shape)
     except ValueError:

@@ -111,7 +111,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
     Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and
     what a hook raises in the set-up.
     """
-    if not isinstance(scenario, Scenario):
+    if not isinstance(scenario, Scenario) or not isinstance(scenario.name, str):
         raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
     vm_cfg = parse_vm(scenario.name, scenario.vm)
     check_ops(scenario, scenario.name)
@@ -335,6 +335,7 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     if not isinstance(limits, Limits):
         raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
     check_int("shares", shares, 0, U64_MAX)
+    _mapping(executor)
     design = get_design(design).replace(ungated=not check_bool("gated", gated))
     started = time.perf_counter()
     result = merge(list(executor.map(_share, cut(scenario, design, limits, shares))))
@@ -384,9 +385,15 @@ class Reporter:
               file=sys.stderr, flush=True)
 
 
+def _mapping(executor) -> None:
+    if not callable(getattr(executor, "map", None)):
+        raise UsageError(f"bad executor {shown(executor)}", "it has no map()", "an Executor of concurrent.futures")
+
+
 def _triple(task: tuple) -> tuple:
-    if not isinstance(task, tuple) or len(task) != 3:
-        raise UsageError(f"bad task {shown(task)}", "not three things", "(scenario, design, gated)")
+    if not isinstance(task, tuple) or len(task) != 3 or not isinstance(task[0], Scenario):
+        raise UsageError(f"bad task {shown(task)}", "not a scenario, a design, and gated or not",
+                         "(scenario, design, gated)")
     return task
 
 
@@ -404,6 +411,10 @@ def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: 
     jobs: processes when no executor is given; 0 = one per CPU, 1 = here. For Python hooks
     there is check(), one by one. show_all: as for check(). progress: say on stderr how far long searches are.
     """
+    if not isinstance(tasks, Iterable):
+        raise UsageError(f"tasks are {shown(tasks)}", "not a list", "a list of (scenario, design, gated)")
+    if executor is not None:
+        _mapping(executor)
     work = [(*_triple(task), limits, show_all, progress) for task in tasks]
     jobs = check_int("jobs", jobs, 0, 1024) or os.cpu_count() or 1
     if executor is not None:

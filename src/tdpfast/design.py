@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tdpfast._check import check_bool, shown
+from tdpfast._check import INTEGERS, check_bool, one_of, shown
 from tdpfast.errors import UsageError
 
 GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR, GATE_TWICE = range(5)
@@ -22,6 +22,8 @@ SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = ran
 
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
                     "inhibit_first", "split_direct_root", "prefault_first"})
+_CHOICES = {"layout": (618, 703), "gate": range(5), "reclaim": range(3), "dispatch": range(5), "max_level": range(1, 4),
+            "split_shared": range(5)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +91,15 @@ class Design:
         if not isinstance(self.name, str):
             raise UsageError(f"design name {shown(self.name)}", "not a text", 'name = "mine"')
         for knob in dataclasses.fields(self):
+            value = getattr(self, knob.name)
             if knob.type == "bool":
-                object.__setattr__(self, knob.name, check_bool(f"knob {knob.name}", getattr(self, knob.name)))
-        for field, top in (("gate", 4), ("reclaim", 2), ("dispatch", 4), ("split_shared", 4)):
-            value = getattr(self, field)
-            if not isinstance(value, int) or not 0 <= value <= top:
-                raise UsageError(f"design knob {field} is {shown(value)}", "not one of its values",
-                                 f"use 0..{top}, by the names in tdpfast.design")
-        if not isinstance(self.layout, int) or self.layout not in (618, 703):
-            raise UsageError(f"design layout {shown(self.layout)}", "unknown", "use 618 or 703")
-        if not isinstance(self.max_level, int) or self.max_level not in (1, 2, 3):
-            raise UsageError(f"design max_level {shown(self.max_level)}", "not a mapping level", "use 1, 2 or 3")
+                object.__setattr__(self, knob.name, check_bool(f"knob {knob.name}", value))
+            elif knob.type == "int":
+                choices = _CHOICES[knob.name]
+                if isinstance(value, bool) or not isinstance(value, INTEGERS) or value not in choices:
+                    raise UsageError(f"design knob {knob.name} {shown(value)}", "not one of its values",
+                                     one_of(map(str, choices)) + ", see tdpfast.design")
+                object.__setattr__(self, knob.name, int(value))
         if self.dynamic_pamt and (self.max_level != 1 or self.ungated):
             raise UsageError("design dynamic_pamt", "2M pages with dynamic PAMT are not modelled",
                              "max_level=1 and ungated=False")
@@ -240,8 +240,13 @@ def with_knobs(design: str | Design, knobs: Mapping[str, int | bool]) -> Design:
     design = get_design(design)
     if not knobs:
         return design
-    words = [knob if value is True else f"{knob}={int(value)}" for knob, value in knobs.items()]
-    return design.replace(name="+".join([design.name, *words]), **knobs)
+    for knob in knobs:
+        if not isinstance(knob, str) or knob == "name":
+            raise UsageError(f"unknown design knob {shown(knob)}", "not a knob of Design", "the name of a knob")
+    changed = design.replace(**knobs)
+    values = {knob: getattr(changed, knob) for knob in knobs}
+    words = [knob if value is True else f"{knob}={int(value)}" for knob, value in values.items()]
+    return changed.replace(name="+".join([design.name, *words]))
 
 
 def presets_with(knobs: Mapping[str, int | bool]) -> list[Design]:

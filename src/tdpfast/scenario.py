@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tdpfast._check import shown
+from tdpfast._check import check_shape, shown
 from tdpfast._program import lower
 from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
@@ -32,7 +32,6 @@ from tdpfast.design import PRESETS
 from tdpfast.errors import UsageError
 
 VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
-MAX_DEPTH = 8           # tables and lists within one another
 TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "expect_gated", "reason"}
 
 
@@ -88,19 +87,6 @@ def need(condition: bool, where: str, what: str, fix: str) -> None:
         raise UsageError(f"{where}: {what}", "not a scenario", fix)
 
 
-def check_shape(where: str, value, depth: int = 0) -> None:
-    """UsageError for what no field holds and no message could show: numbers beyond 64 bits, deep nesting."""
-    if isinstance(value, int):
-        need(value.bit_length() <= 64, where, "a number has more than 64 bits", "a smaller one")
-    elif isinstance(value, str):
-        need(value.isascii() or not any("\ud800" <= ch <= "\udfff" for ch in value), where,
-             "a text holds half a character", "UTF-8 without surrogates")
-    elif isinstance(value, (Mapping, list, tuple)):
-        need(depth < MAX_DEPTH, where, "tables are nested too deeply", "the fields of tdpfast.scenario")
-        for item in value.values() if isinstance(value, Mapping) else value:
-            check_shape(where, item, depth + 1)
-
-
 def op_list(where: str, what: str, value) -> tuple[dict, ...]:
     """A list of operation tables."""
     need(isinstance(value, (list, tuple)), where, f"{what} is no list of operations", "a list of {op = ...} tables")
@@ -112,6 +98,7 @@ def op_list(where: str, what: str, value) -> tuple[dict, ...]:
 
 def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
     """UsageError unless this TD can run the operation."""
+    check_shape(where, op)
     try:
         lower(op)
     except UsageError as error:
@@ -142,7 +129,7 @@ def check_ops(scenario: Scenario, where: str) -> None:
          and all(isinstance(thread, Thread) for thread in scenario.threads), where, "no threads, or more than 16",
          "1 to 16 Threads")
     for thread in scenario.threads:
-        op_list(where, f"thread {thread.name}", thread.ops)
+        op_list(where, f"thread {shown(thread.name)}", thread.ops)
     for i, op in enumerate(scenario.setup):
         check_op(f"{where}: setup {i}", op, scenario.vm)
     for t, thread in enumerate(scenario.threads):
@@ -153,8 +140,8 @@ def check_ops(scenario: Scenario, where: str) -> None:
 def parse_vm(where: str, vm) -> dict[str, int]:
     need(isinstance(vm, Mapping), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
     for key, value in vm.items():
-        need(key in VM_FIELDS, where, f"vm has an unknown field {key!r}", "use " + ", ".join(VM_FIELDS))
-        need(type(value) is int and value in VM_FIELDS[key], where, f"vm.{key} is {value!r}",
+        need(key in VM_FIELDS, where, f"vm has an unknown field {shown(key)}", "use " + ", ".join(VM_FIELDS))
+        need(type(value) is int and value in VM_FIELDS[key], where, f"vm.{key} is {shown(value)}",
              f"one of {list(VM_FIELDS[key])}")
     return dict(vm)
 

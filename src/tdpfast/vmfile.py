@@ -21,7 +21,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdpfast._check import one_of
+from tdpfast._check import check_shape, one_of, shown
 from tdpfast._read import load_json, read_text
 from tdpfast.errors import UsageError
 from tdpfast.vm import Memslot, Vm
@@ -44,7 +44,7 @@ class VmFile:
             values["memslot"] = _memslot(values["memslot"])
         for name, value in values.items():
             if isinstance(value, (list, dict, float)):
-                raise UsageError(f"vm.{name} is {value!r}", "not a value of that argument", "see tdpfast.Vm")
+                raise UsageError(f"vm.{name} is {shown(value)}", "not a value of that argument", "see tdpfast.Vm")
         return Vm(**values)
 
     def script(self, *lines: str) -> str:
@@ -58,7 +58,7 @@ class VmFile:
 
 def _memslot(value: Any) -> Memslot:
     if not isinstance(value, dict) or not set(value) <= {"base_gfn", "npages"}:
-        raise UsageError(f"vm.memslot is {value!r}", "not a memslot", "a table of base_gfn and npages")
+        raise UsageError(f"vm.memslot is {shown(value)}", "not a memslot", "a table of base_gfn and npages")
     return Memslot(**value)
 
 
@@ -76,9 +76,14 @@ def parse_vm_file(text: str, name: str) -> VmFile:
         raise UsageError(f"{name}: malformed", str(error), "JSON or TOML with vm and ops") from None
     except (RecursionError, ValueError) as error:
         raise UsageError(f"{name}: malformed", str(error), "a file of ordinary size and depth") from None
+    check_shape(name, document)
     unknown = set(document) - {"vm", "ops", "setup", "name"}
     if unknown:
         raise UsageError(f"{name}: unknown key {min(unknown)!r}", "not part of a VM file", one_of(("vm", "ops")))
+    if {"ops", "setup"} <= set(document):
+        raise UsageError(f"{name}: both ops and setup", "they are two names of one list", "ops")
+    if not {"vm", "ops", "setup"} & set(document):
+        raise UsageError(f"{name} is empty", "it holds neither vm nor ops", "a vm or ops, see tdpfast.vmfile")
     vm, ops = document.get("vm", {}), document.get("ops", document.get("setup", []))
     if not isinstance(vm, dict) or not isinstance(ops, list) or not all(isinstance(op, dict) for op in ops):
         raise UsageError(f"{name}: malformed", "vm is a table, ops is a list of tables", "see tdpfast.vmfile")

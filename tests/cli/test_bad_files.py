@@ -83,14 +83,30 @@ def test_scenario_fields(tdpfast, file, path):
 
 
 @pytest.mark.parametrize("content", [
-    "", '{"vm":5}', '{"ops":{}}', '{"vm":{"root_level":4,"root_level":5},"ops":[]}', '{"vm":{"hooks":5},"ops":[]}',
+    '{"vm":5}', '{"ops":{}}', '{"vm":{"root_level":4,"root_level":5},"ops":[]}', '{"vm":{"hooks":5},"ops":[]}',
     '{"vm":{"hooks":"x"}}', '{"vm":{"tdx":"no"}}', '{"vm":{"mmu":[]}}', '{"vm":{"memslot":5}}', '{"vm":{"fly":1}}',
     '{"ops":[{"op":[]}]}', '{"ops":[{"op":"map","hook":5}]}', "[" * 100_000, "\ufeff[vm", "a\0"])
 def test_vm_files(tdpfast, file, content):
-    if content:
-        refused(tdpfast("walk", file("a.toml", content), "0x600"))
-    else:
-        assert tdpfast("walk", file("a.toml", content), "0x600")[0] == 0
+    refused(tdpfast("walk", file("a.toml", content), "0x600"))
+
+
+HUGE = "0x" + "f" * 6000
+
+
+@pytest.mark.parametrize("op", [
+    f"gfn={HUGE}", f"gfn='{HUGE}'", f"hook={HUGE}", f"hook=[{HUGE}]", f"write={HUGE}", f"race=[1, 'hw', '{HUGE}', 0]"])
+def test_numbers_of_thousands_of_digits(tdpfast, file, op):
+    assert "64 bits" in refused(tdpfast("walk", file("vm.toml", f"ops=[{{op='map', {op}}}]"), "5"))
+    assert "64 bits" in refused(tdpfast("walk", file("vm.toml", VM + "x=" + op.partition("=")[2]), "5"))
+    thread = f"name='s'\n[[thread]]\nops=[{{op='map', {op}}}]"
+    assert "64 bits" in refused(tdpfast("check", file("s.toml", thread), "--jobs", 1))
+
+
+def test_a_vm_file_says_something_once(tdpfast, file):
+    both = refused(tdpfast("walk", file("a.json", '{"ops":[],"setup":[{"op":"map","gfn":5,"pfn":5}]}'), "5"))
+    assert "both ops and setup" in both
+    for nothing in ("", " \n", "{}", '{"name":"x"}'):
+        assert "neither vm nor ops" in refused(tdpfast("walk", file("a.json", nothing), "5"))
 
 
 def test_a_byte_order_mark_and_crlf_are_no_matter(tdpfast, file):

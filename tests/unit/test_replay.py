@@ -7,14 +7,16 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tdpfast.catalogue import catalogue
-from tdpfast.check import Limits, check, check_many, replay_token
+from tdpfast.check import Limits, check, check_in_shares, check_many, replay_token
 from tdpfast.cli import run
-from tdpfast.design import PRESETS
+from tdpfast.design import PRESETS, Design, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.report import report
+from tdpfast.stress import StressConfig
 from tdpfast.story import columns_text, tell
 from tdpfast.token import NondeterminismError, Token, TokenError, TokenMismatchError, TokenVersionError
 from tdpfast.tracefs import tracefs
@@ -139,9 +141,49 @@ def test_a_seed_decides(strategy):
     assert (other.transitions, other.token) != (first.transitions, first.token)
 
 
+HUGE = 10**5000
+
+
+@pytest.mark.parametrize("call", [
+    lambda: check(REVIEW[0], "v7.3", reset=HUGE), lambda: check(REVIEW[0], "v7.3", hooks={HUGE: 1}),
+    lambda: check(REVIEW[0], "v7.3", hooks={"set_external_spte": HUGE}), lambda: check(REVIEW[0], HUGE),
+    lambda: check(replace(REVIEW[0], setup=({"op": "map", "gfn": HUGE},)), "v7.3"),
+    lambda: check(replace(REVIEW[0], setup=({"op": "map", "gfn": hex(HUGE)},)), "v7.3"),
+    lambda: check(replace(REVIEW[0], vm={"vcpus": HUGE}), "v7.3"), lambda: check(replace(REVIEW[0], name=HUGE), "v7.3"),
+    lambda: check(REVIEW[0], "v7.3", gated=HUGE), lambda: check(REVIEW[0], "v7.3", show_all=HUGE),
+    lambda: Limits(seconds=HUGE), lambda: Limits(strategy=HUGE), lambda: Limits(seed=HUGE),
+    lambda: list(check_many([(HUGE, "v7.3", True)])), lambda: list(check_many([(REVIEW[0], HUGE, True)])),
+    lambda: list(check_many([(REVIEW[0], "v7.3", HUGE)])), lambda: with_knobs("v7.3", {"max_level": HUGE}),
+    lambda: with_knobs("v7.3", {HUGE: 1}), lambda: Design(name="x", gate=HUGE), lambda: Token(b"", HUGE),
+    lambda: list(check_many([(REVIEW[0], "v7.3", True)], jobs=HUGE)), lambda: Token.parse(HUGE),
+    lambda: StressConfig(mode=HUGE), lambda: StressConfig(mix=HUGE), lambda: StressConfig(seed=HUGE)])
+def test_a_number_of_thousands_of_digits(call):
+    with pytest.raises(UsageError) as info:
+        call()
+    assert len(str(info.value)) < 1500
+
+
 def test_no_tasks_and_bad_tasks():
     assert list(check_many([])) == []
     with pytest.raises(UsageError, match="unknown design"):
         list(check_many([(REVIEW[0], "v9", True)]))
     with pytest.raises(UsageError, match="unknown design"):
         list(check_many([(REVIEW[0], "v9", True)] * 2, jobs=2))
+    for tasks in (5, None, [5], [(5, "v7.3", True)], [()]):
+        with pytest.raises(UsageError, match="task"):
+            list(check_many(tasks))
+    with pytest.raises(UsageError, match="executor"):
+        list(check_many([(REVIEW[0], "v7.3", True)], executor="x"))
+    with pytest.raises(UsageError, match="executor"):
+        check_in_shares(REVIEW[0], "v7.3", shares=2, executor=None)
+
+
+def test_values_of_knobs_have_one_form():
+    """What a token is tied to does not depend on how a number was written."""
+    for value in (2, np.int64(2)):
+        assert PRESETS["v7.3"].replace(max_level=value).canonical() == PRESETS["v7.3"].replace(max_level=2).canonical()
+    assert PRESETS["v7.3"].replace(no_freeze=1).canonical() == PRESETS["v7.3"].replace(no_freeze=True).canonical()
+    assert with_knobs("v7.3", {"no_freeze": 1}).name == "v7.3+no_freeze"
+    for knobs in ({"max_level": True}, {"gate": False}, {"layout": 703.0}, {"no_freeze": 2}, {"max_level": np.True_}):
+        with pytest.raises(UsageError, match="knob"):
+            PRESETS["v7.3"].replace(**knobs)

@@ -62,9 +62,9 @@ class StressConfig:
         object.__setattr__(self, "design", design)
         object.__setattr__(self, "ungated", design.ungated)
         if not isinstance(self.mode, str) or self.mode not in MODES:
-            raise UsageError(f"unknown mode {self.mode!r}", "not a kind of VM", one_of(MODES))
+            raise UsageError(f"unknown mode {shown(self.mode)}", "not a kind of VM", one_of(MODES))
         if not isinstance(self.mix, str) or self.mix not in MIXES:
-            raise UsageError(f"unknown mix {self.mix!r}", "not a mix of operations", one_of(MIXES))
+            raise UsageError(f"unknown mix {shown(self.mix)}", "not a mix of operations", one_of(MIXES))
         for role in ROLES:
             check_int(f"{role}s", self.count(role), 0, MAX_THREADS)
         check_int("number of threads", sum(self.count(role) for role in ROLES), 1, MAX_THREADS)
