@@ -172,11 +172,17 @@ def test_numbers(tdpfast, value):
 
 @pytest.mark.parametrize("shell, code", [
     ("tdpfast walk - 0x600 <&-", 2), ("tdpfast check nofile 2>&-", 2),
-    ("tdpfast walk a.toml 0x600 --dump >/dev/full", 3), ("tdpfast walk a.toml 0x600 >&-", 3),
+    ("tdpfast walk a.toml 0x600 --dump >/dev/full", 2), ("tdpfast walk a.toml 0x600 >&-", 2),
+    ("tdpfast --version >&-", 2), ("tdpfast --version >/dev/full", 2), ("tdpfast decode spte 5 --level 1 >&- 2>&-", 2),
+    ("tdpfast check a.toml >/dev/full 2>/dev/full", 2), ("tdpfast walk missing 5 2>/dev/full", 2),
+    ("tdpfast stress --ops 200 --seed 1 2>/dev/full", 2), ("tdpfast stress --ops 200 --seed 1 --json 2>&-", 0),
+    (f"tdpfast replay {GOOD} >/dev/full", 2), ("tdpfast decode spte 5 --level 1 2>&-", 0),
     ("tdpfast --help | head -c 1 >/dev/null", 0)])
 def test_streams_that_are_not_there(file, tmp_path, shell, code):
     file("a.toml", VM)
     run = f'{sys.executable} -c "from tdpfast.cli import main; main()"'
     done = subprocess.run(["sh", "-c", shell.replace("tdpfast", run, 1)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code, done
-    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1 and "error:" not in done.stdout
+    if code == 2 and "2>" not in shell:
+        assert done.stderr.startswith("error: ") and "; try " in done.stderr

@@ -1,11 +1,12 @@
 """The tdpfast command.
 
 Each subcommand is a module of this package with a click command named ``command``, imported when it is
-used. Exit codes: 0 nothing found, 1 something found, 2 usage, 3 internal error, 124 time budget reached,
-130 interrupted, 141 the reader of the output went away.
+used. Exit codes: 0 nothing found, 1 something found, 2 usage or output that cannot be written, 3 internal error,
+124 time budget reached, 130 interrupted, 141 the reader of the output went away.
 """
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -15,7 +16,9 @@ import click
 
 from tdpfast.errors import UsageError
 
-EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME = 0, 1, 2, 3, 124
+EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME, EXIT_PIPE = 0, 1, 2, 3, 124, 141
+LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What a write fails with when nobody can have the output."""
 
 COMMANDS = {
     "check": "Explore scenarios under designs to verdicts.",
@@ -57,6 +60,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """The exit code of a command line."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        return _usage("cannot write the output (standard output is closed); try > FILE, or > /dev/null")
     try:
         code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -65,16 +72,15 @@ def run(argv: list[str] | None = None) -> int:
         return _usage(_click_error(error))
     except UsageError as error:
         return _usage(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except (KeyboardInterrupt, click.Abort):
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in LOST:
+            return _lost_output(error)
         if os.environ.get("TDPFAST_TRACEBACK"):
             raise
-        print(f"error: internal error ({type(error).__name__}: {_one_line(error)}); try again with "
-              "TDPFAST_TRACEBACK=1 and report what it prints", file=sys.stderr)
+        _complain(f"internal error ({type(error).__name__}: {error}); try again with "
+                  "TDPFAST_TRACEBACK=1 and report what it prints")
         return EXIT_INTERNAL
 
 
@@ -89,8 +95,31 @@ def _invoke(argv: list[str]) -> int:
 
 
 def _usage(text: str) -> int:
-    print(f"error: {_one_line(text)}", file=sys.stderr)
+    _complain(text)
     return EXIT_USAGE
+
+
+def _complain(text: str) -> None:
+    try:
+        print(f"error: {_one_line(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _lost_output(error: OSError) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _drop(stream)
+    if error.errno == errno.EPIPE:
+        return EXIT_PIPE
+    return _usage(f"cannot write the output ({error.strerror}); try > FILE where there is room")
+
+
+def _drop(stream) -> None:
+    """Lets what a stream still holds go nowhere: Python would try again at its end, and exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _click_error(error: click.ClickException) -> str:
