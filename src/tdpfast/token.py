@@ -19,7 +19,8 @@ from tdpfast.errors import TdpfastError, UsageError
 PREFIX = "tdp"
 VERSION = 1
 STRATEGIES = ("dpor", "sleep", "dfs", "bound", "random", "pct", "replay")
-
+MAX_STEPS = 1 << 22
+"""No schedule is longer: a search gives up long before."""
 
 COPY_IT = "the whole token, from tdp1- to its last letter"
 REMAKE = "the token that `tdpfast check` prints now"
@@ -54,8 +55,10 @@ class Token:
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
             raise UsageError(f"unknown strategy {shown(self.strategy)}", "not one of them", one_of(STRATEGIES))
-        if not isinstance(self.schedule, bytes) or any(agent > 31 for agent in self.schedule):
+        if not isinstance(self.schedule, bytes) or max(self.schedule, default=0) > 31:
             raise UsageError("bad schedule", "not bytes of agents 0..31", "one byte per step")
+        if len(self.schedule) > MAX_STEPS:
+            raise UsageError("bad schedule", f"{len(self.schedule)} steps", f"at most {MAX_STEPS}")
         for name, top in (("fingerprint", U64_MAX), ("digest", (1 << 32) - 1), ("seed", U64_MAX)):
             object.__setattr__(self, name, check_int(name, getattr(self, name), 0, top))
 
@@ -63,10 +66,14 @@ class Token:
         body = bytearray([STRATEGIES.index(self.strategy)])
         body += self.fingerprint.to_bytes(8, "little") + self.digest.to_bytes(4, "little")
         _put(body, self.seed)
-        for agent, run in groupby(self.schedule):
-            _put(body, (sum(1 for _ in run) << 5) | agent)
+        for agent, steps in self.runs():
+            _put(body, steps << 5 | agent)
         body += zlib.crc32(bytes(body)).to_bytes(4, "little")
         return f"{PREFIX}{VERSION}-{base64.b32encode(bytes(body)).decode().rstrip('=').lower()}"
+
+    def runs(self) -> list[tuple[int, int]]:
+        """The schedule as (agent, how many steps in a row)."""
+        return [(agent, sum(1 for _ in run)) for agent, run in groupby(self.schedule)]
 
     @classmethod
     def parse(cls, text: str) -> "Token":
@@ -78,16 +85,19 @@ class Token:
         schedule = bytearray()
         while at < len(body):
             run, at = _get(body, at)
-            if len(schedule) + (run >> 5) > 1 << 28:
+            if len(schedule) + (run >> 5) > MAX_STEPS:
                 raise TokenError("the token is damaged", "its schedule is too long", COPY_IT)
             schedule += bytes([run & 31]) * (run >> 5)
-        return cls(
+        token = cls(
             bytes(schedule),
             int.from_bytes(body[1:9], "little"),
             int.from_bytes(body[9:13], "little"),
             STRATEGIES[body[0]],
             seed,
         )
+        if str(token) != text.strip().lower():
+            raise TokenError("the token is damaged", "no token is written so", COPY_IT)
+        return token
 
     def require(self, fingerprint: int) -> None:
         """TokenMismatchError unless the token belongs to the program of that fingerprint."""

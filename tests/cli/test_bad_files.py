@@ -142,6 +142,7 @@ GOOD = "tdp1-aa5gkyaa5jrylovymjdg4afaqqasfqictcaboni"
 @pytest.mark.parametrize("text", [
     "", "tdp1", "tdp1-", "x", "-", "tdp2-" + GOOD[5:], GOOD[:-3], GOOD + "a", "tdp1-" + "a" * 100_000, "tdp\u0663-aa",
     "tdp" + "9" * 5000 + "-a", "tdp1-\u00e9", token(bytes(13) + b"\0\xff\xff\xff\xff\x7f"),
+    "tdp1-aaaaaaaaaaaaaaaaaaaaaahb77776h434ug3c", GOOD[:-1] + "j", token(bytes(13) + b"\0\x3f\x3f"),
     token(bytes(13) + b"\0\x80"), token(bytes(13) + b"\xff" * 3000 + b"\1"), token(b"\x09" + bytes(13)), token(b"")])
 def test_tokens(tdpfast, text):
     refused(tdpfast("decode", "token", "--", text))

@@ -50,6 +50,21 @@ def test_every_damaged_letter_is_noticed():
                     Token.parse(damaged)
 
 
+def test_one_schedule_has_one_token():
+    """Base32 leaves bits of the last letter over, and a run could be cut into two."""
+    text = str(Token(b"\0", 7))
+    assert Token.parse(text.upper()) == Token.parse(f" {text} ")
+    for other in (text[:-1] + chr(ord(text[-1]) + 1), text.replace("tdp1", "tdp01"), text + "="):
+        with pytest.raises(TokenError):
+            Token.parse(other)
+
+
+def test_schedules_have_a_bound():
+    assert Token.parse(str(Token(bytes(tokens.MAX_STEPS)))).runs() == [(0, tokens.MAX_STEPS)]
+    with pytest.raises(UsageError, match="steps"):
+        Token(bytes(tokens.MAX_STEPS + 1))
+
+
 @pytest.mark.parametrize("text", ["", "tdp1", "tdp1-", "tdp1-aaaa", "hello", "tdp-aaaa", "tdpx-aaaa"])
 def test_text_that_is_no_token(text):
     with pytest.raises(TokenError):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 
 import click
 
@@ -72,7 +71,7 @@ def decode_seamcall_status(value, as_json):
 def decode_token(token, as_json):
     """Show what a replay TOKEN holds: whose schedule, how it was found, and the schedule as run lengths."""
     parsed = Token.parse(token)
-    runs = [(agent, sum(1 for _ in run)) for agent, run in groupby(parsed.schedule)]
+    runs = parsed.runs()
     fields = {"fingerprint": f"{parsed.fingerprint:#018x}", "digest": f"{parsed.digest:#010x}",
               "strategy": parsed.strategy, "seed": parsed.seed, "steps": len(parsed.schedule), "runs": len(runs)}
     if as_json:
