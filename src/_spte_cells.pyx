@@ -37,6 +37,9 @@ cdef class SpteCells:
             raise UsageError("cannot use this array as cells", "it is not aligned to 8 bytes",
                              "a copy of it")
 
+    def __reduce__(self):
+        raise UsageError("a copy of cells", "they share the memory of an array", "SpteCells of a copy of the array")
+
     def __len__(self):
         return self.cells.shape[0]
 

@@ -91,9 +91,9 @@ def check_level(value) -> int:
 def spte_array(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
     """values as a flat contiguous uint64 array, and their shape."""
     if isinstance(values, np.ndarray):
-        array = values
+        array = np.asarray(values)          # a matrix would stay one, and has no flat form
     else:
-        items = np.asarray(values, dtype=object)
+        items = any_array(name, values, object)
         array = np.fromiter((check_u64(name, item) for item in items.flat), np.uint64, items.size)
         array = array.reshape(items.shape)
     if array.dtype.kind != "u":
@@ -101,11 +101,19 @@ def spte_array(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
     return np.require(array.reshape(-1), np.uint64, ["C", "A"]), array.shape
 
 
+def any_array(name: str, values, dtype=None) -> np.ndarray:
+    """values as numpy makes an array of them; UsageError where it cannot, as of rows of different lengths."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"bad {name} {shown(values)}", str(error), "an array, or rows of one length") from None
+
+
 def level_array(level, shape: tuple[int, ...]) -> np.ndarray:
     """level as one uint8, or as many as values."""
     if isinstance(level, INTEGERS):
         return np.array([check_level(level)], np.uint8)
-    levels = np.asarray(level)
+    levels = any_array("level", level)
     if levels.dtype.kind not in "iu" or (levels.size and not 1 <= levels.min() <= levels.max() <= 5):
         raise UsageError(f"bad level {shown(level)}", "not PG_LEVEL_4K..PG_LEVEL_256T", "integers 1..5")
     try:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast._check import (INTEGERS, U64_MAX, check_bool, check_int, check_level, check_u64, level_array, one_of,
-                            shown, spte_array)
+from tdpfast._check import (INTEGERS, U64_MAX, any_array, check_bool, check_int, check_level, check_u64,
+                            level_array, one_of, shown, spte_array)
 from tdpfast._spte_cells import SpteCells
 from tdpfast._spte_format import SpteFormat
 from tdpfast.errors import UsageError
@@ -107,11 +107,14 @@ class SpteConfig:
             raise UsageError(f"no layout {shown(self.layout)}", "not a known release", one_of(LAYOUTS))
         if not isinstance(self.mmu, str) or self.mmu not in MMUS:
             raise UsageError(f"no mmu {shown(self.mmu)}", "not a known kind", one_of(MMUS))
-        check_int("maxphyaddr", self.maxphyaddr, 32, 52)
-        if check_int("cache_bits", self.cache_bits, 0, 52):
-            check_int("cache_bits", self.cache_bits, 32, 52)
-        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], self.maxphyaddr, check_bool("l1tf", self.l1tf),
-                            self.cache_bits, check_bool("exec_only", self.exec_only))
+        cache_bits = check_int("cache_bits", self.cache_bits, 0, 52)
+        values = {"maxphyaddr": check_int("maxphyaddr", self.maxphyaddr, 32, 52),
+                  "l1tf": check_bool("l1tf", self.l1tf),
+                  "cache_bits": cache_bits and check_int("cache_bits", cache_bits, 32, 52),
+                  "exec_only": check_bool("exec_only", self.exec_only)}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], *values.values())
         object.__setattr__(self, "_format", native)
         object.__setattr__(self, "masks", MappingProxyType(native.masks()))
 
@@ -160,7 +163,7 @@ class SpteConfig:
         Raises:
             UsageError: not SPTE_DTYPE, or a field is too wide for its place.
         """
-        records = np.asarray(records)
+        records = any_array("records", records)
         if records.dtype != SPTE_DTYPE:
             raise UsageError("cannot pack these records", f"their dtype is {records.dtype}",
                              "an array of tdpfast.spte.SPTE_DTYPE")

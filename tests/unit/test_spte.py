@@ -108,6 +108,16 @@ def test_config_is_a_value():
         config.masks["frozen_spte"] = 0
 
 
+def test_config_keeps_plain_values():
+    class Bits:
+        def __index__(self):
+            return 46
+
+    config = SpteConfig(maxphyaddr=Bits(), l1tf=np.True_, cache_bits=np.uint8(46), exec_only=1)
+    assert repr(config) == repr(SpteConfig(maxphyaddr=46, l1tf=True, cache_bits=46))
+    assert config == SpteConfig(maxphyaddr=46, l1tf=True, cache_bits=46)
+
+
 @pytest.mark.parametrize("arguments", [
     {"layout": "5.0"}, {"layout": None}, {"layout": []}, {"mmu": "pae"}, {"maxphyaddr": 31},
     {"maxphyaddr": 53}, {"maxphyaddr": "52"}, {"maxphyaddr": 2**70}, {"cache_bits": 1}])
@@ -134,7 +144,9 @@ BAD_CALLS = [
     lambda c: c.make_small_spte(0, 1, 0, 512), lambda c: c.make_huge_spte(0, 7),
     lambda c: c.make_nonleaf_spte(object()), lambda c: c.make_mmio_spte(1 << 52, 0, 0),
     lambda c: c.unpack(np.zeros(2, "U4")), lambda c: c.pack(np.zeros(3, "u8")), lambda c: c.pack([1]),
-    lambda c: c.leaf_spte_change_needs_tlb_flush([1, 2], 3),
+    lambda c: c.leaf_spte_change_needs_tlb_flush([1, 2], 3), lambda c: c.unpack([1, 2], [[1], [1, 2]]),
+    lambda c: c.unpack([1, 2], [10**5000, 1]), lambda c: c.pack([[1], [1, 2]]),
+    lambda c: c.unpack([np.zeros((2, 2)), np.zeros((2, 3))]),
 ]
 
 

@@ -104,5 +104,8 @@ def test_strided_readonly_narrow_and_empty_input():
     assert config.is_large_pte([0x80, 0]).tolist() == [True, False]
     assert config.is_large_pte(np.uint64(0x80)) is True
     assert config.is_large_pte(np.array(0x80, np.uint64)).shape == ()
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix([[0x80, 0]], np.uint64)
+    assert config.is_large_pte(matrix).tolist() == [[True, False]] and config.unpack(matrix).shape == (1, 2)
     misaligned = np.frombuffer(b"\0" * 113, np.uint8)[1:].view(SPTE_DTYPE)
     assert config.pack(misaligned).tolist() == [config.SHADOW_NONPRESENT_VALUE] * 2

@@ -1,5 +1,6 @@
 """Atomic cells over a caller's array."""
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -107,8 +108,9 @@ def test_bad_arguments_change_nothing(call):
 
 def test_cells_are_not_copied():
     _, cells = make()
-    with pytest.raises(TypeError):
-        copy.copy(cells)
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(UsageError, match="copy of cells"):
+            attempt(cells)
     with pytest.raises(TypeError):
         SpteCells.__new__(SpteCells)
 
