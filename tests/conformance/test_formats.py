@@ -199,3 +199,14 @@ def test_malformed_cases(change):
     record = cases("kvm-7.3/mmu-direct")[6]
     with pytest.raises(UsageError):
         Mmu().replay({**record, "ops": record["ops"][:1], "res": record["res"][:1], **change})
+
+
+@pytest.mark.parametrize("value", [99999999999999999999, -1, 2, "0", 1.5, []])
+def test_flags_are_0_or_1(value):
+    record, joined = cases("kvm-7.3/mmu-direct")[6], cases("stack-7.3-1.5/stack")[0]
+    for name in ("tdx", "l1tf", "exec_only", "want_direct", "prove_mmu"):
+        with pytest.raises(UsageError, match=f"bad {name}"):
+            Mmu().replay({**record, "cfg": {**record["cfg"], name: value}})
+    for name in ("runnable", "pending_ve_disable", "want_direct"):
+        with pytest.raises(UsageError, match=f"bad {name}"):
+            Stack().replay({**joined, "cfg": {**joined["cfg"], name: value}})

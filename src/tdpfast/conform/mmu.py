@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tdpfast._check import check_int
 from tdpfast._vm import MAX_GFN, VmCore
-from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed, needs, times
+from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs, times
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import mmu_events
@@ -84,16 +84,16 @@ def make_vm(cfg: dict, design) -> VmCore:
     base = bits("slot_base", 0, MAX_GFN)
     return VmCore(
         design, root_level=bits("root_level", 4, 5, 4), mmu=bits("kind", 0, 2), maxphyaddr=bits("maxpa", 36, 52, 52),
-        l1tf=bool(cfg.get("l1tf")), cache_bits=bits("cache_bits", 0, 52), exec_only=bool(cfg.get("exec_only", 1)),
-        tdx=bool(cfg.get("tdx")), direct_gfn_bits=1 << shared if shared else 0, ipat=bool(cfg.get("ipat")),
-        nx=bool(cfg.get("nx")), slot_base=base, slot_npages=bits("slot_npages", 0, MAX_GFN + 1 - base),
-        mmio_gen=bits("mmio_gen", 0, MASK), pml=bool(cfg.get("pml")), want_mirror=bool(cfg.get("want_mirror")),
-        want_direct=bool(cfg.get("want_direct")))
+        l1tf=flag(cfg, "l1tf"), cache_bits=bits("cache_bits", 0, 52), exec_only=flag(cfg, "exec_only", 1),
+        tdx=flag(cfg, "tdx"), direct_gfn_bits=1 << shared if shared else 0, ipat=flag(cfg, "ipat"),
+        nx=flag(cfg, "nx"), slot_base=base, slot_npages=bits("slot_npages", 0, MAX_GFN + 1 - base),
+        mmio_gen=bits("mmio_gen", 0, MASK), pml=flag(cfg, "pml"), want_mirror=flag(cfg, "want_mirror"),
+        want_direct=flag(cfg, "want_direct"))
 
 
 def proving(design, record: dict):
     """The design as CONFIG_KVM_PROVE_MMU builds it, if the case was recorded with that."""
-    return design.replace(prove_mmu=True) if record["cfg"].get("prove_mmu") else design
+    return design.replace(prove_mmu=True) if flag(record["cfg"], "prove_mmu") else design
 
 
 class Replayer:

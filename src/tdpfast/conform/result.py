@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tdpfast._check import check_bool
 from tdpfast.errors import UsageError
 
 
@@ -54,6 +55,12 @@ def needs(record: dict, known: frozenset[str]) -> Result | None:
         raise malformed("needs of a case", TypeError(f"{str(listed)[:60]} is no list of names"))
     unknown = sorted(set(listed) - known)
     return Result("skipped", "needs " + ", ".join(unknown)) if unknown else None
+
+
+def flag(record: dict, name: str, default: int = 0) -> bool:
+    """A field that is 0 or 1, false or true; null, where a recording could not tell, is false."""
+    value = record.get(name, default)
+    return False if value is None else check_bool(name, value)
 
 
 def page_size(level) -> int:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from tdpfast._spte_format import PREDICATES
-from tdpfast.conform.result import BAD_FIELD, Result, compare, malformed
+from tdpfast.conform.result import BAD_FIELD, Result, compare, flag, malformed
 from tdpfast.constants import constants
 from tdpfast.errors import UsageError
 from tdpfast.spte import LAYOUTS, SpteConfig
@@ -74,9 +74,9 @@ class Replayer:
     def _cfg(self, record: dict) -> Result:
         cache_bits, phys_bits = record["x86_cache_bits"], record["x86_phys_bits"]
         config = SpteConfig(layout=self._layout(record), mmu=_MMU[record["mmu"]],
-                            maxphyaddr=record["maxphyaddr"], l1tf=bool(record["l1tf"]),
+                            maxphyaddr=record["maxphyaddr"], l1tf=flag(record, "l1tf"),
                             cache_bits=cache_bits if cache_bits != phys_bits else 0,
-                            exec_only=bool(record.get("exec_only", True)))
+                            exec_only=flag(record, "exec_only", 1))
         self.configs[config.layout, record["cfg"]] = config
         return compare([phys_bits, cache_bits],
                        [config.masks["phys_bits"], config.masks["cache_bits"]])
@@ -126,7 +126,7 @@ def _make_spte(config: SpteConfig, record: dict) -> Result:
 def _make_nonleaf_spte(config: SpteConfig, record: dict) -> Result:
     given = record["in"]
     return compare(record["out"], hex(config.make_nonleaf_spte(_u64(given["child_pa"]),
-                                                               bool(given["ad_disabled"]))))
+                                                               given["ad_disabled"])))
 
 
 def _make_small_spte(config: SpteConfig, record: dict) -> Result:

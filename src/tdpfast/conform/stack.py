@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tdpfast._check import check_u64
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
 from tdpfast.conform._stack_end import TDMR, End
@@ -9,7 +10,7 @@ from tdpfast.conform._stack_events import Translator
 from tdpfast.conform._stack_text import expand_reps, guest_result
 from tdpfast.conform.mmu import expand, first_difference, proving
 from tdpfast.conform.names import PageNames
-from tdpfast.conform.result import BAD_FIELD, PASSED, Result, malformed, needs
+from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs
 from tdpfast.design import DISPATCH_PATCH07, DISPATCH_SINGLE, PRESETS, get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import signed, visible
@@ -57,7 +58,7 @@ class Replayer:
                                  "one of " + ", ".join(PRESETS) + ", or --design")
             design = PRESETS[variant]
         cfg = record["cfg"]
-        if cfg.get("promo_block") and design.dispatch == DISPATCH_SINGLE:
+        if flag(cfg, "promo_block") and design.dispatch == DISPATCH_SINGLE:
             design = design.replace(promo_block=True)
         return proving(design, record).replace(ungated=True)
 
@@ -73,9 +74,10 @@ class Case:
         module = SeamModule([(TDMR.start, TDMR.stop)], reserved=[(0x130000000, 0x130400000)],
                             uninitialised=[(0x300000000, 0x340000000)])
         self.vm = TdVmCore(
-            design, module, levels=cfg.get("levels", 4), runnable=bool(cfg.get("runnable", 1)),
-            pending_ve_disable=bool(cfg.get("pending_ve_disable", 0)), attributes=int(cfg.get("attributes", 0)),
-            want_direct=bool(cfg.get("want_direct", 1)), keep_dead=self.variant, livelock_after=LIVELOCK_AFTER,
+            design, module, levels=cfg.get("levels", 4), runnable=flag(cfg, "runnable", 1),
+            pending_ve_disable=flag(cfg, "pending_ve_disable"),
+            attributes=check_u64("attributes", cfg.get("attributes", 0)),
+            want_direct=flag(cfg, "want_direct", 1), keep_dead=self.variant, livelock_after=LIVELOCK_AFTER,
             cut_at_next=self.variant, spin_limit=LIVELOCK_SPINS)
         self.module = module
         self.vm.set_tracing(True)
@@ -91,7 +93,7 @@ class Case:
             text = self.compare_op(op, res) if not self.vm.ended else "the case ended before"
             if text:
                 return f"op {i} {op}: {text}"
-            if res["ret"] == "LIVELOCK" and record.get("cont"):
+            if res["ret"] == "LIVELOCK" and flag(record, "cont"):
                 self.vm.revive()
         return self.end.difference() or self.compare_teardown()
 
