@@ -58,8 +58,8 @@ def test_leaf(tdpfast):
 
 
 def test_frozen(tdpfast):
-    assert tdpfast("decode", "spte", "0x80000000000005a0", "--level", 2, "--layout", "6.18") == (
-        0, FROZEN, "")
+    for layout in ("6.18", "v6.18"):
+        assert tdpfast("decode", "spte", "0x80000000000005a0", "--level", 2, "--layout", layout) == (0, FROZEN, "")
 
 
 @pytest.mark.parametrize("value, options, kind", [
@@ -82,6 +82,7 @@ def test_mmio_fields(tdpfast):
 @pytest.mark.parametrize("argv", [
     ["xyz", "--level", "1"], ["-1", "--level", "1"], ["0x10000000000000000", "--level", "1"],
     ["0x1", "--level", "6"], ["0x1"], ["--level", "1"], ["0x1", "--level", "1", "--layout", "9"],
+    ["0x1", "--level", "1", "--layout", "vv6.18"],
     ["0x1", "--level", "1", "--mmu", "pae"], ["0x1", "--level", "1", "--mmio-value", "?"],
     ["9" * 5000, "--level", "1"]])
 def test_bad_input(tdpfast, argv):

@@ -14,6 +14,13 @@ from tdpfast.token import Token
 AD_TYPES = ("enabled", "disabled", "write-protect only", "invalid")
 
 
+class Layout(click.Choice):
+    """A layout, also by the name of the design that has it."""
+
+    def convert(self, value, param, ctx):
+        return super().convert({f"v{name}": name for name in self.choices}.get(value, value), param, ctx)
+
+
 @click.group("decode")
 def command():
     """Show the fields of a page table entry, a SEAMCALL status or a replay token."""
@@ -23,7 +30,8 @@ def command():
 @click.argument("value")
 @click.option("--level", type=click.IntRange(1, 5), required=True, metavar="1-5",
               help="PG_LEVEL of the entry: 1 is 4K.")
-@click.option("--layout", type=click.Choice(list(LAYOUTS)), default="7.3", show_default=True)
+@click.option("--layout", type=Layout(list(LAYOUTS)), default="7.3", show_default=True,
+              help="Also written as the design is called: v6.18.")
 @click.option("--mmu", type=click.Choice(list(MMUS)), default="ept_ad", show_default=True)
 @click.option("--maxphyaddr", type=click.IntRange(32, 52), default=52, show_default=True)
 @click.option("--mmio-value", help="The VM's shadow_mmio_value (a TD has 0).")
