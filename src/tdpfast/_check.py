@@ -67,7 +67,7 @@ def check_shape(where: str, value, depth: int = 0) -> None:
         if depth >= MAX_DEPTH:
             raise UsageError(f"{where}: tables are nested too deeply", f"more than {MAX_DEPTH} within one another",
                              "flat tables")
-        for item in value.values() if isinstance(value, Mapping) else value:
+        for item in (*value, *value.values()) if isinstance(value, Mapping) else value:
             check_shape(where, item, depth + 1)
 
 

@@ -104,6 +104,11 @@ class Verdict:
         }
 
 
+def _known(scenario) -> None:
+    if not isinstance(scenario, Scenario) or not isinstance(scenario.name, str):
+        raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
+
+
 def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
           reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
@@ -111,8 +116,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
     Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and
     what a hook raises in the set-up.
     """
-    if not isinstance(scenario, Scenario) or not isinstance(scenario.name, str):
-        raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
+    _known(scenario)
     vm_cfg = parse_vm(scenario.name, scenario.vm)
     check_ops(scenario, scenario.name)
     vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
@@ -272,8 +276,9 @@ def owner_of(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Desi
     """The scenario and the design, gated or not, that a token belongs to; TokenMismatchError: none of them."""
     if not isinstance(token, Token):
         raise UsageError(f"bad token {shown(token)}", "not a Token", "Token.parse(text)")
-    presets, tried = list(designs), 0
+    presets, tried = [get_design(design) for design in designs], 0
     for scenario in scenarios:
+        _known(scenario)
         for design in presets:
             for ungated in (False,) if design.dynamic_pamt else (False, True):
                 candidate = design.replace(ungated=ungated)

@@ -220,9 +220,9 @@ def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
     words = {"": 1, "true": 1, "false": 0}
     out: dict[str, int | bool] = {}
     for text in texts:
-        knob, _, value = text.partition("=")
+        knob, _, value = text.partition("=") if isinstance(text, str) else (text, "", "")
         if knob not in kinds:
-            raise UsageError(f"unknown design knob {knob!r}", "no such field of Design", "one of " + ", ".join(kinds))
+            raise UsageError(f"unknown design knob {shown(knob)}", "no such field of Design", one_of(kinds))
         try:
             number = words[value] if value in words and kinds[knob] == "bool" else int(value)
             if kinds[knob] == "bool" and number not in (0, 1):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import pytest
 from tdpfast.catalogue import catalogue
 from tdpfast.check import Limits, check, check_in_shares, check_many, replay_token
 from tdpfast.cli import run
-from tdpfast.design import PRESETS, Design, with_knobs
+from tdpfast.conform import conform_file
+from tdpfast.design import PRESETS, Design, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.report import report
-from tdpfast.stress import StressConfig
 from tdpfast.story import columns_text, tell
+from tdpfast.stress import StressConfig, check_writable
 from tdpfast.token import NondeterminismError, Token, TokenError, TokenMismatchError, TokenVersionError
 from tdpfast.tracefs import tracefs
 
@@ -142,6 +144,7 @@ def test_a_seed_decides(strategy):
 
 
 HUGE = 10**5000
+SPTES = Path(__file__).parents[1] / "conformance/data/kvm-7.3/spte.jsonl.gz"
 
 
 @pytest.mark.parametrize("call", [
@@ -156,6 +159,11 @@ HUGE = 10**5000
     lambda: list(check_many([(REVIEW[0], "v7.3", HUGE)])), lambda: with_knobs("v7.3", {"max_level": HUGE}),
     lambda: with_knobs("v7.3", {HUGE: 1}), lambda: Design(name="x", gate=HUGE), lambda: Token(b"", HUGE),
     lambda: list(check_many([(REVIEW[0], "v7.3", True)], jobs=HUGE)), lambda: Token.parse(HUGE),
+    lambda: catalogue(HUGE), lambda: conform_file(HUGE), lambda: conform_file(SPTES, HUGE),
+    lambda: check_writable(HUGE),
+    lambda: parse_knobs([HUGE]),
+    lambda: replay_token(Token(b""), [HUGE], ["v7.3"]), lambda: replay_token(Token(b""), REVIEW, [HUGE]),
+    lambda: check(replace(REVIEW[0], setup=({"op": "map", HUGE: 1},)), "v7.3"),
     lambda: StressConfig(mode=HUGE), lambda: StressConfig(mix=HUGE), lambda: StressConfig(seed=HUGE)])
 def test_a_number_of_thousands_of_digits(call):
     with pytest.raises(UsageError) as info:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from tdpfast._check import shown
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
@@ -23,7 +24,7 @@ CATALOGUES: dict[str, tuple[str, ...]] = {
 def catalogue(name: str) -> list[Scenario]:
     """The scenarios of a catalogue, by file name; UsageError for an unknown one."""
     if name not in CATALOGUES:
-        raise UsageError(f"unknown catalogue {name!r}", "not one of tdpfast's", "use " + ", ".join(CATALOGUES))
+        raise UsageError(f"unknown catalogue {shown(name)}", "not one of tdpfast's", "use " + ", ".join(CATALOGUES))
     folder = files("tdpfast.catalogue").joinpath(name)
     paths = sorted((p for p in folder.iterdir() if p.name.endswith(".toml")), key=lambda p: p.name)
     return [load(str(path)) for path in paths]

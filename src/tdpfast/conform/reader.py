@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tdpfast._check import shown
 from tdpfast.errors import UsageError
 
 
@@ -38,7 +39,7 @@ def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
 
 def _open(path):
     if not isinstance(path, (str, Path)) or "\0" in str(path):
-        raise UsageError(f"cannot read {path}", "not the name of a file", "an existing, readable file")
+        raise UsageError(f"cannot read {shown(path)}", "not the name of a file", "an existing, readable file")
     if str(path).endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8")
     return open(path, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 from tdpfast._spte_format import PREDICATES
 from tdpfast.conform.result import BAD_FIELD, Result, compare, flag, malformed
 from tdpfast.constants import constants
+from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.spte import LAYOUTS, SpteConfig
 
@@ -84,7 +85,7 @@ class Replayer:
 
 def layout_of(design) -> str:
     """The name of the SPTE layout of a design (its ``layout``, a number), or of a preset's name."""
-    number = getattr(design, "layout", LAYOUTS["6.18"] if design == "v6.18" else LAYOUTS["7.3"])
+    number = get_design(design).layout
     return next(name for name, value in LAYOUTS.items() if value == number)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tdpfast._check import shown
 from tdpfast.check import Limits, Verdict, check
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
@@ -222,6 +223,8 @@ def scenario_toml(scenario: Scenario) -> str:
 
 def check_writable(path: str | Path) -> None:
     """UsageError unless a file can be written there."""
+    if not isinstance(path, (str, Path)):
+        raise UsageError(f"bad path {shown(path)}", "neither str nor Path", "a name that ends in .toml or .json")
     path = Path(path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
