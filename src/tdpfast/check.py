@@ -19,7 +19,7 @@ from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.minimise import cost, minimise
-from tdpfast.scenario import Scenario, check_ops, parse_vm
+from tdpfast.scenario import Scenario, check_ops, check_pfns, parse_vm
 from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
@@ -122,6 +122,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
     vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
                   runnable=bool(vm_cfg.get("runnable", 1)), nvcpus=vm_cfg.get("vcpus", 2),
                   pending_ve_disable=bool(vm_cfg.get("pending_ve_disable", 0)), keep_dead=True, memory_pages=8192)
+    check_pfns(scenario, vm.tdr >> 12, vm.sept_range[1] >> 12)
     install(vm, hooks or {}, reset)
     for i, op in enumerate(scenario.setup):
         result = vm.run(op)

@@ -1,6 +1,7 @@
 """Scenarios: a VM, operations that set it up, one list of operations per thread, and what to expect.
 
-A scenario is data. Files are TOML or JSON and mirror the classes one to one:
+A scenario is data. The module has the memory of pfns 0x100000 to 0x1fffff, of which KVM has those below 0x109100 for
+the TD itself; pages of the guest lie above. Files are TOML or JSON and mirror the classes one to one:
 
     name = "two-vcpus-fault-same-gfn"
     [vm]
@@ -120,6 +121,17 @@ def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
     vcpus = vm.get("vcpus", 2)
     need("vcpu" not in values or values["vcpu"] < vcpus, where, f"vcpu {values.get('vcpu')} of op {op['op']!r}",
          f"the TD has {vcpus}: raise vm.vcpus, or a smaller number")
+
+
+def check_pfns(scenario: Scenario, start: int, end: int) -> None:
+    """UsageError if a page for the guest lies in [start, end), the frames KVM has for the TD itself and its S-EPT."""
+    for op in (*scenario.setup, *(op for thread in scenario.threads for op in thread.ops)):
+        pfn = op.get("pfn", 0)
+        pfn = int(pfn, 0) if isinstance(pfn, str) else pfn
+        if start <= pfn < end:
+            raise UsageError(f"{scenario.name}: pfn {pfn:#x} of op {op['op']!r}",
+                             "KVM has that page for the TD itself or its S-EPT",
+                             f"another than {start:#x}..{end - 1:#x}, such as 0x140000")
 
 
 def check_ops(scenario: Scenario, where: str) -> None:

@@ -9,6 +9,8 @@
     pfn = 0x100600
     private = 1
 
+With ``module = 1`` it is a TD on an emulated module: the arguments of `tdpfast.TdVm`, and a TD's operations too.
+
 JSON is the same with ``{"vm": {...}, "ops": [...]}``; ``setup`` is another name of ``ops``. Numbers may also be
 strings like "0x600".
 """
@@ -21,12 +23,14 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdpfast._check import check_shape, one_of, shown
+from tdpfast._check import check_bool, check_shape, one_of, shown
 from tdpfast._read import load_json, read_text
 from tdpfast.errors import UsageError
+from tdpfast.td import TdVm
 from tdpfast.vm import Memslot, Vm
 
 VM_ARGUMENTS = tuple(name for name in inspect.signature(Vm).parameters if name != "hooks")
+TD_ARGUMENTS = tuple(name for name in inspect.signature(TdVm).parameters if name != "hooks")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class VmFile:
     """What a VM file says."""
 
     vm: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Vm."""
+    """Arguments of Vm, or of TdVm with module = 1."""
     ops: list[dict[str, Any]] = field(default_factory=list)
 
     def make_vm(self, **arguments: Any) -> Vm:
@@ -45,15 +49,21 @@ class VmFile:
         for name, value in values.items():
             if isinstance(value, (list, dict, float)):
                 raise UsageError(f"vm.{name} is {shown(value)}", "not a value of that argument", "see tdpfast.Vm")
-        return Vm(**values)
+        return TdVm(**{k: v for k, v in values.items() if k != "module"}) if self.on_module else Vm(**values)
+
+    @property
+    def on_module(self) -> bool:
+        """Whether it is a TD on a module."""
+        return check_bool("vm.module", self.vm.get("module", False))
 
     def script(self, *lines: str) -> str:
         """The Python program that does the same, then ``lines``."""
         arguments = [f"{name}=Memslot(**{value!r})" if name == "memslot" else f"{name}={value!r}"
-                     for name, value in self.vm.items()]
-        names = "Memslot, Vm" if "memslot" in self.vm else "Vm"
+                     for name, value in self.vm.items() if name != "module"]
+        kind = "TdVm" if self.on_module else "Vm"
+        names = f"Memslot, {kind}" if "memslot" in self.vm else kind
         ops = [f"vm.run({op!r})" for op in self.ops]
-        return "\n".join([f"from tdpfast import {names}", "", f"vm = Vm({', '.join(arguments)})", *ops, *lines])
+        return "\n".join([f"from tdpfast import {names}", "", f"vm = {kind}({', '.join(arguments)})", *ops, *lines])
 
 
 def _memslot(value: Any) -> Memslot:
@@ -87,7 +97,9 @@ def parse_vm_file(text: str, name: str) -> VmFile:
     vm, ops = document.get("vm", {}), document.get("ops", document.get("setup", []))
     if not isinstance(vm, dict) or not isinstance(ops, list) or not all(isinstance(op, dict) for op in ops):
         raise UsageError(f"{name}: malformed", "vm is a table, ops is a list of tables", "see tdpfast.vmfile")
+    content = VmFile(vm, ops)
+    kind, known = ("TdVm", TD_ARGUMENTS) if content.on_module else ("Vm", (*VM_ARGUMENTS, "module"))
     for key in vm:
-        if key not in VM_ARGUMENTS:
-            raise UsageError(f"{name}: unknown argument vm.{key}", "Vm has no such argument", one_of(VM_ARGUMENTS))
-    return VmFile(vm, ops)
+        if key not in known:
+            raise UsageError(f"{name}: unknown argument vm.{key}", f"{kind} has no such argument", one_of(known))
+    return content

@@ -162,3 +162,52 @@ def test_bad_arguments(tdpfast, file, argv):
 def test_not_utf8(tdpfast, tmp_path):
     (tmp_path / "x").write_bytes(b"\xff")
     assert "not UTF-8" in tdpfast("walk", tmp_path / "x", "0")[2]
+
+
+TD = """\
+[vm]
+module = 1
+vcpus = 2
+[[ops]]
+op = "vp_enter"
+[[ops]]
+op = "touch"
+gfn = 0x600
+pfn = 0x140600
+[[ops]]
+op = "accept"
+gpa = 0x600000
+"""
+
+SEPT = """\
+GFN 600  (S-EPT)
+
+LEVEL INDEX         GFN       ENTRY                  HPA  STATE
+ 512G     0           0  8000000101000007      101000000  NL_MAPPED
+   1G     0           0  8000000101001007      101001000  NL_MAPPED
+   2M     3         600  8000000101002007      101002000  NL_MAPPED
+   4K     0         600  80000001406000f7      140600000  MAPPED
+"""
+
+
+def test_a_td_on_a_module(tdpfast, tmp_path):
+    (tmp_path / "td.toml").write_text(TD)
+    code, out, _ = tdpfast("walk", tmp_path / "td.toml", "0x600")
+    assert code == 0 and out.startswith("GFN 600  (mirror root 0") and out.endswith("\n\n" + SEPT)
+    assert "S-EPT" not in tdpfast("walk", tmp_path / "td.toml", "0x600", "--shared")[1]
+    shown = json.loads(tdpfast("walk", tmp_path / "td.toml", "0x600", "--json")[1])
+    assert shown["sept"][0]["entries"][-1] == {"level": 1, "index": 0, "gfn": 0x600, "entry": "0x80000001406000f7",
+                                               "hpa": "0x140600000", "state": "MAPPED"}
+    _, script, _ = tdpfast("walk", tmp_path / "td.toml", "0x600", "--python")
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout.decode()
+    assert printed == out.replace("\n\nGFN 600  (S-EPT)", "\nGFN 600  (S-EPT)")
+    assert "tdpfast_seamcall: TDH.MEM.PAGE.AUG" in tdpfast("walk", tmp_path / "td.toml", "--events")[1]
+
+
+@pytest.mark.parametrize("vm, told", [
+    ("module = 2", "vm.module"), ("module = 1\nnx_huge_pages = 1", "TdVm has no such argument"),
+    ("vcpus = 2", "Vm has no such argument"), ("module = 1\nvcpus = 0", "runnable TD without vCPUs")])
+def test_bad_tds(tdpfast, tmp_path, vm, told):
+    (tmp_path / "td.toml").write_text(f"[vm]\n{vm}\n[[ops]]\nop = \"zap_all\"\n")
+    code, out, err = tdpfast("walk", tmp_path / "td.toml", "5")
+    assert code == 2 and out == "" and told in err and err.count("\n") == 1

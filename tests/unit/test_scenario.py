@@ -9,7 +9,7 @@ from tdpfast._program import ScenarioProgram, lower
 from tdpfast._seam_api import SeamModule
 from tdpfast._tdx_vm import TdVmCore
 from tdpfast.catalogue import CATALOGUES, catalogue
-from tdpfast.check import MEMORY, check
+from tdpfast.check import MEMORY, build, check
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS, TD_OPS
@@ -204,3 +204,13 @@ def test_every_operation_is_in_the_table():
     assert set(OPS) | set(TD_OPS) == set(OP_NAMES) and not set(OPS) & set(TD_OPS)
     for name in OP_NAMES:
         lower({"op": name} | ({"leaf": "MEM.TRACK"} if name == "raw" else {}))
+
+
+@pytest.mark.parametrize("pfn, ours", [(0x1000FF, False), (0x100100, True), ("0x1090ff", True), (0x109100, False)])
+def test_pages_that_kvm_has_itself(pfn, ours):
+    scenario = parse({**GOOD, "thread": [{"ops": [{**MAP, "pfn": pfn}]}]}, "here")
+    if ours:
+        with pytest.raises(UsageError, match="for the TD itself"):
+            build(scenario, get_design("v7.3"))
+    else:
+        build(scenario, get_design("v7.3"))

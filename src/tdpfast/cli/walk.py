@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from typing import Any
 
 import click
 
 from tdpfast.errors import UsageError, VmEnded
+from tdpfast.td import TdVm
 from tdpfast.trace import TRACE_HEADER, trace_lines
 from tdpfast.vm import Vm
 from tdpfast.vmfile import VmFile, read_vm_file
@@ -36,7 +38,7 @@ class Number(click.ParamType):
 @click.option("--python", "as_python", is_flag=True, help="Print the Python program that does the same.")
 def command(file, gfns, shared, dump, events, stats, as_json, as_python):
     """Run the operations of FILE (JSON or TOML with vm and ops; - is standard input) on a VM, then show the way
-    from the root to each GFN.
+    from the root to each GFN; of a TD on a module (module = 1 in vm) in the mirror, then in the S-EPT.
 
     Exit code 1: an operation ended the VM (BUG() or a livelock); what is shown is the state it left.
     """
@@ -54,6 +56,8 @@ def command(file, gfns, shared, dump, events, stats, as_json, as_python):
         shown["events"] = list(trace_lines(vm.records()))
     if gfns:
         shown["walks"] = [vm.walk(gfn, private=private) for gfn in gfns]
+        if isinstance(vm, TdVm) and private:
+            shown["sept"] = [vm.sept_walk(gfn) for gfn in gfns]
     if dump:
         shown["dump"] = vm.dump().splitlines()
     if stats:
@@ -81,7 +85,8 @@ def as_text(shown: dict[str, Any]) -> str:
     sections = []
     if "events" in shown:
         sections.append("\n".join([TRACE_HEADER, *shown["events"]]))
-    sections += [str(walk) for walk in shown.get("walks", ())]
+    walks, sept = shown.get("walks", ()), shown.get("sept", ())
+    sections += [str(walk) for pair in zip_longest(walks, sept) for walk in pair if walk is not None]
     if "dump" in shown:
         sections.append("\n".join(shown["dump"]))
     if "stats" in shown:
@@ -95,6 +100,9 @@ def as_object(shown: dict[str, Any], ended: VmEnded | None) -> str:
     if "walks" in out:
         out["walks"] = [{"gfn": walk.gfn, "private": walk.private, "root": walk.root.root_number, "pfn": walk.pfn,
                          "entries": [entry_object(entry) for entry in walk.entries]} for walk in out["walks"]]
+    if "sept" in out:
+        out["sept"] = [{"gfn": walk.gfn, "entries": [entry._asdict() | {"entry": hex(entry.entry), "hpa": hex(entry.hpa)}
+                                                     for entry in walk.entries]} for walk in out["sept"]]
     out["ended"] = None if ended is None else ended.why
     return json.dumps(out)
 
@@ -111,7 +119,9 @@ def script(content: VmFile, gfns: tuple[int, ...], shared: bool, dump: bool, eve
     tdx = content.vm.get("tdx", True)
     private = bool(tdx) and not shared
     lines = ["print(*trace_lines(vm.records()), sep='\\n')"] if events else []
-    lines += [f"print(vm.walk({gfn:#x}, private={private}))" for gfn in gfns]
+    sept = content.on_module and private
+    lines += [line for gfn in gfns for line in
+              [f"print(vm.walk({gfn:#x}, private={private}))"] + [f"print(vm.sept_walk({gfn:#x}))"] * sept]
     lines += ["print(vm.dump())"] if dump else []
     lines += ["print(vm.stats)"] if stats else []
     shown = VmFile(content.vm | {"trace": "all"}, content.ops) if events else content
