@@ -57,14 +57,9 @@ cdef enum:
 
 def as_u64(value, what):
     """An unsigned 64-bit integer from an int or a "0x..." string; UsageError otherwise."""
-    if isinstance(value, str):
-        try:
-            value = int(value, 0)
-        except ValueError:
-            raise UsageError(f"{what} is {shown(value)}", "not a number", "write an integer or a 0x... string") from None
     try:
-        value = index(value)
-    except TypeError:
+        value = int(value, 0) if isinstance(value, str) else index(value)
+    except (TypeError, ValueError):
         raise UsageError(f"{what} is {shown(value)}", "not a number", "write an integer or a 0x... string") from None
     if not 0 <= value < 1 << 64:
         raise UsageError(f"{what} is {shown(value)}", "outside 0..2^64-1", "write an unsigned 64-bit number")

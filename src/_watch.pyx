@@ -289,7 +289,8 @@ cdef dict kvm_fields():
             <uint64_t>&p.tracked: "tracked", <uint64_t>&p.ntracked: "ntracked", <uint64_t>&p.nx_head: "nx_list",
             <uint64_t>&p.pages: "pages", <uint64_t>&p.tdp_mmu_pages: "tdp_mmu_pages",
             <uint64_t>&p.nx_lpage_splits: "nx_lpage_splits", <uint64_t>&p.nx_possible: "nx_possible",
-            <uint64_t>&p.mmio_created: "mmio_created", <uint64_t>&p.external_next: "external_next", <uint64_t>&p.cut: "cut",
+            <uint64_t>&p.mmio_created: "mmio_created", <uint64_t>&p.external_next: "external_next",
+            <uint64_t>&p.cut: "cut",
             <uint64_t>&p.hook_failures: "hook_failures"})
 
 

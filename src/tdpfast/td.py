@@ -154,9 +154,8 @@ class TdVcpu(Vcpu):
 
         pfn: the page that guest_memfd has for gpa. level: Intel's, as in accept(). tries: TDCALLs, -1: no end.
         """
-        out = self._guest("guest_accept", gpa=check_u64("gpa", gpa), pfn=_pfn(pfn), level=check_int("level", level, 0,
-        5),
-                          tries=check_int("tries", tries, -1, 1 << 30))
+        out = self._guest("guest_accept", gpa=check_u64("gpa", gpa), pfn=_pfn(pfn),
+                          level=check_int("level", level, 0, 5), tries=check_int("tries", tries, -1, 1 << 30))
         return GuestAccept(out["ret"], out["tries"], _guest_result(out))
 
 
@@ -304,8 +303,8 @@ class TdVm(Vm):
     # looking
 
     def sept_walk(self, gfn: int) -> SeptWalk:
-        """The S-EPT's entries on the way to gfn, as they lie in the module's memory. No SEAMCALL, no lock. Empty once the
-        TD has no S-EPT any more."""
+        """The S-EPT's entries on the way to gfn, as they lie in the module's memory. No SEAMCALL, no lock. Empty once
+        the TD has no S-EPT any more."""
         gfn = self._gfn(gfn)
         entries: list[SeptEntry] = []
         for level in reversed(range(self.root_level if self.kvm_state["hkid"] >= 0 else 0)):

@@ -187,8 +187,8 @@ def audit(vm: Vm) -> list[str]:
     """What is wrong with a VM that nobody changes at the moment; an empty list if nothing is.
 
     No SPTE is frozen, every table entry points to a linked table of the right level and gfn whose parent it is,
-    no table hangs twice, and the statistics are what counting gives. Of a TD on a module: mirror and S-EPT agree, and the
-    module's page metadata and counts match the S-EPT; of each the first place.
+    no table hangs twice, and the statistics are what counting gives. Of a TD on a module: mirror and S-EPT agree, and
+    the module's page metadata and counts match the S-EPT; of each the first place.
 
     Raises:
         UsageError: vm is no Vm.

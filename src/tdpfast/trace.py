@@ -61,9 +61,9 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
 
 The last ones are of a TD on a module. seam: a SEAMCALL with its operands; record: its place among the records of a
 replay (a Record leaves it out); injected: another processor held a lock, or an interrupt was pending. req:
-KVM_REQ_OUTSIDE_GUEST_MODE (0) or KVM_REQ_VM_DEAD (1) to all vCPUs. kick, td_exit: a vCPU left the TD; rax: what VP.ENTER
-answered. wait_for_sept_zap: a vCPU was kept out. op_end: a part of an operation that is made of several (0 the guest's
-access, 1 the fault, 2 VP.ENTER)."""
+KVM_REQ_OUTSIDE_GUEST_MODE (0) or KVM_REQ_VM_DEAD (1) to all vCPUs. kick, td_exit: a vCPU left the TD; rax: what
+VP.ENTER answered. wait_for_sept_zap: a vCPU was kept out. op_end: a part of an operation that is made of several (0 the
+guest's access, 1 the fault, 2 VP.ENTER)."""
 
 _REQUESTS = ("OUTSIDE_GUEST_MODE", "VM_DEAD")
 _HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after", "error_code", "hpa", "rax", "rcx", "rdx",

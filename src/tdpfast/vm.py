@@ -386,9 +386,9 @@ class Vm:
         return out["spte"] if out["ret"] >= 0 else None
 
     def poke_raw(self, gfn: int, value: int, *, level: int = 1, private: bool = False) -> bool:
-        """An SPTE that maps nothing is written as a bug, or a race, would: a leaf or what is not present, without a lock
-        and without accounting. private=True needs an ungated design. False: no table of that level, something mapped
-        there, or another CPU was faster."""
+        """An SPTE that maps nothing is written as a bug, or a race, would: a leaf or what is not present, without a
+        lock and without accounting. private=True needs an ungated design. False: no table of that level, something
+        mapped there, or another CPU was faster."""
         return self._run({"op": "poke_raw", "private": self._private(private), "gfn": self._gfn(gfn),
                           "level": check_level(level), "value": check_u64("value", value)})["ret"] >= 0
 

@@ -101,8 +101,8 @@ def as_object(shown: dict[str, Any], ended: VmEnded | None) -> str:
         out["walks"] = [{"gfn": walk.gfn, "private": walk.private, "root": walk.root.root_number, "pfn": walk.pfn,
                          "entries": [entry_object(entry) for entry in walk.entries]} for walk in out["walks"]]
     if "sept" in out:
-        out["sept"] = [{"gfn": walk.gfn, "entries": [entry._asdict() | {"entry": hex(entry.entry), "hpa": hex(entry.hpa)}
-                                                     for entry in walk.entries]} for walk in out["sept"]]
+        out["sept"] = [{"gfn": walk.gfn, "entries": [e._asdict() | {"entry": hex(e.entry), "hpa": hex(e.hpa)}
+                                                     for e in walk.entries]} for walk in out["sept"]]
     out["ended"] = None if ended is None else ended.why
     return json.dumps(out)
 
