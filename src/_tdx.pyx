@@ -109,7 +109,7 @@ cdef bint tdx_kick(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     if not tdx_vcpu_inside(t, vcpu):
         return False
     memset(&r, 0, sizeof(r))
-    c.lp = vcpu + 1
+    c.lp = t.lp_base + vcpu + 1
     err = td_async_exit(c, t.seam, &r)
     c.lp = lp
     c.count.kicks += 1

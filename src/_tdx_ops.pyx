@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Operations that only a TD has (see _tdx_ops.pxd). A vCPU v acts on logical processor v + 1."""
+"""Operations that only a TD has (see _tdx_ops.pxd). A vCPU v acts on logical processor lp_base + v + 1."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -106,7 +106,7 @@ cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
             t.loaded[vcpu] = True
             memset(&r, 0, sizeof(r))
             r.rcx = t.tdvpr_pa[vcpu]
-            c.lp = vcpu + 1
+            c.lp = t.lp_base + vcpu + 1
             err = tdx_seamcall(c, t, TDH_VP_ENTER, &r)
             c.lp = lp
             res.rax = err
@@ -132,7 +132,7 @@ cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
     res.ret = -3
     if tdx_vcpu_inside(t, vcpu):
         memset(&r, 0, sizeof(r))
-        c.lp = vcpu + 1
+        c.lp = t.lp_base + vcpu + 1
         err = td_async_exit(c, t.seam, &r)
         c.lp = lp
         trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
@@ -154,7 +154,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
     cdef int result
     memset(&r, 0, sizeof(r))
     tdx_vcpu_begin(c, t, op.vcpu)
-    c.lp = op.vcpu + 1
+    c.lp = t.lp_base + op.vcpu + 1
     if accept:
         r.rcx = op.value | <uint64_t>op.level
         if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
@@ -342,7 +342,11 @@ cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef int kind = op.kind - OP_TDX_FIRST
     res.kind = GUEST_RET_NONE
-    if kind == OP_VP_ENTER:
+    if op.vcpu >= t.nvcpus and kind in (OP_VP_ENTER, OP_TD_EXIT, OP_ACCEPT, OP_GUEST_ACCESS, OP_TOUCH, OP_VCPU_FREE,
+                                        OP_GUEST_ACCEPT):
+        res.kind = GUEST_RET_NOT_INSIDE
+        res.ret = -22
+    elif kind == OP_VP_ENTER:
         vp_enter(c, t, op.vcpu, res)
     elif kind == OP_TD_EXIT:
         td_exit_op(c, t, op.vcpu, res)

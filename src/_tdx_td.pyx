@@ -58,7 +58,7 @@ cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
         err = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
         if err:
             return err
-    c.lp = v + 1
+    c.lp = t.lp_base + v + 1
     err = seamcall3(c, t, TDH_VP_INIT, t.tdvpr_pa[v], 0, 0, &r)
     if err == 0:
         err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[v], 0, 0, &r)
@@ -74,6 +74,7 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
     t.tdr_pa = cfg.tdr_pa
     t.hkid = cfg.hkid
     t.nvcpus = cfg.nvcpus
+    t.lp_base = cfg.lp_base
     t.sept_base = cfg.sept_base
     for i in range(TDX_TDCS_PAGES):
         t.tdcs_pa[i] = cfg.tdcs_base + (<uint64_t>i << 12)
@@ -166,7 +167,7 @@ cdef void tdx_flush_vp(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
     sync_rare(c, SYNC_STORE, <uint64_t>&t.loaded[vcpu])
     if t.loaded[vcpu]:
         tdx_kick(c, t, vcpu)
-        c.lp = vcpu + 1
+        c.lp = t.lp_base + vcpu + 1
         err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[vcpu], 0, 0, &r)
         c.lp = lp
         t.loaded[vcpu] = False

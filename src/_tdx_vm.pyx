@@ -27,6 +27,7 @@ from tdpfast.errors import TdpfastError, UsageError
 
 # Where a TD's pages lie in the module's first TDMR; the next TD's follow behind.
 TD_STRIDE = 0x10000000
+HOST_LP = 33             # from here on KVM's own threads act
 
 
 cdef class TdVmCore(VmCore):
@@ -47,13 +48,15 @@ cdef class TdVmCore(VmCore):
     def __init__(self, design, SeamModule module not None, *, int levels=4, bint runnable=True, int nvcpus=3,
                  bint pending_ve_disable=False, uint64_t attributes=0, bint want_direct=True, int hkid=33,
                  uint64_t base=0x100100000, uint64_t memory_pages=16384, bint keep_dead=False,
-                 int livelock_after=0, bint cut_at_next=False, uint32_t spin_limit=1000):
+                 int livelock_after=0, bint cut_at_next=False, uint32_t spin_limit=1000, int lp_base=0):
         cdef TdConfig cfg
         cdef uint64_t err
         if levels not in (4, 5):
             raise UsageError(f"a TD with {levels} levels", "S-EPT roots have 4 or 5", "use 4 or 5")
         if not 0 <= nvcpus <= TDX_MAX_VCPUS:
             raise UsageError(f"{nvcpus} vCPUs", "a TD has at most 8 here", "use 0..8")
+        if not 0 <= lp_base < HOST_LP - nvcpus:
+            raise UsageError(f"lp_base {lp_base}", f"vCPUs act on logical processors below {HOST_LP}", "0 and up")
         if runnable and nvcpus == 0:
             raise UsageError("a runnable TD without vCPUs", "MR.FINALIZE wants one (TDX_NO_VCPUS)",
                              "a vCPU, or a TD that is not runnable")
@@ -83,6 +86,7 @@ cdef class TdVmCore(VmCore):
         cfg.sept_base = base + 0x1000000
         cfg.hkid = hkid
         cfg.nvcpus = nvcpus
+        cfg.lp_base = lp_base
         cfg.levels = levels
         cfg.gpaw = levels == 5
         cfg.runnable = runnable

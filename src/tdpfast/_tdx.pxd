@@ -41,6 +41,7 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t tdvpr_pa[TDX_MAX_VCPUS]
     uint64_t tdcx_pa[TDX_MAX_VCPUS][TDX_TDCX_PAGES]
     int32_t nvcpus
+    int32_t lp_base              # vCPU v acts on logical processor lp_base + 1 + v
     int32_t hkid                 # -1: released
     uint32_t state               # TdState
     uint32_t wait_for_sept_zap

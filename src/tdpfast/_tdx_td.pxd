@@ -12,6 +12,7 @@ cdef struct TdConfig:
     uint64_t sept_base
     int hkid
     int nvcpus
+    int lp_base
     int levels
     int gpaw
     bint runnable

@@ -167,6 +167,7 @@ class TdxModule:
         self._top = self._tdmrs[0][1]
         self._free: list[int] = []
         self._paired: set[int] = set()
+        self._taken: set[int] = set()       # logical processors of TDs that KVM runs
         if check_bool("auto", auto):
             self.bring_up()
 
@@ -377,6 +378,19 @@ class TdxModule:
             self._must("phymem_pamt_add", rcx=page >> 21 << 21 | 1, rdx=self._top, r8=self._top + 4096)
             self._paired.add(page >> 21)
         return page
+
+    def take_lps(self, n: int, top: int) -> int:
+        """Takes n logical processors in a row, of those from 1 up to top - 1, for the vCPUs of a TD of KVM's: the first.
+        UsageError when there are none."""
+        for first in range(1, top - check_int("n", n, 0, LOGICAL_PROCESSORS) + 1):
+            if self._taken.isdisjoint(range(first, first + n)):
+                self._taken.update(range(first, first + n))
+                return first
+        raise UsageError(f"{n} vCPUs more", "no logical processors are left for them", "the end of another TD first")
+
+    def give_lps(self, first: int, n: int) -> None:
+        """Gives back what take_lps() took."""
+        self._taken.difference_update(range(first, first + n))
 
     def free_hkid(self) -> int:
         """The first private HKID that no TD has; UsageError without one."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from tdpfast import status as st
 from tdpfast._batch import VcpuCore
 from tdpfast._check import check_bool, check_int, check_u64, one_of, shown
-from tdpfast._tdx_vm import TD_STRIDE, TdVmCore
+from tdpfast._tdx_vm import HOST_LP, TD_STRIDE, TdVmCore
 from tdpfast._vm import VmCore
 from tdpfast.design import Design
 from tdpfast.errors import UsageError
@@ -172,6 +172,7 @@ class TdVm(Vm):
             (records of kind seam).
         attributes, pending_ve_disable: of TD_PARAMS (the latter a bit of TD_CTLS).
 
+    vCPUs of the TDs of a module act on logical processors of their own, 32 in all; KVM's other threads may share one.
     The pages that KVM takes for the TD itself (control pages and S-EPT, 256 MiB) lie in the module's first TDMR, behind
     those that the module gave out before; module.new_page() gives pages for the guest.
 
@@ -208,10 +209,15 @@ class TdVm(Vm):
             self.create_vcpu()
 
     def _make_core(self, **options: Any) -> VmCore:
-        base = self.module.new_range(TD_STRIDE, TD_ALIGN)
-        return TdVmCore(self.design, self.module.native, levels=options["root_level"], base=base,
-                        hkid=self.module.free_hkid(), want_direct=options["want_direct"],
-                        memory_pages=options["memory_pages"], **self._options)
+        base, hkid, n = self.module.new_range(TD_STRIDE, TD_ALIGN), self.module.free_hkid(), self._options["nvcpus"]
+        self._lp = self.module.take_lps(n, HOST_LP)
+        try:
+            return TdVmCore(self.design, self.module.native, levels=options["root_level"], base=base, hkid=hkid,
+                            lp_base=self._lp - 1, want_direct=options["want_direct"],
+                            memory_pages=options["memory_pages"], **self._options)
+        except BaseException:
+            self.module.give_lps(self._lp, n)
+            raise
 
     def _make_vcpu(self, core: VcpuCore) -> Vcpu:
         return TdVcpu(self, core)
@@ -299,6 +305,7 @@ class TdVm(Vm):
     def _uninit(self) -> None:
         super()._uninit()
         self._run({"op": "vm_destroy"})
+        self.module.give_lps(self._lp, self.core.nvcpus)
 
     # looking
 

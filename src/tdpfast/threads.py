@@ -26,6 +26,7 @@ from tdpfast import walk
 from tdpfast._check import check_bool, check_int, check_seconds, shown
 from tdpfast._checks import findings
 from tdpfast._threads import ThreadEngine
+from tdpfast._vm import as_u64
 from tdpfast.checks import MEANING, names_of
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
@@ -112,16 +113,18 @@ def run_threads(vm: Vm, ops: Sequence[Sequence[Mapping[str, Any]]], *, count: in
         vm.create_vcpu()
     engine = ThreadEngine([vcpu._core for vcpu in vm.vcpus[:len(ops)]])
     for i, fields in enumerate(ops):
-        todo = [_checked(op, vm.on_module) for op in fields]
+        todo = [_checked(op, vm) for op in fields]
         number = 0 if seed is None else (check_int("seed", seed, 0, 1 << 62) + i) * 2 + 1
         engine.set_ops(i, todo, count or (0 if seconds else len(todo)), seconds, number)
     return _run(vm, engine, watch, check_int("noise", noise, 0, 1 << 62))
 
 
-def _checked(op: Mapping[str, Any], td: bool) -> Mapping[str, Any]:
+def _checked(op: Mapping[str, Any], vm: Vm) -> Mapping[str, Any]:
     if isinstance(op, Mapping):
         op = dict(op)
-    check_op(op, td=td)
+    check_op(op, td=vm.on_module)
+    if "vcpu" in op:
+        check_int("vcpu", as_u64(op["vcpu"], "vcpu"), 0, vm.core.nvcpus - 1)
     return op
 
 

@@ -131,6 +131,8 @@ class Vcpu:
             if key in fields and as_u64(fields[key], key) > self.vm.max_gfn:
                 raise UsageError(f"{key} {shown(fields[key])} of op {fields['op']!r}", "no gfn of this VM",
                                  f"0..{self.vm.max_gfn:#x}, without the shared bit")
+        if "vcpu" in fields:
+            check_int("vcpu", as_u64(fields["vcpu"], "vcpu"), 0, self.vm.core.nvcpus - 1)
         return self._run(fields)
 
     @contextmanager

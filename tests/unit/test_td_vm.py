@@ -182,3 +182,50 @@ def test_bad_arguments(arguments):
 def test_bad_calls(call):
     with pytest.raises(UsageError):
         call(TdVm())
+
+
+def test_tds_of_a_module_run_beside_each_other():
+    module = TdxModule()
+    tds = [TdVm(module=module, vcpus=2, trace=trace, memory_pages=2048) for trace in ("all", "off", "last")]
+    for td in tds:
+        assert [vcpu.vp_enter() for vcpu in td.vcpus] == [VpEnter.ENTERED] * 2
+    assert [td.in_guest for td in tds] == [[0, 1]] * 3
+    errors = []
+
+    def work(td, vcpu):
+        pfn = 0x180000 + tds.index(td) * 0x1000
+        try:
+            for i in range(200):
+                gfn = i * 7 % 64
+                vcpu.vp_enter()
+                vcpu.touch(gfn, pfn + gfn, retries=100)
+                if i % 5 == 0:
+                    td.unmap(gfn, gfn + 4)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(td, vcpu)) for td in tds for vcpu in td.vcpus]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and [audit(td) for td in tds] == [[], [], []]
+    assert not any(any(td.destroy().values()) for td in tds)
+
+
+def test_no_more_vcpus_than_logical_processors():
+    module = TdxModule()
+    tds = [TdVm(module=module, vcpus=8, memory_pages=64) for _ in range(4)]
+    with pytest.raises(UsageError, match="no logical processors"):
+        TdVm(module=module)
+    tds[1].destroy()
+    TdVm(module=module, vcpus=8, memory_pages=64)
+
+
+@pytest.mark.parametrize("op", ["vp_enter", "td_exit", "accept", "guest_access", "touch", "vcpu_free", "guest_accept"])
+def test_vcpus_that_the_td_does_not_have(op):
+    td = TdVm(vcpus=2)
+    assert td.core.run({"op": op, "vcpu": 2})["ret"] == -22
+    for call in (lambda: td.run({"op": op, "vcpu": 2}), lambda: run_threads(td, [[{"op": op, "vcpu": 2}]])):
+        with pytest.raises(UsageError, match="vcpu"):
+            call()
