@@ -10,7 +10,8 @@ CONFIG := $(if $(SANITIZE),-C build-dir=build/$(notdir $(VENV)) -C cmake.define.
 
 # What drives native code; a sanitizer sees no more in the rest. Fibers mean nothing to the thread sanitizer.
 ASAN_TESTS := tests/unit tests/conformance tests/concurrency tests/stateful
-TSAN_TESTS := tests/concurrency tests/unit/test_seam_threads.py tests/stateful/test_threads_machine.py
+TSAN_TESTS := tests/concurrency tests/unit/test_seam_threads.py tests/unit/test_td_vm.py tests/unit/test_vm_promises.py \
+	tests/stateful/test_threads_machine.py
 
 .PHONY: check test test-slow test-asan test-tsan bench install clean
 
