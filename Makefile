@@ -46,7 +46,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "scikit-build-core>=1.0" "cython>=3.1" "cython-cmake>=0.3" cmake ninja
 
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/*.pyx src/tdpfast/*.pxd src/tdpfast/*.h)
+SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.p[xy][xd]' -o -name '*.h')
 
 $(STAMP): $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench]"

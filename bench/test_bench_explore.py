@@ -4,9 +4,9 @@ Pinned seeds. The programs are the freeze protocol (the one that SPIN and loom w
 """
 import pytest
 
-from tdpfast import _baselines
-from tdpfast import _toys as toys
-from tdpfast._explore import Explorer
+from tdpfast._explore.explorer import Explorer
+from tdpfast._testing import baselines as _baselines
+from tdpfast._testing import toys as toys
 from tdpfast.catalogue import catalogue
 from tdpfast.check import build
 from tdpfast.design import get_design

@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from tdpfast import Vm, _baselines
+from tdpfast import Vm
+from tdpfast._testing import baselines as _baselines
 
 N = 1 << 15
 WALKS = 1 << 14

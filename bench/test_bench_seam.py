@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tdpfast import _baselines
-from tdpfast._seam_bench import run, run_guest
+from tdpfast._testing import baselines as _baselines
+from tdpfast._testing.seam_bench import run, run_guest
 from tdpfast.seam import FIELDS, LEAVES, TdxModule
 from tdpfast.status import ENTERED_TD
 

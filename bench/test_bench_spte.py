@@ -5,7 +5,7 @@ import timeit
 import numpy as np
 import pytest
 
-from tdpfast import _baselines
+from tdpfast._testing import baselines as _baselines
 from tdpfast.spte import SPTE_DTYPE, SpteCells, SpteConfig
 
 N = 1 << 16

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from tdpfast._baselines import atomic
-from tdpfast._batch import VcpuCore
-from tdpfast._seam_api import SeamModule
-from tdpfast._seam_bench import run
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._vm import VmCore
+from tdpfast._face.batch import VcpuCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._face.vm import VmCore
+from tdpfast._testing.baselines import atomic
+from tdpfast._testing.seam_bench import run
 from tdpfast.design import get_design
 from tdpfast.seam import LEAVES
 

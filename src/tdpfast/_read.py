@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tdpfast._check import shown
+from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
 
 MAX_CHARS = 1 << 26

@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from tdpfast._explore import STRATEGIES, Explorer
-from tdpfast._program import ScenarioProgram
-from tdpfast._pyhooks import install
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._check import U64_MAX, check_bool, check_int, check_seconds, one_of, shown
+from tdpfast._arguments import U64_MAX, check_bool, check_int, check_seconds, one_of, shown
+from tdpfast._explore.explorer import STRATEGIES, Explorer
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._program.program import ScenarioProgram
+from tdpfast._program.pyhooks import install
 from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-NAMES = ("agree", "life", "page", "lock", "progress", "stat", "frozen", "epoch", "pamt", "kernel")
+from tdpfast._names import Check
+
+NAMES = tuple(name[6:].lower() for name in Check.__members__)
 """By bit of the core's check masks."""
 
 MEANING = {

@@ -12,18 +12,23 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tdpfast._check import INTEGERS, check_bool, one_of, shown
+from tdpfast._arguments import INTEGERS, check_bool, one_of, shown
+from tdpfast._face.td import tdx_knobs
+from tdpfast._face.vm import mmu_knobs
+from tdpfast._names import Dispatch, Gate, Reclaim, SplitShared
 from tdpfast.errors import UsageError
 
-GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR, GATE_TWICE = range(5)
-RECLAIM_OP_RCU, RECLAIM_OP_NOW, RECLAIM_IN_SET = range(3)
-DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAGE = range(5)
-SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = range(5)
+GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR, GATE_TWICE = map(int, Gate.__members__.values())
+RECLAIM_OP_RCU, RECLAIM_OP_NOW, RECLAIM_IN_SET = map(int, Reclaim.__members__.values())
+DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAGE = map(
+    int, Dispatch.__members__.values())
+SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = map(int, SplitShared.__members__.values())
 
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
                     "inhibit_first", "split_direct_root", "prefault_first"})
-_CHOICES = {"layout": (618, 703), "gate": range(5), "reclaim": range(3), "dispatch": range(5), "max_level": range(1, 4),
-            "split_shared": range(5)}
+_CHOICES = {"layout": (618, 703), "gate": range(len(Gate.__members__)), "reclaim": range(len(Reclaim.__members__)),
+            "dispatch": range(len(Dispatch.__members__)), "max_level": range(1, 4),
+            "split_shared": range(len(SplitShared.__members__))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +156,18 @@ class Design:
                                  "use one of " + ", ".join(sorted(names)))
         return dataclasses.replace(self, **knobs)  # type: ignore[arg-type]
 
+
+def _knobs_agree() -> None:
+    """ImportError unless the core's structs and Design have the same knobs: one that either lacks would be a 0 that
+    nobody wrote."""
+    python = {f.name for f in dataclasses.fields(Design)} - {"name"}
+    native = (*mmu_knobs(), *tdx_knobs())
+    odd = python.symmetric_difference(native) | {knob for knob in native if native.count(knob) > 1}
+    if odd:
+        raise ImportError(f"knobs that Design and the core's structs do not share: {', '.join(sorted(odd))}")
+
+
+_knobs_agree()
 
 _V618 = Design(
     name="v6.18", layout=618, gate=GATE_HELPER, reclaim=RECLAIM_OP_RCU, dispatch=DISPATCH_V618,

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tdpfast._vm import LEAF_NUMBERS
+from tdpfast._names import AssertKind, EventKind, SeamLeaf
 
-EVENT_KINDS = (
-    "chg", "set_ext", "set_ext", "link_ext", "remove_ext", "free_ext", "flush_all", "flush_range", "flush_slot",
-    "yield", "split", "dirty", "race", "assert", "seam", "req", "kick", "td_exit", "wait_for_sept_zap",
-    "seamcall_failed", "reset_paddr", "free_page", "keyid_free", "LIVELOCK", "rcu_free", "uaf", "rcu_again",
-    "rm_ext", "step", "op", "op_end", "get_page", "prepare_zap", "spte_frozen", "fast_pf", "py_hook", "note",
-)
+EVENT_KINDS = tuple("LIVELOCK" if kind == "EV_LIVELOCK" else kind[3:].lower() for kind in EventKind.__members__)
+"""Kinds of records, by number."""
 PY_HOOK_KINDS = ("yields", "returns", "native")
 """How a step of a Python hook ends: at a yield, with an answer, or by asking for the design's own hook."""
-ASSERT_KINDS = ("WARN", "KVM_BUG_ON", "BUG", "LOCKDEP")
-LEAF_NAMES = {number: name for name, number in LEAF_NUMBERS.items()}
+ASSERT_KINDS = tuple(kind.removeprefix("ASSERT_") for kind in AssertKind.__members__)
+LEAF_NAMES = {int(leaf): name.removeprefix("TDH_").replace("_", ".") for name, leaf in SeamLeaf.__members__.items()}
+"""Leaf number -> the leaf as Intel writes it, without TDH."""
 PRESENT = 1 << 11
 LARGE = 1 << 7
 ADDRESS = 0x000FFFFFFFFFF000

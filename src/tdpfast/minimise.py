@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import groupby
 
-from tdpfast._explore import Explorer
+from tdpfast._explore.explorer import Explorer
 
 
 def cost(schedule: bytes) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tdpfast._check import check_int, one_of, shown
+from tdpfast._arguments import check_int, one_of, shown
 from tdpfast.errors import UsageError
 
 _RANGE = ("start", "end")

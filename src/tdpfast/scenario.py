@@ -25,8 +25,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tdpfast._check import check_shape, shown
-from tdpfast._program import lower
+from tdpfast._arguments import check_shape, shared_gfn, shown
+from tdpfast._names import Limit
+from tdpfast._program.program import lower
 from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
 from tdpfast.design import PRESETS
@@ -106,7 +107,7 @@ def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
         raise UsageError(f"{where}: {error.what}", error.why, error.fix) from error
     values = {key: int(value, 0) if isinstance(value, str) else value for key, value in op.items()
               if key in ("gfn", "start", "end", "pfn", "gpa", "level", "vcpu")}
-    end = 1 << (39 if vm.get("levels", 4) == 5 else 35)
+    end = shared_gfn(vm.get("levels", 4))
     for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
         need(values.get(key, 0) <= top, where,
              f"{key} {values.get(key, 0):#x} of op {op['op']!r} is not private memory",
@@ -137,7 +138,7 @@ def check_pfns(scenario: Scenario, start: int, end: int) -> None:
 def check_ops(scenario: Scenario, where: str) -> None:
     """UsageError, naming the place, unless the scenario's VM can run its operations."""
     op_list(where, "setup", scenario.setup)
-    need(isinstance(scenario.threads, (list, tuple)) and 1 <= len(scenario.threads) <= 16
+    need(isinstance(scenario.threads, (list, tuple)) and 1 <= len(scenario.threads) <= Limit.MAX_THREADS
          and all(isinstance(thread, Thread) for thread in scenario.threads), where, "no threads, or more than 16",
          "1 to 16 Threads")
     for thread in scenario.threads:
@@ -178,7 +179,7 @@ def parse(record, where: str) -> Scenario:
     need(isinstance(name, str) and name != "", where, "no name", "name = \"...\"")
     need(name.isprintable(), where, f"the name {name!r} is not one line of text", "letters, digits and dashes")
     threads = record.get("thread")
-    need(isinstance(threads, list) and 1 <= len(threads) <= 16, where, "no threads, or more than 16",
+    need(isinstance(threads, list) and 1 <= len(threads) <= Limit.MAX_THREADS, where, "no threads, or more than 16",
          "one [[thread]] with ops per thread")
     parsed = []
     for i, thread in enumerate(threads):

@@ -17,23 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tdpfast import status as st
-from tdpfast._check import check_bool, check_int, check_u64, one_of, shown
-from tdpfast._seam_api import SeamModule
+from tdpfast._arguments import check_bool, check_int, check_u64, one_of, shown
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._names import InjectLock, SeamLeaf
 from tdpfast.errors import UsageError
 
 __all__ = ["FIELDS", "LEAVES", "LOCKS", "OTHER_LEAVES", "TDCALLS", "SeamResult", "Td", "TdxModule", "tdmr_pamt_size"]
 
-LEAVES = {
-    "vp_enter": 0, "mng_addcx": 1, "mem_page_add": 2, "mem_sept_add": 3, "vp_addcx": 4, "mem_page_relocate": 5,
-    "mem_page_aug": 6, "mem_range_block": 7, "mng_key_config": 8, "mng_create": 9, "vp_create": 10,
-    "mem_page_demote": 15, "mr_extend": 16, "mr_finalize": 17, "vp_flush": 18, "mng_vpflushdone": 19,
-    "mng_key_freeid": 20, "mng_init": 21, "vp_init": 22, "mem_page_promote": 23, "phymem_page_rdmd": 24,
-    "mem_sept_rd": 25, "mng_key_reclaimid": 27, "phymem_page_reclaim": 28, "mem_page_remove": 29,
-    "mem_sept_remove": 30, "mem_track": 38, "mem_range_unblock": 39, "phymem_cache_wb": 40,
-    "phymem_page_wbinvd": 41, "mng_rd": 11, "mng_wr": 13, "vp_rd": 26, "vp_wr": 43, "sys_key_config": 31,
-    "sys_init": 33, "sys_rd": 34, "sys_lp_init": 35, "sys_tdmr_init": 36, "sys_config": 45, "phymem_pamt_add": 58,
-    "phymem_pamt_remove": 59,
-}
+LEAVES = {name[4:].lower(): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
 """Leaf name -> leaf number."""
 
 OTHER_LEAVES = {
@@ -54,7 +45,7 @@ TDCALLS = {
 }
 """TDCALL leaf name -> leaf number. Emulated are mem_page_accept, mem_page_attr_rd and mem_page_attr_wr."""
 
-LOCKS = {"tdr": 1, "op_state": 2, "sept_tree": 3, "epoch": 4, "entry": 5, "pamt_r8": 6, "pamt_page": 7, "pamt_rcx": 8}
+LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
 """Lock names of inject()."""
 
 FIELDS = {

@@ -20,10 +20,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast._check import (INTEGERS, U64_MAX, any_array, check_bool, check_int, check_level, check_u64,
-                            level_array, one_of, shown, spte_array)
-from tdpfast._spte_cells import SpteCells
-from tdpfast._spte_format import SpteFormat
+from tdpfast._arguments import (
+    INTEGERS,
+    MAX_PFN,
+    U64_MAX,
+    any_array,
+    check_bool,
+    check_int,
+    check_level,
+    check_u64,
+    level_array,
+    one_of,
+    shown,
+    spte_array,
+)
+from tdpfast._face.spte_cells import SpteCells
+from tdpfast._face.spte_format import SpteFormat
 from tdpfast.errors import UsageError
 
 __all__ = ["LAYOUTS", "MMUS", "SPTE_DTYPE", "MakeSpte", "SpteCells", "SpteConfig"]
@@ -190,7 +202,7 @@ class SpteConfig:
         old = self.SHADOW_NONPRESENT_VALUE if old_spte is None else old_spte
         return MakeSpte(*self._format.make_spte(
             check_level(level), check_int("access", access, 0, self.ACC_ALL), check_int("gfn", gfn, 0, U64_MAX),
-            check_int("pfn", pfn, 0, (1 << 40) - 1), check_u64("old_spte", old), check_bool("prefetch", prefetch),
+            check_int("pfn", pfn, 0, MAX_PFN - 1), check_u64("old_spte", old), check_bool("prefetch", prefetch),
             check_bool("synchronizing", synchronizing), check_bool("host_writable", host_writable),
             check_bool("nx_huge_pages", nx_huge_pages), check_bool("tracked", tracked),
             check_bool("dirty_log", dirty_log), check_bool("ad_disabled", ad_disabled),

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tdpfast._check import check_u64
+from tdpfast._arguments import check_u64
 
 __all__ = ["OPERANDS", "PAGE_TYPES", "SEPT_STATES", "STATUS", "Status", "decode_entry", "decode_status",
            "describe_entry", "describe_status", "sept_state", "status_name"]

@@ -123,7 +123,7 @@ def step_text(a: tuple, names: tuple, describe) -> str | None:
 
 def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
     """The story of the schedule that was just replayed; equal lines in a row are counted."""
-    from tdpfast._explore import KIND_NAMES
+    from tdpfast._explore.explorer import KIND_NAMES
 
     columns = {program.cpu_of(i): i for i in range(len(scenario.threads))}
     lines: list[Line] = []

@@ -21,10 +21,11 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from tdpfast import status as st
-from tdpfast._batch import VcpuCore
-from tdpfast._check import check_bool, check_int, check_u64, one_of, shown
-from tdpfast._tdx_vm import HOST_LP, TD_STRIDE, TdVmCore
-from tdpfast._vm import VmCore
+from tdpfast._arguments import MAX_PFN, check_bool, check_int, check_u64, one_of, shown
+from tdpfast._face.batch import VcpuCore
+from tdpfast._face.td import TD_STRIDE, TdVmCore
+from tdpfast._face.vm import VmCore
+from tdpfast._names import Limit
 from tdpfast.design import Design
 from tdpfast.errors import UsageError
 from tdpfast.seam import INFO_PA, LEAVES, SeamResult, Td, TdxModule, seam_result
@@ -210,7 +211,7 @@ class TdVm(Vm):
 
     def _make_core(self, **options: Any) -> VmCore:
         base, hkid, n = self.module.new_range(TD_STRIDE, TD_ALIGN), self.module.free_hkid(), self._options["nvcpus"]
-        self._lp = self.module.take_lps(n, HOST_LP)
+        self._lp = self.module.take_lps(n, int(Limit.HOST_LP))
         try:
             return TdVmCore(self.design, self.module.native, levels=options["root_level"], base=base, hkid=hkid,
                             lp_base=self._lp - 1, want_direct=options["want_direct"],
@@ -340,7 +341,7 @@ class TdVm(Vm):
 
 
 def _pfn(pfn: int) -> int:
-    return check_int("pfn", pfn, 0, (1 << 40) - 1)
+    return check_int("pfn", pfn, 0, MAX_PFN - 1)
 
 
 def _guest_result(out: Mapping[str, Any]) -> GuestResult:

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from tdpfast import walk
-from tdpfast._check import check_bool, check_int, check_seconds, shown
-from tdpfast._checks import findings
-from tdpfast._threads import ThreadEngine
-from tdpfast._vm import as_u64
+from tdpfast._arguments import check_bool, check_int, check_seconds, shown
+from tdpfast._face.threads import ThreadEngine
+from tdpfast._face.vm import as_u64
+from tdpfast._names import Limit
+from tdpfast._program.quiescence import findings
 from tdpfast.checks import MEANING, names_of
 from tdpfast.errors import UsageError
 from tdpfast.ops import check_op
@@ -36,7 +37,7 @@ from tdpfast.vm import Vm
 __all__ = ["ThreadResult", "ThreadsResult", "audit", "run_threads"]
 
 ABORTS = (None, "BUG", "LIVELOCK")
-MAX_THREADS = 20
+MAX_THREADS = int(Limit.MAX_NATIVE_THREADS)
 
 
 @dataclass(frozen=True)

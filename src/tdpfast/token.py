@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from tdpfast._check import U64_MAX, check_int, one_of, shown
+from tdpfast._arguments import U64_MAX, check_int, one_of, shown
 from tdpfast.errors import TdpfastError, UsageError
 
 PREFIX = "tdp"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tdpfast._batch import VcpuCore
-from tdpfast._vm import as_u64
-from tdpfast._check import check_bool, check_int, one_of, shown
+from tdpfast._arguments import MAX_PFN, check_bool, check_int, one_of, shown
+from tdpfast._face.batch import VcpuCore
+from tdpfast._face.vm import as_u64
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
 from tdpfast.ops import MODIFIERS, OPS, TD_MODIFIERS, check_op
@@ -21,7 +21,6 @@ from tdpfast.trace import EVENT_DTYPE, Record, records
 if TYPE_CHECKING:
     from tdpfast.vm import Vm
 
-MAX_PFN = 1 << 40
 EINVAL = -22
 SLOTS_OPS = frozenset({"invalidate_roots", "zap_invalidated_roots", "set_dirty_log"})
 """What the kernel does under slots_lock."""
@@ -273,7 +272,7 @@ class Vcpu:
         n = check_int("n", n, 0, (self.vm.max_gfn + 1 - gfn) // pages)
         if gfn % pages or pfn % pages:
             raise UsageError(f"gfn {gfn:#x}, pfn {pfn:#x}", f"not aligned to level {level}", f"multiples of {pages}")
-        check_int("pfn of the last page", pfn + n * pages, 0, 1 << 40)
+        check_int("pfn of the last page", pfn + n * pages, 0, MAX_PFN)
         self.vm._check_hook()
         with self._lock:
             self.vm._check_alive()

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 
 from tdpfast import walk as _walk
-from tdpfast._batch import ArenaView, VcpuCore, root_indexes
-from tdpfast._check import check_bool, check_int, check_level, check_u64, one_of, shown
-from tdpfast._pyhooks import install
-from tdpfast._vm import VmCore
+from tdpfast._arguments import MAX_PFN, check_bool, check_int, check_level, check_u64, one_of, shown
+from tdpfast._face.batch import ArenaView, VcpuCore, root_indexes
+from tdpfast._face.vm import VmCore
+from tdpfast._program.pyhooks import install
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.ops import OPS
@@ -526,7 +526,7 @@ class Vm:
 
     def _fault(self, gfn: int, pfn: int, level: int, write: bool, exec_: bool, user: bool, prefetch: bool,
                map_writable: bool, private: bool | None, noslot: bool) -> dict[str, Any]:
-        return {"op": "map", "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, (1 << 40) - 1),
+        return {"op": "map", "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, MAX_PFN - 1),
                 "level": check_int("level", level, 1, 3), "write": check_bool("write", write),
                 "exec": check_bool("exec", exec_), "user": check_bool("user", user),
                 "prefetch": check_bool("prefetch", prefetch), "map_writable": check_bool("map_writable", map_writable),

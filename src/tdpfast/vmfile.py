@@ -23,7 +23,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdpfast._check import check_bool, check_shape, one_of, shown
+from tdpfast._arguments import check_bool, check_shape, one_of, shown
 from tdpfast._read import load_json, read_text
 from tdpfast.errors import UsageError
 from tdpfast.td import TdVm

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tdpfast._batch import SP_FIELDS, describe_sp
+from tdpfast._face.batch import SP_FIELDS, describe_sp
+from tdpfast._face.vm import TABLE_HPA
 from tdpfast.show import LEVELS, fields_of, flag_words, kind_of
 
 if TYPE_CHECKING:
     from tdpfast.vm import Vm
 
-ARENA_HPA = 0x10000000000
+ARENA_HPA: int = TABLE_HPA
 """Host physical address that page 0 of the arena stands for."""
 ADDRESS = 0x000FFFFFFFFFF000
 STATES = ("free", "unused", "linked", "removed", "queued", "freed")

@@ -247,8 +247,8 @@ def test_a_tree_in_shares_has_the_verdicts_of_the_whole(tdpfast):
 
 
 def test_progress_goes_to_stderr(capsys):
-    from tdpfast._explore import Explorer
-    from tdpfast._toys import freeze
+    from tdpfast._explore.explorer import Explorer
+    from tdpfast._testing.toys import freeze
     from tdpfast.check import Reporter
 
     say = Reporter("mine on v7.3, gated")

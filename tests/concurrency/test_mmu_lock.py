@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from tdpfast._toys import LockTorture
+from tdpfast._testing.toys import LockTorture
 from tdpfast.errors import UsageError
 
 ROUNDS = 20_000

@@ -5,8 +5,7 @@ import pytest
 
 from tdpfast.design import get_design, with_knobs
 from tdpfast.errors import UsageError
-from tdpfast.stress import MIXES, ROLES, StressConfig, stress
-from tdpfast.stress import runner
+from tdpfast.stress import MIXES, ROLES, StressConfig, runner, stress
 from tdpfast.stress.mixes import Scene, makers
 from tdpfast.stress.runner import make_burst, plan
 from tdpfast.stress.worlds import Finding, World, limit, runs

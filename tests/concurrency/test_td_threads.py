@@ -3,10 +3,10 @@ import threading
 
 import pytest
 
-from tdpfast._batch import VcpuCore
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._threads import ThreadEngine
+from tdpfast._face.batch import VcpuCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._face.threads import ThreadEngine
 from tdpfast.design import get_design
 
 MEMORY = (0x100000000, 0x140000000)

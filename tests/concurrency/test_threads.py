@@ -4,7 +4,7 @@ import random
 import pytest
 
 from tdpfast import Vm, get_design
-from tdpfast._model import ExternalModel
+from tdpfast._face.external_model import ExternalModel
 from tdpfast.threads import audit, run_threads
 
 GFNS = 2048

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tdpfast._explore import Explorer
+from tdpfast._explore.explorer import Explorer
 from tdpfast.check import build
 from tdpfast.checks import names_of
 from tdpfast.design import PRESETS, Design
@@ -181,7 +181,7 @@ def missed(case: Case, seed: int, budget: int) -> str | None:
         found = other.run()
         states = set(other.states())
         checks = names_of(found["checks"] & ~result["checks"])
-        if checks or not endless and (not states <= known or (found["complete"] and states != known)):
+        if checks or (not endless and (not states <= known or (found["complete"] and states != known))):
             return (f"{name} {options}: {len(states - known)} of {len(states)} final states are not among the "
                     f"{len(known)} of dpor; checks beside its own: {' '.join(checks) or 'none'}")
     return missed_in_pieces(search, result, program, endless)
@@ -195,7 +195,7 @@ def missed_in_pieces(search: Explorer, whole: dict, program, endless: bool) -> s
     checks = 0
     for result in results:
         checks |= result["checks"]
-    if checks != whole["checks"] or not endless and states != set(search.states()):
+    if checks != whole["checks"] or (not endless and states != set(search.states())):
         return f"in {len(parts)} pieces: {len(states)} final states and checks {checks:#x}, not {whole['checks']:#x}"
     return None
 

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tdpfast import Memslot, Vm
-from tdpfast._vm import VmCore
+from tdpfast._face.vm import VmCore
 from tdpfast.design import get_design
 from tdpfast.events import mmu_events
 

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
 from tdpfast.design import PRESETS
 
 # v6.16 and what builds on it add a page after mapping it; rfcv5-s counts what it rolls back.

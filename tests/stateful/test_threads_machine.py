@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tdpfast import Vm
-from tdpfast._model import ExternalModel
+from tdpfast._face.external_model import ExternalModel
 from tdpfast.threads import audit, run_threads
 
 GFNS = 1024

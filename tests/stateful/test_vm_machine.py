@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tdpfast import RetPf, Vm
-from tdpfast._model import ExternalModel
+from tdpfast._face.external_model import ExternalModel
 from tdpfast.threads import audit
 
 GFNS = 1536

@@ -2,11 +2,10 @@
 
 import pytest
 
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast.events import LEAF_NAMES
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
 from tdpfast.design import get_design
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS
+from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, LEAF_NAMES
 from tdpfast.status import sept_state, status_name
 
 

@@ -1,8 +1,8 @@
 """Dynamic PAMT: the module's two leaves, KVM's counts, their races and error paths."""
 import pytest
 
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
 from tdpfast.check import Limits, check
 from tdpfast.design import PRESETS, Design
 from tdpfast.errors import UsageError

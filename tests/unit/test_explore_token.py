@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from tdpfast import _toys as toys
 from tdpfast import token as tokens
-from tdpfast._explore import Explorer
+from tdpfast._explore.explorer import Explorer
+from tdpfast._testing import toys as toys
 from tdpfast.errors import UsageError
 from tdpfast.minimise import cost, minimise
 from tdpfast.token import NondeterminismError, Token, TokenError, TokenMismatchError, TokenVersionError

@@ -6,9 +6,9 @@ import copy
 import pytest
 
 from tdpfast import RetPf, Vm
-from tdpfast._pyhooks import install
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._program.pyhooks import install
 from tdpfast.check import MEMORY, Limits, check, replay_token
 from tdpfast.design import PRESETS, get_design
 from tdpfast.errors import UsageError

@@ -3,9 +3,16 @@
 import pytest
 
 from tdpfast import Vm
-from tdpfast._seam_api import SeamModule
+from tdpfast._face.seam_module import SeamModule
 from tdpfast.design import (
-    DISPATCH_PATCH07, DISPATCH_V618, GATE_HELPER, GATE_TWICE, PRESETS, RECLAIM_IN_SET, SPLIT_NONBLOCKING, SPLIT_REFUSE,
+    DISPATCH_PATCH07,
+    DISPATCH_V618,
+    GATE_HELPER,
+    GATE_TWICE,
+    PRESETS,
+    RECLAIM_IN_SET,
+    SPLIT_NONBLOCKING,
+    SPLIT_REFUSE,
     Design,
 )
 from tdpfast.errors import UsageError

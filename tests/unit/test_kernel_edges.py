@@ -2,8 +2,8 @@
 
 import pytest
 
-from tdpfast._explore import Explorer
-from tdpfast._vm import VmCore
+from tdpfast._explore.explorer import Explorer
+from tdpfast._face.vm import VmCore
 from tdpfast.catalogue import catalogue
 from tdpfast.check import Limits, build, check
 from tdpfast.design import get_design

@@ -7,17 +7,19 @@ import threading
 import numpy as np
 import pytest
 
-from tdpfast import PRESETS, UsageError, Vm, _baselines, _seam_bench
-from tdpfast._batch import SIZEOF_EVENT, ArenaView, VcpuCore, describe_sp, root_indexes
-from tdpfast._explore import Explorer, ProgramRef
-from tdpfast._model import ExternalModel
-from tdpfast._program import ScenarioProgram
-from tdpfast._pyhooks import install
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._threads import ThreadEngine
-from tdpfast._toys import script
-from tdpfast._vm import VmCore
+from tdpfast import PRESETS, UsageError, Vm
+from tdpfast._explore.explorer import Explorer, ProgramRef
+from tdpfast._face.batch import SIZEOF_EVENT, ArenaView, VcpuCore, describe_sp, root_indexes
+from tdpfast._face.external_model import ExternalModel
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._face.threads import ThreadEngine
+from tdpfast._face.vm import VmCore
+from tdpfast._program.program import ScenarioProgram
+from tdpfast._program.pyhooks import install
+from tdpfast._testing import baselines as _baselines
+from tdpfast._testing import seam_bench as _seam_bench
+from tdpfast._testing.toys import script
 
 DESIGN = PRESETS["v7.3"]
 MEMORY = [(0x100000000, 0x200000000)]

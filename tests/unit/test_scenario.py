@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tdpfast._program import ScenarioProgram, lower
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._program.program import ScenarioProgram, lower
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import MEMORY, build, check
 from tdpfast.design import get_design
@@ -199,7 +199,7 @@ def test_a_setup_that_ends_the_vm():
 
 
 def test_every_operation_is_in_the_table():
-    from tdpfast._vm import OP_NAMES
+    from tdpfast._face.vm import OP_NAMES
 
     assert set(OPS) | set(TD_OPS) == set(OP_NAMES) and not set(OPS) & set(TD_OPS)
     for name in OP_NAMES:

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from tdpfast import UsageError
-from tdpfast._seam_api import SeamModule
+from tdpfast._face.seam_module import SeamModule
 from tdpfast.seam import LEAVES, Td, TdxModule, tdmr_pamt_size
 
 GIB = 1 << 30

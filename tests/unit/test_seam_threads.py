@@ -1,7 +1,7 @@
 """The same code on native threads: BUSY comes from contention alone, and nothing is lost."""
 import threading
 
-from tdpfast._seam_bench import run
+from tdpfast._testing.seam_bench import run
 from tdpfast.seam import LEAVES, TdxModule
 
 BUSY = 0x80000200_00000000

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import tdpfast.spte
-from tdpfast import _spte_format, get_design
-from tdpfast._vm import VmCore
+from tdpfast import get_design
+from tdpfast._face import spte_format as _spte_format
+from tdpfast._face.vm import VmCore
 from tdpfast.errors import TdpfastError, UsageError
 from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
 
@@ -26,7 +27,7 @@ def test_docstring_examples():
 
 
 def test_native_record_is_the_documented_dtype():
-    assert _spte_format.SIZEOF_SPTE_FIELDS == SPTE_DTYPE.itemsize
+    assert SPTE_DTYPE.itemsize == _spte_format.SIZEOF_SPTE_FIELDS
 
 
 def test_software_masks_do_not_overlap(config):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tdpfast._spte_format import MAPS, PREDICATES
+from tdpfast._face.spte_format import MAPS, PREDICATES
 from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
 
 CONFIGS = [SpteConfig(layout, mmu, maxphyaddr=46, l1tf=True, cache_bits=44)

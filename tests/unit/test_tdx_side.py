@@ -1,9 +1,9 @@
 """KVM's TDX side on the emulated module: kicks, second BUSY, tracking, teardown, and the huge-page design."""
 import pytest
 
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
-from tdpfast._vm import LEAF_NUMBERS
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
+from tdpfast._face.vm import LEAF_NUMBERS
 from tdpfast.check import check
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform.names import PageNames

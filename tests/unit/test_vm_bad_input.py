@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tdpfast import Memslot, UsageError, Vm
-from tdpfast._model import ExternalModel
+from tdpfast._face.external_model import ExternalModel
 from tdpfast.threads import run_threads
 
 BIG = 1 << 60

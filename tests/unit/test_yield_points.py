@@ -6,7 +6,7 @@ shared words; whatever changed without an offer must be in this table, with the 
 
 import pytest
 
-from tdpfast._explore import Explorer
+from tdpfast._explore.explorer import Explorer
 from tdpfast.catalogue import catalogue
 from tdpfast.check import build
 from tdpfast.design import PRESETS

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from tdpfast._check import shown
+from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 

@@ -11,10 +11,10 @@ from dataclasses import fields
 
 import click
 
+from tdpfast._explore.explorer import STRATEGIES
 from tdpfast.catalogue import CATALOGUES, REVIEW_DESIGNS, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
-from tdpfast._explore import STRATEGIES
 from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError

@@ -15,7 +15,15 @@ from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast.cli.knobs import knob_option
 from tdpfast.design import get_design, parse_knobs, with_knobs
 from tdpfast.stress import (
-    MIXES, ROLES, Reproduction, StressConfig, StressResult, check_writable, reproduce, stress, write_scenario,
+    MIXES,
+    ROLES,
+    Reproduction,
+    StressConfig,
+    StressResult,
+    check_writable,
+    reproduce,
+    stress,
+    write_scenario,
 )
 
 EXIT_INTERRUPTED = 130

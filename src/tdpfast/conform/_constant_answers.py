@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import re
 
-from tdpfast import _seam_tables as native
 from tdpfast import status as st
+from tdpfast._face import seam_tables as native
 from tdpfast.conform._constant_tables import NOT_EMULATED, STATE_ENTRIES, Cases, field, leaf_name, left_out, mask
 from tdpfast.conform._quirk_scene import LP, NO_L2, TDEL, TDHP, Scene, as_number
 from tdpfast.conform._seam_rig import LEAF, NULL_PA, SOURCE, TDCX

@@ -4,8 +4,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tdpfast import _seam_tables as native
 from tdpfast import status as st
+from tdpfast._face import seam_tables as native
 from tdpfast.conform._quirk_scene import as_number
 from tdpfast.conform.result import Result, compare
 from tdpfast.seam import LEAVES, OTHER_LEAVES, TDCALLS

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tdpfast import status as st
-from tdpfast._seam_api import SeamModule
+from tdpfast._face.seam_module import SeamModule
 from tdpfast.conform.result import page_size
 from tdpfast.seam import LEAVES
 
@@ -26,8 +26,7 @@ LEAF = {0: 0x1_1200_0000, 1: 0x1_1400_0000, 2: 0x1_4000_0000}
 AUX = 0x1_1600_0000
 LIFECYCLE = {"TD_HKID_ASSIGNED": 0, "TD_KEYS_CONFIGURED": 1, "TD_BLOCKED": 2, "TD_TEARDOWN": 3}
 OP_STATES = {name: i for i, name in enumerate(
-    "UNINITIALIZED INITIALIZED RUNNABLE LIVE_EXPORT PAUSED_EXPORT POST_EXPORT MEMORY_IMPORT STATE_IMPORT POST_IMPORT"
-    " LIVE_IMPORT FAILED_IMPORT".split())}
+    ["UNINITIALIZED", "INITIALIZED", "RUNNABLE", "LIVE_EXPORT", "PAUSED_EXPORT", "POST_EXPORT", "MEMORY_IMPORT", "STATE_IMPORT", "POST_IMPORT", "LIVE_IMPORT", "FAILED_IMPORT"])}
 
 # The recordings' names of calls -> leaves
 OPS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tdpfast._arguments import shared_gfn
 from tdpfast.conform._stack_text import expand_sept, expand_sptes_dead
 from tdpfast.conform.mmu import dump_sptes, first_difference
 from tdpfast.conform.names import PageNames
@@ -96,7 +97,7 @@ class End:
     def teardown_ops(self, mode: str) -> list[dict]:
         """The operations of a teardown mode, in KVM's order."""
         release = [{"op": "release_hkid"}] if mode in ("normal", "no_zap") else []
-        zap = [{"op": "unmap", "start": 0, "end": 1 << (39 if self.record["cfg"].get("levels") == 5 else 35)}]
+        zap = [{"op": "unmap", "start": 0, "end": shared_gfn(self.record["cfg"].get("levels"))}]
         if "no_zap" in mode:
             zap = []
         return [*({"op": "td_exit", "vcpu": v} for v in self.vm.in_guest()), *zap, *release, {"op": "zap_all"},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tdpfast._check import check_int
-from tdpfast._vm import MAX_GFN, VmCore
+from tdpfast._arguments import check_int
+from tdpfast._face.vm import MAX_GFN, VmCore
 from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs, times
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError

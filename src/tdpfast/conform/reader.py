@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tdpfast._check import shown
+from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
 
 

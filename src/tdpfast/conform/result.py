@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tdpfast._check import check_bool
+from tdpfast._arguments import check_bool
 from tdpfast.errors import UsageError
 
 

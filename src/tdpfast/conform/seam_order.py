@@ -67,7 +67,7 @@ class Replayer(RigReplayer):
         if (got := self._faulty(leaf, (fault,))) != want:
             return Result("failed", f"recorded {want}, got {got}")
         for other in later:
-            if other["check"] not in FAULTS or fault in SETS and SETS[fault] == SETS.get(other["check"]):
+            if other["check"] not in FAULTS or (fault in SETS and SETS[fault] == SETS.get(other["check"])):
                 continue
             expected = other["status"] if want == "TDX_SUCCESS" else want
             if (got := self._faulty(leaf, (fault, other["check"]))) != expected:

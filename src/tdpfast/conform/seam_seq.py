@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from tdpfast import status as st
-from tdpfast.status import l2_sept_number as l2_state
 from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_rig import REGISTERS, TDR, number
 from tdpfast.conform.result import PASSED, Result, page_size, times
+from tdpfast.status import l2_sept_number as l2_state
 
 NAME = "seam_seq"
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 from tdpfast import status as st
 from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_rig import (
-    AUX, LEAF, NULL_PA, OP_STATES, SOURCE, TABLE, TDCALLS, TDR, TDVPR, Places, number,
+    AUX,
+    LEAF,
+    NULL_PA,
+    OP_STATES,
+    SOURCE,
+    TABLE,
+    TDCALLS,
+    TDR,
+    TDVPR,
+    Places,
+    number,
 )
 from tdpfast.conform._seam_states import prepare
 from tdpfast.conform.result import PASSED, Result

@@ -1,7 +1,7 @@
 """Recorded facts about SPTEs: what spte.c computed for one input, one fact per record."""
 from __future__ import annotations
 
-from tdpfast._spte_format import PREDICATES
+from tdpfast._face.spte_format import PREDICATES
 from tdpfast.conform.result import BAD_FIELD, Result, compare, flag, malformed
 from tdpfast.constants import constants
 from tdpfast.design import get_design

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tdpfast._check import check_u64
-from tdpfast._seam_api import SeamModule
-from tdpfast._tdx_vm import TdVmCore
+from tdpfast._arguments import check_u64
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
 from tdpfast.conform._stack_end import TDMR, End
 from tdpfast.conform._stack_events import Translator
 from tdpfast.conform._stack_text import expand_reps, guest_result

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdpfast._check import check_bool, check_int, check_seconds, one_of, shown
+from tdpfast._arguments import check_bool, check_int, check_seconds, one_of, shown
 from tdpfast.checks import WEIGHT
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tdpfast._check import shown
+from tdpfast._arguments import shown
 from tdpfast.check import Limits, Verdict, check
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tdpfast._model import ExternalModel
+from tdpfast._face.external_model import ExternalModel
 from tdpfast.checks import MEANING, names_of
 from tdpfast.design import Design
 from tdpfast.scenario import Thread

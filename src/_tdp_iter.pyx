@@ -1,2 +1,0 @@
-# cython: language_level=3
-"""tdp_iter.c: all of it is inline, see _tdp_iter.pxd."""

@@ -1,3 +1,0 @@
-from tdpfast._vm import VmCore
-
-def findings(vm: VmCore) -> list[dict[str, int]]: ...

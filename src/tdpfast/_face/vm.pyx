@@ -1,0 +1,539 @@
+# cython: language_level=3
+"""The Python-owned VM: one Vm, its emulated CPUs, and their traces (see vm.py for the public class)."""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from tdpfast._names cimport HOST_LP, MAX_CPUS, MAX_PFN_BITS, OP_VP_ENTER, RACE_HW, RACE_INSTALL, TDX_MAX_VCPUS
+from tdpfast._mmu.arena cimport ARENA_HPA, ARENA_MAX_PAGES, SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
+from tdpfast._ops.ops cimport (
+    OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, HookRule, Inject, Op, OpResult, vm_run_op_guarded,
+)
+from tdpfast._ops.record cimport hooks_record_v618, hooks_record_v73
+from tdpfast._spte cimport (
+    SHADOW_NONPRESENT_VALUE, SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte, spte_cfg_init,
+)
+from tdpfast._sync.cpu cimport (
+    ABORT_BUG, ABORT_LIVELOCK, Event, sync_new_cpu, trace_free, trace_reset,
+)
+from tdpfast._mmu.tdp_iter cimport pages_per_hpage
+from tdpfast._mmu.tdp_mmu cimport Kvm, kvm_init, kvm_page_stat
+from tdpfast._mmu.design cimport Design
+from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
+
+from operator import index
+
+from tdpfast._names import ChangeKind, HookId, InjectLock, OpKind, SeamLeaf
+
+from tdpfast._arguments import shown
+from tdpfast.errors import UsageError
+
+OP_NAMES = tuple(name[3:].lower() for name in OpKind.__members__)
+OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
+MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
+                       "rules"})
+MAX_GFN = (1 << 52) - 1
+
+def as_u64(value, what):
+    """An unsigned 64-bit integer from an int or a "0x..." string; UsageError otherwise."""
+    try:
+        value = int(value, 0) if isinstance(value, str) else index(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} is {shown(value)}", "not a number", "write an integer or a 0x... string") from None
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{what} is {shown(value)}", "outside 0..2^64-1", "write an unsigned 64-bit number")
+    return value
+
+
+cdef void fill_design(Design *d, object design) except *:
+    """Every knob of the struct from the Design's field of that name; ValueError names one that Python lacks."""
+    d[0] = vars(design)
+
+
+def mmu_knobs():
+    """The knobs that the MMU's side reads, in its struct's order."""
+    cdef Design d
+    memset(&d, 0, sizeof(Design))
+    return tuple(d)
+
+
+TABLE_HPA = ARENA_HPA          # where page-table pages lie for the hardware
+
+
+# ---- operations -----------------------------------------------------------------------------------------------
+
+cdef int small(object value, str what) except? -1:
+    """A signed 32-bit integer; UsageError otherwise."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = 1 << 31
+    if not -(1 << 31) <= number < 1 << 31:
+        raise UsageError(f"{what} is {shown(value)}", "not a small integer", "use 0, 1 or a count")
+    return number
+
+
+cdef int flag(dict f, str name, int default) except? -1:
+    return small(f[name], f"field {name} of op {f.get('op')!r}") if name in f else default
+
+
+cdef uint64_t number(dict f, str name, object default) except? 0:
+    return as_u64(f.get(name, default), f"field {name} of op {f.get('op')!r}")
+
+
+cdef object choose(dict table, object key, str what):
+    if not isinstance(key, str) or key not in table:
+        raise UsageError(f"{what} {shown(key)}", "unknown", "use one of " + ", ".join(sorted(table)))
+    return table[key]
+
+
+cdef int fill_rules(Op *op, object rules) except -1:
+    """Hook rules: {hook, kind, level, gfn, skip, count, ret}."""
+    cdef HookRule *r
+    if len(rules) > OP_MAX_HOOK_RULES:
+        raise UsageError(f"{len(rules)} hook rules", f"more than {OP_MAX_HOOK_RULES}", "split the operation")
+    for rule in rules:
+        if not isinstance(rule, dict):
+            raise UsageError(f"hook rule {shown(rule)}", "not a table", "write {hook = ..., ret = ...}")
+        r = &op.rules[op.nrules]
+        op.nrules += 1
+        r.hook = choose(HOOKS, rule.get("hook", "set"), "hook")
+        r.kind = choose(CHANGE_KINDS, rule["kind"], "kind of change") if "kind" in rule else 0
+        r.level = flag(rule, "level", 0)
+        r.has_gfn = "gfn" in rule
+        r.gfn = number(rule, "gfn", 0)
+        r.skip = flag(rule, "skip", 0)
+        r.count = flag(rule, "count", 1)
+        r.ret = flag(rule, "ret", -16)
+    return 0
+
+
+cdef int fill_inject(Op *op, object injects) except -1:
+    """Injections: {leaf, lock, mode ex|sh, skip, count, until_kick}, or intr in lock's place."""
+    cdef Inject *j
+    if len(injects) > OP_MAX_INJECT:
+        raise UsageError(f"{len(injects)} injections", f"more than {OP_MAX_INJECT}", "split the operation")
+    for inject in injects:
+        if not isinstance(inject, dict):
+            raise UsageError(f"injection {shown(inject)}", "not a table", "write {leaf = ..., lock = ...}")
+        j = &op.inject[op.ninject]
+        op.ninject += 1
+        j.leaf = choose(LEAF_NUMBERS, inject.get("leaf"), "SEAMCALL leaf")
+        j.intr = flag(inject, "intr", 0)
+        j.lock = choose(LOCKS, inject.get("lock"), "module lock") if "lock" in inject or not j.intr else 0
+        j.exclusive = choose({"ex": 1, "sh": 0}, inject.get("mode", "ex"), "lock mode")
+        j.skip = flag(inject, "skip", 0)
+        j.count = flag(inject, "count", 1)
+        j.until_kick = flag(inject, "until_kick", 0)
+    return 0
+
+
+cdef int fill_modifiers(Op *op, dict f) except -1:
+    cdef int i
+    script = f.get("hook", ())
+    if script and not isinstance(script[0], dict):
+        if len(script) > OP_MAX_SCRIPT:
+            raise UsageError(f"op {f.get('op')!r} scripts {len(script)} hook returns", f"more than {OP_MAX_SCRIPT}",
+                             "split the operation")
+        op.nscript = len(script)
+        for i in range(op.nscript):
+            op.script[i] = small(script[i], "hook return")
+    elif script:
+        fill_rules(op, script)
+    fill_inject(op, f.get("inject", ()))
+    op.resched = flag(f, "resched", 0)
+    op.no_gp = flag(f, "no_gp", 0)
+    op.gp_at_yield = flag(f, "gp_at_yield", 0)
+    op.gp_at_retry = flag(f, "gp_at_retry", 0)
+    op.reenter = flag(f, "reenter", 0)
+    race = f.get("race")
+    if race:
+        if race[1] not in ("hw", "install"):
+            raise UsageError(f"race kind {shown(race[1])}", "unknown", "use hw or install")
+        op.race_n = small(race[0], "race number")
+        op.race_kind = RACE_HW if race[1] == "hw" else RACE_INSTALL
+        op.race_set = as_u64(race[2], "race value")
+        op.race_clear = as_u64(race[3], "race clear mask") if len(race) > 3 else 0
+    return 0
+
+
+# What an operation's fields mean when they are absent, where that is not 0.
+LEVEL_FIELDS = ("level", "target_level", "min_level", "max_level")
+MAPPING_OPS = ("map", "honor_accept", "prefault", "map_exclusive")
+DEFAULTS = {
+    "map": {"level": 1, "map_writable": 1}, "fast_page_fault": {"present": 1}, "unmap": {"filter": 1, "may_block": 1},
+    "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
+    "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
+    "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
+    "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1}, "populate": {"src": 0x10000000},
+    "honor_accept": {"level": 1}, "guest_accept": {"tries": -1}, "prefault": {"level": 1},
+    "map_exclusive": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
+}
+# A TD's operations mean private memory when they do not say.
+TD_DEFAULTS = {
+    **DEFAULTS, "map": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
+    "unmap": {"filter": 2, "may_block": 1}, "age": {"filter": 2}, "test_age": {"filter": 2},
+    "recover": {"max_level": 2}, "poke": {"private": 1}, "poke_raw": {"level": 1, "private": 1},
+}
+LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
+HOOKS = {name[5:].lower(): int(hook) for name, hook in HookId.__members__.items()}
+CHANGE_KINDS = {name[7:].lower(): int(change) for name, change in ChangeKind.__members__.items()}
+LEAF_NUMBERS = {name[4:].replace("_", "."): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
+
+
+cdef int fill_op(Op *op, object fields, bint td) except -1:
+    """Lowers an operation's dict; UsageError for an unknown op, an unreadable field or an impossible range."""
+    cdef dict f = dict(fields)
+    name = f.get("op")
+    if not isinstance(name, str) or name not in OP_KIND:
+        raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU",
+                         "use one of " + ", ".join(sorted(OP_KIND)))
+    for key, value in (TD_DEFAULTS if td else DEFAULTS).get(name, {}).items():
+        f.setdefault(key, value)
+    memset(op, 0, sizeof(Op))
+    op.kind = OP_KIND[name]
+    if op.kind >= OP_VP_ENTER and not td:
+        raise UsageError(f"op {name!r}", "this VM is no TD", "use a TD")
+    for key in LEVEL_FIELDS:
+        if key in f:
+            op.level = flag(f, key, 0)
+            # Above 1G it is the kernel's own assertion that answers, for the operations that have one.
+            if not (0 if op.kind >= OP_VP_ENTER else 1) <= op.level <= 5:
+                raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
+                                 "use 1 (4K), 2 (2M) or 3 (1G)")
+            if name in MAPPING_OPS and not 1 <= op.level <= 3:
+                raise UsageError(f"field level of op {name!r} is {op.level}",
+                                 "no page is smaller than 4K or larger than 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
+    op.gfn = number(f, "gfn", 0)
+    op.pfn = number(f, "pfn", 0)
+    op.start = number(f, "start", 0)
+    op.end = number(f, "end", 0)
+    op.mask = number(f, "mask", 0)
+    op.value = number(f, "value", f.get("gen", f.get("gpa", 0)))
+    op.src = number(f, "src", 0)
+    if name == "raw":
+        op.leaf = choose(LEAF_NUMBERS, f.get("leaf"), "SEAMCALL leaf")
+        for i, key in enumerate(("rcx", "rdx", "r8")):
+            op.regs[i] = number(f, key, 0)
+    op.set_bits = number(f, "set", 0)
+    op.clear_bits = number(f, "clear", 0)
+    for key in ("gfn", "start", "end"):
+        if f.get(key, 0) and as_u64(f[key], key) > MAX_GFN + (key == "end"):
+            raise UsageError(f"{key} {f[key]} of op {name!r}", "out of range", "a gfn has at most 52 bits")
+    if op.start > op.end:
+        raise UsageError(f"op {name!r} has start {op.start} > end {op.end}", "the range [start, end) is reversed",
+                         "swap them")
+    if name in MAPPING_OPS and op.pfn >> MAX_PFN_BITS:
+        raise UsageError(f"pfn {op.pfn:#x} of op {name!r}", f"more than {MAX_PFN_BITS} bits", "use a host frame number")
+    op.write = flag(f, "write", 0)
+    op.exec_ = flag(f, "exec", 0)
+    op.user = flag(f, "user", 0)
+    op.present = flag(f, "present", 0)
+    op.prefetch = flag(f, "prefetch", 0)
+    op.map_writable = flag(f, "map_writable", 0)
+    op.is_private = 1 if flag(f, "private", 0) else 0
+    op.noslot = flag(f, "noslot", 0)
+    op.filter = flag(f, "filter", 0)
+    op.flush = flag(f, "flush", 0)
+    op.may_block = flag(f, "may_block", 0)
+    op.types = flag(f, "types", 0)
+    op.shared = flag(f, "shared", 0)
+    op.on = flag(f, "on", 0) or flag(f, "wrprot", 0)
+    op.retries = flag(f, "retries", 0)
+    op.tries = flag(f, "tries", 1)
+    op.rcu = flag(f, "rcu", 0)
+    op.vcpu = flag(f, "vcpu", 0)
+    op.same_rip = flag(f, "same_rip", 0)
+    op.measure = flag(f, "measure", 0)
+    if not 0 <= op.vcpu < TDX_MAX_VCPUS:
+        raise UsageError(f"vcpu {op.vcpu} of op {name!r}", f"a TD has at most {TDX_MAX_VCPUS}", f"use 0..{TDX_MAX_VCPUS - 1}")
+    fill_modifiers(op, f)
+    return 0
+
+
+cdef list trace_list(const Trace *trace):
+    """The records as tuples (kind, cpu, step, a[8], s0, s1)."""
+    cdef size_t i
+    cdef int k
+    cdef const Event *e
+    out = []
+    for i in range(trace.n):
+        e = &trace.ev[i]
+        out.append((e.kind, e.cpu, e.step, tuple([e.a[k] for k in range(8)]),
+                    e.s0.decode() if e.s0 != NULL else None, e.s1.decode() if e.s1 != NULL else None))
+    return out
+
+
+cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td):
+    """The result as the conformance files write it, without the events."""
+    cdef const OpResult *res = <const OpResult *>result
+    cdef int i
+    name = OP_NAMES[op.kind]
+    out = {"ret": res.ret}
+    if c.abort == ABORT_BUG:
+        out["ret"] = "BUG"
+    if c.abort == ABORT_LIVELOCK:
+        out["ret"] = "LIVELOCK"
+    if c.abort:
+        pass
+    elif name == "map":
+        out["level"] = res.level
+        out["pfn"] = res.pfn
+    elif name in ("get_walk", "mwalk"):
+        out["root_level"] = res.root_level
+        out["sptes"] = {i: res.sptes[i] for i in range(1, 6) if res.has_spte[i]}
+    elif name == "fast_pf_last":
+        out["level"] = res.level
+        out["spte"] = res.spte
+    if name == "guest_accept" and not c.abort:
+        out["tries"] = res.tries
+    if name in ("map", "zap_spte") and td and not c.abort:
+        out["tries"] = res.tries
+        if name == "map":
+            del out["pfn"]
+    if op.nrules:
+        out["hook_used"] = [op.rules[i].used for i in range(op.nrules)]
+    if op.ninject:
+        out["inject_used"] = [op.inject[i].used for i in range(op.ninject)]
+    if name == "poke":
+        if res.ret >= 0:
+            out["spte"] = res.spte
+    elif op.kind >= OP_VP_ENTER:
+        out.update(kind=res.kind, rax=res.rax, out=(res.out[0], res.out[1], res.out[2]), flags=res.flags)
+    if name == "zap_nx":
+        if res.ret >= 0:
+            out["gfn"] = res.gfn
+            out["sp_level"] = res.sp_level
+    return out
+
+
+# ---- the VM ---------------------------------------------------------------------------------------------------
+
+cdef class VmCore:
+    """One VM with its page-table arena. Not thread-safe by itself: one Python thread drives it at a time; the
+    native engines run its CPUs concurrently with the GIL released. A call on a CPU that is in an operation raises
+    UsageError, as does every call from a hook of this VM: locks are held there."""
+
+    def __cinit__(self):
+        self.hook_threads = []
+        self.vm = <Vm *>calloc(1, sizeof(Vm))
+        if self.vm == NULL:
+            raise MemoryError("no memory for a VM")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.vm != NULL:
+            free(self.vm.kvm.hooks.native)
+            arena_destroy(&self.vm.arena)
+            free(self.vm)
+        for i in range(self.ncpus):
+            free(self.cpus[i])
+        trace_free(&self.trace)
+
+    def __init__(self, design, *, int root_level=4, int mmu=0, int maxphyaddr=52, bint l1tf=False,
+                 int cache_bits=0, bint exec_only=True, bint tdx=True, uint64_t direct_gfn_bits=0,
+                 bint ipat=False, bint nx=False, uint64_t slot_base=0, uint64_t slot_npages=0,
+                 uint64_t mmio_gen=0, bint pml=False, uint64_t memory_pages=16384, bint want_mirror=True,
+                 bint want_direct=True, bint keep_dead=False):
+        cdef Kvm *kvm = &self.vm.kvm
+        if self.vm.arena.base != NULL:
+            raise UsageError("a second __init__()", "a VM is made once", "a new one")
+        if root_level not in (4, 5):
+            raise UsageError(f"root level {root_level}", "page tables have 4 or 5 levels", "use 4 or 5")
+        if not 1 <= memory_pages <= ARENA_MAX_PAGES:
+            raise UsageError(f"{memory_pages} pages of memory", "out of range", f"1..{ARENA_MAX_PAGES}")
+        self.design = design
+        self.py_hooks = {}
+        self.hook_running = {}
+        self.hook_texts = {}
+        if arena_init(&self.vm.arena, memory_pages, SHADOW_NONPRESENT_VALUE):
+            raise MemoryError(f"no memory for {memory_pages} page-table pages")
+        self.vm.arena.keep_dead = keep_dead
+        kvm_init(kvm, &self.vm.arena)
+        fill_design(&kvm.design, design)
+        if spte_cfg_init(&kvm.spte, design.layout, mmu, maxphyaddr, l1tf, cache_bits, exec_only):
+            raise UsageError(f"SPTE format with MAXPHYADDR {maxphyaddr}", "not a format KVM knows",
+                             "use 36..52 physical address bits")
+        kvm.root_level = root_level
+        kvm.has_mirror = tdx
+        kvm.gfn_direct_bits = direct_gfn_bits
+        kvm.shadow_mmio_value = 0 if tdx else kvm.spte.shadow_mmio_value
+        kvm.slot.base_gfn = slot_base
+        kvm.slot.npages = slot_npages
+        kvm.ipat = ipat
+        kvm.pml = pml
+        kvm.nx_huge_pages = nx
+        kvm.mmio_generation = mmio_gen
+        kvm.rcu.no_grace = kvm.design.no_grace_period
+        if design.layout == 618:
+            hooks_record_v618(kvm)
+        else:
+            hooks_record_v73(kvm)
+        self.add_cpu()
+        if want_mirror and tdx:
+            kvm.vcpu_root[1] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, True)
+        if want_direct:
+            kvm.vcpu_root[0] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, False)
+
+    cdef Cpu *add_cpu(self) except NULL:
+        """One more emulated CPU; its RCU read sections count from now on."""
+        cdef Cpu *c
+        if self.ncpus == MAX_CPUS:
+            raise UsageError(f"more than {MAX_CPUS} CPUs", "the VM is full", "use fewer threads")
+        c = sync_new_cpu(self.ncpus)
+        if c == NULL:
+            raise MemoryError("no memory for a CPU")
+        c.lp = HOST_LP - 1 + self.ncpus if self.ncpus else 0     # vCPU v of a TD runs on 1 + v
+        c.vm = self.vm
+        c.rcu = &self.vm.kvm.rcu
+        self.cpus[self.ncpus] = c
+        self.ncpus += 1
+        self.vm.kvm.rcu.cpus = self.cpus
+        self.vm.kvm.rcu.ncpu = self.ncpus
+        return c
+
+    cdef int check_hook(self) except -1:
+        """UsageError for a VM that was not made, and for a call from one of its hooks."""
+        if not self.ncpus:
+            raise UsageError("a VM without CPUs", "it was not made", "a VM that __init__() made")
+        if self.hook_threads and PyThread_get_thread_ident() in self.hook_threads:
+            raise UsageError("a call from a hook", "the operation that called it holds locks",
+                             "it after the operation has returned")
+        return 0
+
+    cdef int enter(self, int cpu) except -1:
+        """Before an operation on a CPU; whoever called it resets busy[cpu] after. UsageError when nothing may run
+        there now."""
+        self.check_hook()
+        if self.explored or self.busy[cpu]:
+            raise UsageError(f"an operation on CPU {cpu}", "it is in another one", "one after the other")
+        self.busy[cpu] = True
+        return 0
+
+    cdef int enter_all(self) except -1:
+        """Before an exploration; whoever called it resets explored after."""
+        cdef int i
+        self.check_hook()
+        for i in range(self.ncpus):
+            self.enter(i)
+            self.busy[i] = False
+        self.explored = True
+        return 0
+
+    cpdef raise_hook_error(self):
+        """What a Python hook raised since the last time, if anything."""
+        error, self.hook_error = self.hook_error, None
+        if error is not None:
+            raise error
+
+    def set_tracing(self, bint on):
+        """Records events from now on (or stops); the records so far are dropped."""
+        self.enter(0)
+        self.busy[0] = False
+        trace_reset(&self.trace)
+        self.tracing = on
+        self.cpus[0].trace = &self.trace if on else NULL
+
+    def run(self, fields):
+        """Runs one operation (a mapping with `op`) on CPU 0 to its end; a dict as in the conformance files,
+        without `ev`. UsageError for a bad operation; RuntimeError after BUG() or a livelock."""
+        cdef Op op
+        cdef OpResult res
+        if self.over:
+            raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
+        fill_op(&op, fields, self.vm.tdx != NULL)
+        self.enter(0)
+        trace_reset(&self.trace)
+        with nogil:
+            vm_run_op_guarded(self.cpus[0], self.vm, &op, &res)
+        self.busy[0] = False
+        self.over = self.cpus[0].abort != 0
+        self.raise_hook_error()
+        return result_dict(&op, self.cpus[0], &res, self.vm.tdx != NULL)
+
+    def revive(self):
+        """Goes on after a livelock as if its caller had been cut off there: its locks are dropped, what it wrote
+        stays. For recordings that do so; a real host would hang."""
+        cdef Cpu *c = self.cpus[0]
+        self.enter(0)
+        self.busy[0] = False
+        if c.abort != ABORT_LIVELOCK:
+            raise UsageError("revive()", "the VM did not end in a livelock", "call it after one")
+        c.abort = 0
+        c.dead = False
+        c.held.mmu_read = c.held.mmu_write = c.held.pages_lock = c.held.slots_lock = c.rcu_depth = 0
+        c.reading = 0
+        self.vm.kvm.mmu_lock.val = 0
+        self.vm.kvm.tdp_mmu_pages_lock.val = 0
+        self.over = False
+
+    def events(self):
+        """The records since the last run(), as trace_list() gives them."""
+        return trace_list(&self.trace)
+
+    @property
+    def ended(self):
+        """BUG() or a livelock ended it."""
+        return bool(self.over)
+
+    @property
+    def checks(self):
+        """Check bits raised so far on CPU 0."""
+        return self.cpus[0].found.checks if self.ncpus else 0
+
+    def roots(self):
+        """The live roots in order of creation: dicts of kind, invalid, level, refs."""
+        cdef Sp *root = self.vm.kvm.tdp_mmu_roots
+        out = []
+        while root != NULL:
+            out.append({"kind": "mirror" if root.is_mirror else "direct", "invalid": bool(root.invalid),
+                        "level": root.level, "refs": root.root_count})
+            root = root.next
+        return out[::-1]
+
+    def sptes(self):
+        """Every SPTE that is not SHADOW_NONPRESENT_VALUE, pre-order per root in order of creation:
+        (root, level, gfn, value, is_table)."""
+        cdef Sp *root = self.vm.kvm.tdp_mmu_roots
+        cdef Sp *roots[512]
+        cdef int n = 0, i
+        while root != NULL and n < 512:
+            roots[n] = root
+            n += 1
+            root = root.next
+        out = []
+        for i in range(n):
+            self.dump_table(roots[n - 1 - i], i, out)
+        return out
+
+    cdef dump_table(self, Sp *sp, int number, list out):
+        cdef uint64_t value, gfn
+        cdef uint64_t index
+        cdef bint table
+        cdef int i
+        for i in range(512):
+            value = sp.spt[i]
+            if value == SHADOW_NONPRESENT_VALUE:
+                continue
+            gfn = (sp.gfn + i * pages_per_hpage(sp.level)) & ~self.vm.kvm.gfn_direct_bits
+            table = is_shadow_present_pte(value) and not is_last_spte(value, sp.level)
+            index = ((value & SPTE_BASE_ADDR_MASK) - ARENA_HPA) >> 12
+            dead = table and index < self.vm.arena.next_fresh and self.vm.arena.sps[index].state == SP_FREED
+            out.append((number, sp.level, gfn, value, table) + (("freed",) if dead else ()))
+            if table and not dead and index < self.vm.arena.next_fresh and (
+                    self.vm.arena.sps[index].state != SP_FREE and self.vm.arena.sps[index].level == sp.level - 1):
+                self.dump_table(&self.vm.arena.sps[index], number, out)
+
+    def stats(self):
+        """The statistics a conformance case ends with."""
+        cdef Kvm *kvm = &self.vm.kvm
+        return {
+            "pages_4k": kvm_page_stat(kvm, 1), "pages_2m": kvm_page_stat(kvm, 2), "pages_1g": kvm_page_stat(kvm, 3),
+            "sp_linked": <int64_t>kvm.tdp_mmu_pages, "sp_live": <int64_t>self.vm.arena.live,
+            "vm_bugged": int(kvm.vm_bugged), "nx_lpage_splits": <int64_t>kvm.nx_lpage_splits,
+            "nx_possible": <int64_t>kvm.nx_possible, "mmio_created": <int64_t>kvm.mmio_created,
+            "external_live": <int64_t>kvm.external_live,
+        }

@@ -1,1 +1,0 @@
-# For other native modules only: see _gmem.pxd.

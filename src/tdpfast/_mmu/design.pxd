@@ -1,0 +1,39 @@
+"""A design as the MMU's side reads it: where kernels differ in how a mirror SPTE changes (see design.py).
+
+KVM's TDX side has knobs of its own, in _tdx/design.pxd. A knob is a line here or there and a field of Design in Python;
+one that either lacks is an error at import.
+"""
+
+from libc.stdint cimport int32_t
+
+cdef struct Design:
+    int32_t layout
+    int32_t gate
+    int32_t reclaim
+    int32_t max_level        # largest mirror mapping level
+    int32_t split_shared
+    bint refresh_old_spte    # a lost cmpxchg on a mirror SPTE refreshes iter->old_spte
+    bint remove_op_after     # leaves are removed by remove_external_spte(), after the bookkeeping
+    bint trace_before        # trace and statistics precede the work
+    bint trace_np_np         # a non-present to non-present change is traced
+    bint bug_atomic_zap      # KVM_BUG_ON(new not present) in __tdp_mmu_set_spte_atomic()
+    bint bug_shared_child    # KVM_BUG_ON(shared) in handle_removed_pt()
+    bint bug_new_present     # KVM_BUG_ON(new present) in tdp_mmu_set_spte() of a mirror
+    bint bug_mirror_split    # KVM_BUG_ON() before the fault path splits a mirror leaf
+    bint assert_rcu          # RCU_LOCKDEP_WARN() before the hook
+    bint split_external      # eager split allocates an external page for a mirror
+    bint promo_block         # the fault path lowers its goal at a present mirror table
+    bint prove_mmu           # CONFIG_KVM_PROVE_MMU: root zaps skip the 4K and 2M passes
+    bint age_mirror          # mirrors are aged (6.18) instead of refused (7.3)
+    bint age_cmpxchg         # ageing with A/D bits is one cmpxchg (7.3) instead of an atomic and (6.18)
+    bint ungated             # operations that today's callers keep away from the mirror reach it
+    bint split_op            # splits travel through split_external_spt()
+    bint bug_old_present     # KVM_BUG_ON(old present) in __tdp_mmu_set_spte_atomic() of a mirror
+    # wrong on purpose
+    bint no_freeze           # publish the new value first, then update the external table
+    bint no_rollback         # a failed external update leaves the SPTE frozen
+    bint no_grace_period     # tables are freed without waiting for readers
+    bint no_hook_on_zap      # the zap of a leaf never reaches the external table
+    bint stats_on_failure    # statistics count a change that was rolled back
+    bint inhibit_first       # the guest's inhibit of huge pages is set before the split it is about
+    bint split_direct_root   # the split for a guest's ACCEPT walks the direct root

@@ -1,0 +1,168 @@
+"""tdp_mmu.c: the VM, the design it runs, the hooks to the external page table, and the ways to change an SPTE.
+
+Kernel names where the thing is the kernel's. Every function takes the emulated CPU first; what the kernel
+asserts of locks is asserted here, in the same functions.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from tdpfast._names cimport SYNC_LOAD
+from tdpfast._mmu.arena cimport Arena, Sp
+from tdpfast._mmu.design cimport Design
+from tdpfast._sync.atomic cimport tdp_unlikely, tdp_write_once
+from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
+from tdpfast._sync.cpu cimport Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SpinLock, sync_rare, sync_store
+from tdpfast._mmu.tdp_iter cimport TdpIter
+
+cdef struct Kvm
+
+cdef struct Hooks:           # the external half of kvm_x86_ops; NULL = not implemented
+    int (*set_external_spte)(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                             int level) noexcept nogil
+    int (*link_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t external_spt) noexcept nogil
+    void (*remove_external_spte)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t mirror_spte) noexcept nogil
+    int (*free_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *sp) noexcept nogil
+    int (*split_external_spt)(Cpu *c, Kvm *kvm, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                              bint shared) noexcept nogil
+    uint64_t (*alloc_external)(Cpu *c, Kvm *kvm) noexcept nogil     # a page for the external table; 0 = none
+    void (*free_external)(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
+    int (*gmem_max_mapping_level)(Cpu *c, Kvm *kvm, uint64_t gfn, int max_level) noexcept nogil
+    void (*vm_dead)(Cpu *c, Kvm *kvm) noexcept nogil                # KVM_REQ_VM_DEAD to all vCPUs
+    void *opaque
+    void *native             # Hooks *: the design's own, behind Python ones
+    void *python             # the VmCore whose Python hooks these are (borrowed: it owns the VM)
+
+cdef enum:
+    MAX_INHIBIT = 64
+
+cdef struct Slot:            # struct kvm_memory_slot
+    uint64_t base_gfn
+    uint64_t npages
+    bint dirty_log
+    # lpage_info: 2M frames (gfn >> 9) for which the guest asked for small pages; beyond MAX_INHIBIT: all of them
+    uint32_t ninhibit
+    uint32_t inhibit_all
+    uint64_t inhibit[MAX_INHIBIT]
+
+cdef enum:
+    MAX_TRACKED = 64
+
+cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP MMU uses
+    SpteCfg spte
+    Design design
+    Hooks hooks
+    Arena *arena
+    Rcu rcu
+    RwLock mmu_lock
+    SpinLock tdp_mmu_pages_lock
+    Sp *tdp_mmu_roots
+    uint32_t nroots
+    int32_t root_level
+    uint64_t gfn_direct_bits
+    uint64_t shadow_mmio_value
+    Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds, and every CPU without roots of its own
+    bint roots_change        # explorer: some thread invalidates roots, so that a look at one is an access of its own
+    Slot slot
+    bint has_mirror
+    bint nx_huge_pages
+    bint ipat
+    bint pml
+    int32_t vm_bugged        # these two change at any time, on any CPU
+    int32_t vm_dead
+    bint users               # somebody holds a reference to the VM
+    uint64_t mmio_generation
+    uint64_t tracked[MAX_TRACKED]
+    uint32_t ntracked
+    Sp *nx_head              # possible_nx_huge_pages
+    Sp *nx_tail
+    # statistics, updated atomically
+    uint64_t pages[3]        # what the explorer's CPUs counted; kvm_page_stat() adds the other CPUs' own counts
+    uint64_t tdp_mmu_pages
+    uint64_t nx_lpage_splits
+    uint64_t nx_possible
+    uint64_t mmio_created
+    uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
+    uint64_t external_live
+    const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
+    uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
+
+cdef struct Fault:           # struct kvm_page_fault
+    uint64_t gfn
+    uint64_t pfn
+    uint64_t error_code
+    int32_t max_level
+    int32_t req_level
+    int32_t goal_level
+    bint write
+    bint exec_
+    bint user
+    bint present         # PFERR_PRESENT_MASK: something was mapped, but not for this access
+    bint prefetch
+    bint map_writable
+    bint is_private
+    bint noslot
+    bint huge_page_disallowed
+    bint nx_huge_page_workaround_enabled
+
+# ---- assertions -----------------------------------------------------------------------------------------
+cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept nogil
+cdef void kvm_warn(Cpu *c, const char *fn, const char *id) noexcept nogil
+cdef void kvm_spte_warn(Cpu *c, uint32_t warn) noexcept nogil
+
+# ---- tables ---------------------------------------------------------------------------------------------
+cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil
+cdef void tdp_mmu_free_unused_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
+cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gfn, int level, bint is_mirror,
+                          uint8_t access) noexcept nogil
+cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil
+cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil
+cdef void track_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
+cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil
+
+# A CPU counts by itself, so that threads do not meet here. The explorer counts in the VM, which a snapshot restores.
+cdef inline void kvm_update_page_stats(Cpu *c, Kvm *kvm, int level, int64_t count) noexcept nogil:
+    if not 1 <= level <= 3:
+        return
+    if c.slow & SLOW_YIELD:
+        kvm.pages[level - 1] += <uint64_t>count
+    else:
+        tdp_write_once(&c.pages[level - 1], c.pages[level - 1] + <uint64_t>count)
+
+# ---- SPTE changes ---------------------------------------------------------------------------------------
+cdef void trace_spte_changed(Cpu *c, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte) noexcept nogil
+cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+# KVM_MMU_WARN_ON(): such a value would hand the guest a #VE. The MMIO SPTEs of a TD are meant to, and come by cmpxchg.
+cdef inline void check_ve_possible(Cpu *c, const Kvm *kvm, uint64_t spte, const char *fn) noexcept nogil:
+    if tdp_unlikely(kvm.design.prove_mmu) and is_ept_ve_possible(&kvm.spte, spte):
+        kvm_warn(c, fn, b"ve_possible")
+
+cdef inline void __kvm_tdp_mmu_write_spte(Cpu *c, const Kvm *kvm, uint64_t *sptep, uint64_t spte) noexcept nogil:
+    check_ve_possible(c, kvm, spte, b"__kvm_tdp_mmu_write_spte")
+    sync_store(c, sptep, spte)
+
+cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
+                                      int level) noexcept nogil
+cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept nogil:
+    return 0 if root.is_mirror else kvm.gfn_direct_bits
+
+# The roots this CPU runs on, [is_mirror].
+cdef inline Sp **vcpu_roots(Cpu *c, Kvm *kvm) noexcept nogil:
+    return <Sp **>c.root if c.has_roots else kvm.vcpu_root
+
+cdef inline bint slot_dirty_log(Cpu *c, const Kvm *kvm) noexcept nogil:
+    """kvm_slot_dirty_track_enabled(), offered as a read."""
+    sync_rare(c, SYNC_LOAD, <uint64_t>&kvm.slot.dirty_log)
+    return kvm.slot.dirty_log
+
+cdef inline void sp_point(Cpu *c, const Sp *sp) noexcept nogil:
+    """A table's descriptor is about to be looked at or written. Outside a read section, or when grace periods wait
+    for nobody, the table may be freed meanwhile: offered as a read of it. May yield."""
+    if tdp_unlikely(c.slow & SLOW_YIELD != 0) and (c.rcu_depth == 0 or c.rcu.no_grace):
+        c.offer.kind = SYNC_LOAD
+        c.offer.obj = <uint64_t>sp.spt
+        c.yield_to(c)
+
+cdef void kvm_init(Kvm *kvm, Arena *arena) noexcept nogil

@@ -1,0 +1,13 @@
+"""tdp_mmu.c: write protection, dirty clearing and ageing."""
+
+from libc.stdint cimport uint64_t
+
+from tdpfast._sync.cpu cimport Cpu
+from tdpfast._mmu.tdp_mmu cimport Kvm
+
+cdef bint kvm_tdp_mmu_wrprot_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int min_level) noexcept nogil
+cdef void kvm_tdp_mmu_clear_dirty_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil
+cdef void kvm_tdp_mmu_clear_dirty_pt_masked(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t mask, bint wrprot) noexcept nogil
+cdef bint kvm_tdp_mmu_write_protect_gfn(Cpu *c, Kvm *kvm, uint64_t gfn, int min_level) noexcept nogil
+cdef bint kvm_tdp_mmu_age_gfn_range(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int attr_filter,
+                                    bint test_only) noexcept nogil

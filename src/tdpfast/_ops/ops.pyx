@@ -1,0 +1,516 @@
+# cython: language_level=3
+"""Runs one operation the way the kernel's callers do: which lock, in which mode, and what happens after it."""
+
+from libc.string cimport memset
+
+from tdpfast._names cimport (
+    EINVAL, EIO, ENOSPC, EV_RACE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT, OP_CLEAR_DIRTY_PT_MASKED,
+    OP_CLEAR_DIRTY_SLOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_GMEM_CONVERT, OP_HONOR_ACCEPT,
+    OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RECOVER, OP_RELOAD,
+    OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SPLIT, OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP, OP_VP_ENTER,
+    OP_WRITE_PROTECT_GFN, OP_WRPROT_SLOT, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
+    OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_RETRY, SYNC_STORE,
+)
+from tdpfast._mmu.arena cimport Sp, sptep_to_sp
+from tdpfast._sync.atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_unlikely, tdp_write_once
+from tdpfast._mmu.fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
+from tdpfast._mmu.gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
+from tdpfast._spte cimport (
+    PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
+    is_mmu_writable_spte, is_shadow_present_pte,
+)
+from tdpfast._sync.cpu cimport (
+    ABORT_LIVELOCK, SLOW_RMW, SLOW_YIELD, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock,
+    spin_lock, spin_unlock, sync_rare, sync_retry, sync_try_cmpxchg, trace5, write_lock, write_unlock,
+)
+from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
+from tdpfast._mmu.tdp_mmu cimport (
+    Fault, MAX_TRACKED, Slot, kvm_gfn_root_bits, slot_dirty_log, spte_to_child_sp, tdp_mmu_iter_set_spte,
+    tdp_mmu_set_spte_atomic, vcpu_roots,
+)
+from tdpfast._mmu.tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
+from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_retry
+from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
+from tdpfast._mmu.tdp_mmu_roots cimport (
+    is_page_fault_stale, kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
+    vcpu_reload,
+)
+from tdpfast._mmu.tdp_mmu_slot cimport (
+    kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
+    kvm_tdp_mmu_write_protect_gfn, kvm_tdp_mmu_wrprot_slot,
+)
+from tdpfast._mmu.tdp_mmu_zap cimport (
+    kvm_mmu_uninit_tdp_mmu, kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_all, kvm_tdp_mmu_zap_invalidated_roots,
+    kvm_tdp_mmu_zap_leafs, kvm_tdp_mmu_zap_possible_nx_huge_page,
+)
+
+cdef extern from *:
+    """
+    #define KVM_PFN_NOSLOT (1ull << 63)
+    """
+    const uint64_t KVM_PFN_NOSLOT
+
+
+cdef bint refused_today(const Kvm *kvm, const Op *op) noexcept nogil:
+    """guest_memfd slots know no dirty log, so today's callers never get these to a mirror; and hardware, which writes
+    to a direct root, never walks a mirror."""
+    if kvm.design.ungated or not kvm.has_mirror:
+        return False
+    if op.kind == OP_POKE or op.kind == OP_POKE_RAW:
+        return op.is_private != 0
+    return op.kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN, OP_SPLIT,
+                       OP_RECOVER, OP_ZAP_SPTE, OP_ZAP_NX_SP)
+
+
+# ---- what another CPU does just before an atomic ----------------------------------------------------------------
+
+cdef void race_on_rmw(Cpu *c, uint64_t *sptep) noexcept nogil:
+    """A scripted write by "another CPU" just before the n-th atomic read-modify-write of an operation."""
+    cdef Vm *vm = <Vm *>c.vm
+    cdef const Op *op = <const Op *>c.user
+    cdef uint64_t addr = <uint64_t>sptep
+    cdef uint64_t before, after
+    cdef Sp *sp
+    if addr < <uint64_t>vm.arena.base or addr >= <uint64_t>vm.arena.base + (vm.arena.npages << 12):
+        c.rmw_count -= 1     # not an SPTE
+        return
+    if c.rmw_count != <uint64_t>op.race_n + 1:
+        return
+    sp = sptep_to_sp(&vm.arena, sptep)
+    before = tdp_read_once(sptep)
+    after = before
+    if op.race_kind == RACE_INSTALL:
+        if not is_shadow_present_pte(before):
+            after = op.race_set
+    elif is_shadow_present_pte(before) and is_last_spte(before, sp.level):
+        after = (before | op.race_set) & ~op.race_clear
+        if not is_mmu_writable_spte(&vm.kvm.spte, before):
+            after = (after & ~<uint64_t>2) | (before & 2)
+    tdp_write_once(sptep, after)
+    trace5(c, EV_RACE, sp.gfn + ((addr >> 3) & 511) * pages_per_hpage(sp.level), sp.level, before, after, 0)
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------
+
+cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
+    """struct kvm_page_fault of a map operation."""
+    memset(fault, 0, sizeof(Fault))
+    fault.gfn = op.gfn
+    fault.pfn = KVM_PFN_NOSLOT if op.noslot else op.pfn
+    fault.max_level = op.level
+    if op.is_private and kvm.has_mirror and not kvm.design.ungated:
+        # Above 4K only where the promotion of a mirror table is kept from happening.
+        fault.max_level = min(fault.max_level, kvm.design.max_level if kvm.design.promo_block else 1)
+    fault.write = op.write
+    fault.exec_ = op.exec_
+    fault.user = op.user
+    fault.present = op.present
+    fault.prefetch = op.prefetch
+    fault.map_writable = op.map_writable
+    fault.is_private = op.is_private
+    fault.noslot = op.noslot
+    fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
+    fault.error_code = ((op.present != 0) * PFERR_PRESENT_MASK | (op.write != 0) * PFERR_WRITE_MASK
+                        | (op.user != 0) * PFERR_USER_MASK | (op.exec_ != 0) * PFERR_FETCH_MASK)
+
+
+cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does.
+
+    A vCPU with roots of its own takes valid ones before each try, and one that went invalid since makes it retry.
+    """
+    cdef Kvm *kvm = &vm.kvm
+    cdef Fault fault
+    cdef int tries = 0
+    cdef int ret
+    while True:
+        op_fault(kvm, op, &fault)
+        if c.has_roots:
+            vcpu_reload(c, kvm)
+        read_lock(c, &kvm.mmu_lock)
+        if is_page_fault_stale(c, kvm, op.is_private != 0 and kvm.has_mirror):
+            ret = RET_PF_RETRY
+        else:
+            ret = kvm_tdp_mmu_map(c, kvm, &fault)
+        read_unlock(c, &kvm.mmu_lock)
+        tries += 1
+        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised:
+            break
+        if op.gp_at_retry and not c.slow & SLOW_YIELD:
+            rcu_run(c, &kvm.rcu, 0)
+        if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
+            ret = -EIO
+            break
+        sync_retry(c, <uint64_t>op ^ c.script.pos ^ c.used_up << 32)
+    res.ret = ret
+    res.level = fault.goal_level
+    res.pfn = fault.pfn
+    res.tries = tries
+
+
+cdef void op_fast_page_fault(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """A fault as far as it can be handled without mmu_lock: fast_page_fault()."""
+    cdef Fault fault
+    op_fault(&vm.kvm, op, &fault)
+    if c.has_roots:
+        vcpu_reload(c, &vm.kvm)
+    res.ret = fast_page_fault(c, &vm.kvm, &fault)
+
+
+cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
+    cdef int types = op.types
+    if op.kind == OP_INVALIDATE_ROOTS:
+        # The fast zap of a memslot update spares mirrors: they go with the VM.
+        if kvm.has_mirror and not kvm.design.ungated:
+            types &= ~KVM_MIRROR_ROOTS
+        write_lock(c, &kvm.mmu_lock)
+        if types or not op.types:
+            kvm_tdp_mmu_invalidate_roots(c, kvm, types)
+        write_unlock(c, &kvm.mmu_lock)
+    elif op.kind == OP_ZAP_INVALIDATED_ROOTS:
+        kvm_tdp_mmu_zap_invalidated_roots(c, kvm, op.shared)
+    elif op.kind == OP_RELOAD:
+        res.ret = 2 * vcpu_load_root(c, kvm, True)
+        res.ret += vcpu_load_root(c, kvm, False)
+    elif op.kind == OP_PUT_ROOT:
+        vcpu_put_root(c, kvm, op.is_private)
+    elif op.kind == OP_PUT_ROOTS:
+        vcpu_put_root(c, kvm, True)
+        vcpu_put_root(c, kvm, False)
+    elif op.kind == OP_ALLOC_ROOT:
+        if vcpu_roots(c, kvm)[op.is_private] == NULL:
+            vcpu_roots(c, kvm)[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
+    elif op.kind == OP_UNINIT:
+        kvm_mmu_uninit_tdp_mmu(c, kvm)
+
+
+# ---- ranges ---------------------------------------------------------------------------------------------------
+
+cdef void op_range_write(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """Operations whose callers hold mmu_lock for write."""
+    cdef Kvm *kvm = &vm.kvm
+    write_lock(c, &kvm.mmu_lock)
+    if op.kind == OP_ZAP_LEAFS:
+        res.ret = kvm_tdp_mmu_zap_leafs(c, kvm, op.start, op.end, op.flush != 0)
+    elif op.kind == OP_UNMAP:
+        res.ret = kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, op.filter, op.may_block != 0, op.flush != 0)
+    elif op.kind == OP_ZAP_ALL:
+        kvm_tdp_mmu_zap_all(c, kvm)
+    elif op.kind == OP_CLEAR_DIRTY_PT_MASKED:
+        kvm_tdp_mmu_clear_dirty_pt_masked(c, kvm, op.gfn, op.mask, op.on != 0)
+    elif op.kind == OP_WRITE_PROTECT_GFN:
+        res.ret = kvm_tdp_mmu_write_protect_gfn(c, kvm, op.gfn, op.level)
+    elif op.kind == OP_SPLIT:
+        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, False)
+    write_unlock(c, &kvm.mmu_lock)
+
+
+cdef void zap_first_nx(Cpu *c, Kvm *kvm, OpResult *res) noexcept nogil:
+    """The first table of possible_nx_huge_pages, as kvm_recover_nx_huge_pages() takes it; ret -1 = none."""
+    cdef Sp *sp
+    rcu_read_lock(c)
+    spin_lock(c, &kvm.tdp_mmu_pages_lock)
+    sp = kvm.nx_head
+    spin_unlock(c, &kvm.tdp_mmu_pages_lock)
+    res.ret = -1
+    if sp != NULL:
+        res.gfn = sp.gfn
+        res.sp_level = sp.level
+        res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
+    rcu_read_unlock(c)
+
+
+cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """Operations whose callers hold mmu_lock for read."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Slot slot
+    read_lock(c, &kvm.mmu_lock)
+    if op.kind == OP_WRPROT_SLOT:
+        res.ret = kvm_tdp_mmu_wrprot_slot(c, kvm, op.start, op.end, op.level)
+    elif op.kind == OP_CLEAR_DIRTY_SLOT:
+        kvm_tdp_mmu_clear_dirty_slot(c, kvm, op.start, op.end)
+    elif op.kind == OP_SPLIT:
+        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, True)
+    elif op.kind == OP_RECOVER:
+        slot = kvm.slot
+        slot.dirty_log = slot_dirty_log(c, kvm)
+        slot.base_gfn = op.start
+        slot.npages = op.end - op.start
+        kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
+    elif op.kind == OP_ZAP_NX:
+        zap_first_nx(c, kvm, res)
+    read_unlock(c, &kvm.mmu_lock)
+
+
+# ---- walks ----------------------------------------------------------------------------------------------------
+
+cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """get_walk and fast_pf_last on the direct root, mwalk on the mirror. Lockless."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef Sp *root = vcpu_roots(c, kvm)[op.kind == OP_MWALK]
+    cdef TdpIter iter
+    cdef int i
+    if root == NULL:
+        res.ret = -1
+        return
+    if op.kind == OP_FAST_PF_LAST:
+        res.ret = -1
+        rcu_read_lock(c)
+        if kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, op.gfn, &iter):
+            res.level = iter.level
+            res.spte = iter.old_spte
+            res.ret = (<uint64_t>iter.sptep >> 3) & 511
+        rcu_read_unlock(c)
+        return
+    res.root_level = root.level
+    res.ret = kvm_tdp_mmu_get_walk(c, kvm, root, op.gfn, res.sptes)
+    for i in range(<int>res.ret if res.ret >= 1 else 1, root.level + 1):
+        res.has_spte[i] = 1
+
+
+cdef bint find_spte(Cpu *c, Kvm *kvm, const Op *op, int level, TdpIter *iter) noexcept nogil:
+    """Leaves the iterator on the entry a walk to op.gfn stops at (level 0) or passes at that level. Inside RCU."""
+    cdef Sp *root = vcpu_roots(c, kvm)[op.is_private != 0 and kvm.has_mirror]
+    cdef TdpIter walk
+    cdef bint found = False
+    if root == NULL:
+        return False
+    tdp_iter_start(c, &walk, kvm.arena, root, level if level else 1, op.gfn, kvm_gfn_root_bits(kvm, root))
+    while walk.valid and walk.gfn < op.gfn + 1:
+        iter[0] = walk
+        found = True
+        tdp_iter_next(c, &walk)
+    return found
+
+
+cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """What hardware or a test writes straight into an SPTE; a change that is lost to another CPU is not made."""
+    cdef TdpIter iter
+    cdef uint64_t new_spte
+    res.ret = -1
+    rcu_read_lock(c)
+    if find_spte(c, &vm.kvm, op, op.level if op.kind == OP_POKE_RAW else 0, &iter):
+        if op.kind == OP_POKE_RAW:
+            # A table out of nothing would have no descriptor: only leaves and what is not present.
+            if (iter.level == op.level and not is_shadow_present_pte(iter.old_spte)
+                    and not (is_shadow_present_pte(op.value) and not is_last_spte(op.value, op.level))
+                    and sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, op.value)):
+                res.ret = 0
+        elif is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level):
+            new_spte = (iter.old_spte | op.set_bits) & ~op.clear_bits
+            if (is_shadow_present_pte(new_spte) and is_last_spte(new_spte, iter.level)
+                    and sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, new_spte)):
+                res.ret = iter.level
+                res.spte = new_spte
+    rcu_read_unlock(c)
+
+
+# ---- the review's questions: one SPTE, one table -----------------------------------------------------------------
+
+cdef bint find_present(Cpu *c, Kvm *kvm, const Op *op, TdpIter *iter) noexcept nogil:
+    """Leaves the iterator on the present mirror SPTE of op.gfn at op.level. Inside RCU unless op.rcu == 0."""
+    cdef Sp *root = vcpu_roots(c, kvm)[1]
+    if root == NULL:
+        return False
+    tdp_iter_start(c, iter, kvm.arena, root, op.level, op.gfn, 0)
+    while iter.valid and iter.gfn < op.gfn + 1:
+        if iter.level == op.level:
+            return is_shadow_present_pte(iter.old_spte)
+        tdp_iter_next(c, iter)
+    return False
+
+
+cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """The present mirror SPTE at a level -> non-present, in either mode; ret 0, errno, or 1 = nothing there."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef TdpIter iter
+    cdef int tries = 0
+    if op.shared:
+        read_lock(c, &kvm.mmu_lock)
+    else:
+        write_lock(c, &kvm.mmu_lock)
+    if op.rcu:
+        rcu_read_lock(c)
+    res.ret = 1
+    if find_present(c, kvm, op, &iter):
+        if op.shared:
+            while True:
+                res.ret = tdp_mmu_set_spte_atomic(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
+                tries += 1
+                if res.ret == 0 or (op.tries >= 0 and tries >= op.tries):
+                    break
+                tdp_mmu_retry(c, kvm, &iter, <int>res.ret)
+        else:
+            tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
+            res.ret = 0
+            tries = 1
+    res.tries = tries
+    if op.rcu:
+        rcu_read_unlock(c)
+    if op.shared:
+        read_unlock(c, &kvm.mmu_lock)
+    else:
+        write_unlock(c, &kvm.mmu_lock)
+
+
+cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """NX huge page recovery aimed at the child table of a mirror SPTE; ret 1/0, -1 = no table there."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef TdpIter iter
+    cdef Sp *sp = NULL
+    read_lock(c, &kvm.mmu_lock)
+    if op.rcu:
+        rcu_read_lock(c)
+    res.ret = -1
+    if find_present(c, kvm, op, &iter) and not is_last_spte(iter.old_spte, iter.level):
+        sp = spte_to_child_sp(kvm, iter.old_spte)
+    if sp != NULL:
+        res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
+    if op.rcu:
+        rcu_read_unlock(c)
+    read_unlock(c, &kvm.mmu_lock)
+
+
+# ---- settings -------------------------------------------------------------------------------------------------
+
+cdef bint track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
+    """Write tracking of one gfn; mmu_lock for write. False, and nothing done, beyond MAX_TRACKED gfns."""
+    cdef uint32_t i
+    for i in range(kvm.ntracked):
+        if kvm.tracked[i] == gfn:
+            if not on:
+                kvm.ntracked -= 1
+                kvm.tracked[i] = kvm.tracked[kvm.ntracked]
+            return True
+    if on and kvm.ntracked < MAX_TRACKED:
+        kvm.tracked[kvm.ntracked] = gfn
+        kvm.ntracked += 1
+        return True
+    return not on
+
+
+cdef void op_setting(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
+    if op.kind == OP_SET_DIRTY_LOG:
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.slot.dirty_log)
+        kvm.slot.dirty_log = op.on != 0
+    elif op.kind == OP_SET_GEN:
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.mmio_generation)
+        kvm.mmio_generation = op.value
+    elif op.kind == OP_TRACK:
+        write_lock(c, &kvm.mmu_lock)
+        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.ntracked)
+        if not track_gfn(kvm, op.gfn, op.on != 0):
+            res.ret = -ENOSPC
+        write_unlock(c, &kvm.mmu_lock)
+
+
+cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    cdef int kind = op.kind
+    if kind == OP_MAP:
+        op_map(c, vm, op, res)
+    elif kind in (OP_GET_WALK, OP_FAST_PF_LAST, OP_MWALK):
+        op_walk(c, vm, op, res)
+    elif kind >= OP_VP_ENTER:
+        if vm.tdx_op != NULL:
+            vm.tdx_op(c, vm, op, res)
+    elif refused_today(&vm.kvm, op):
+        res.ret = -EINVAL
+    elif kind == OP_FAST_PAGE_FAULT:
+        op_fast_page_fault(c, vm, op, res)
+    elif kind == OP_GMEM_CONVERT:
+        res.ret = kvm_gmem_convert(c, &vm.kvm, op.start, op.end)
+    elif kind == OP_HONOR_ACCEPT:
+        res.ret = tdx_honor_guest_accept_level(c, &vm.kvm, op.gfn, op.level)
+    elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
+        op_range_write(c, vm, op, res)
+    elif kind == OP_SPLIT and not op.shared:
+        op_range_write(c, vm, op, res)
+    elif kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_SPLIT, OP_RECOVER, OP_ZAP_NX):
+        op_range_read(c, vm, op, res)
+    elif kind in (OP_AGE, OP_TEST_AGE):
+        res.ret = kvm_tdp_mmu_age_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, kind == OP_TEST_AGE)
+    elif kind in (OP_POKE, OP_POKE_RAW):
+        op_poke(c, vm, op, res)
+    elif kind == OP_ZAP_SPTE:
+        op_zap_spte(c, vm, op, res)
+    elif kind == OP_ZAP_NX_SP:
+        op_zap_nx_sp(c, vm, op, res)
+    elif kind in (OP_SET_DIRTY_LOG, OP_SET_GEN, OP_TRACK):
+        op_setting(c, vm, op, res)
+    else:
+        op_roots(c, vm, op, res)
+
+
+cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
+    are due run at its end, unless the operation says no_gp."""
+    if op.kind != OP_MAP or c.slow & SLOW_YIELD:      # op_map() sets what a map's result has; a digest reads all of it
+        memset(res, 0, sizeof(OpResult))
+    if tdp_unlikely(vm.arena.keep_dead):      # else no use of a freed table is recorded
+        tdp_write_once(&vm.arena.op_seq, tdp_read_once(&vm.arena.op_seq) + 1)
+    # Under the explorer the grace-period agent may come between any two steps anyway.
+    c.resched.gp_at_yield = op.gp_at_yield != 0 and not c.slow & SLOW_YIELD
+    c.resched.at = op.resched
+    c.resched.calls = 0
+    c.hook_raised = False
+    c.script.len = op.nscript
+    if op.nscript:
+        c.script.ret = op.script
+        c.script.pos = 0
+    c.user = op
+    if op.race_kind:
+        c.rmw_count = 0
+        c.on_rmw = race_on_rmw
+        c.slow |= SLOW_RMW
+    c.retry.key = 0
+    c.retry.count = 0
+    if vm.op_begin != NULL:
+        vm.op_begin(c, vm, op)
+    dispatch(c, vm, op, res)
+    if vm.op_end != NULL:
+        vm.op_end(c, vm, op)
+    c.user = NULL
+    c.slow &= ~<uint32_t>SLOW_RMW
+    c.script.len = 0
+    if not op.no_gp and not c.slow & SLOW_YIELD and tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
+        rcu_run(c, &vm.kvm.rcu, 0)
+
+
+cdef struct GuardedOp:
+    Cpu *c
+    Vm *vm
+    Op *op
+    OpResult *res
+
+
+cdef void run_guarded(void *arg) noexcept nogil:
+    cdef GuardedOp *g = <GuardedOp *>arg
+    vm_run_op(g.c, g.vm, g.op, g.res)
+
+
+cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """As vm_run_op(), but BUG() and livelocks end the operation here (c.abort says which); the VM is then over,
+    locks stay as they were."""
+    cdef tdp_landing landing
+    cdef GuardedOp g
+    g.c = c
+    g.vm = vm
+    g.op = op
+    g.res = res
+    c.landing = &landing
+    if tdp_guarded_call(&landing, run_guarded, &g):
+        c.slow &= ~<uint32_t>SLOW_RMW
+        c.script.len = 0
+        if vm.op_end != NULL:
+            vm.op_end(c, vm, op)
+        c.user = NULL
+        if c.abort == ABORT_LIVELOCK:
+            c.dead = False
+        # Whoever reads the tables from here on finds what a grace period leaves of them.
+        c.rcu_depth = 0
+        c.rcu_seq = 0
+        if not op.no_gp:
+            rcu_run(c, &vm.kvm.rcu, 0)
+    c.landing = NULL

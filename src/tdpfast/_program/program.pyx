@@ -1,0 +1,359 @@
+# cython: language_level=3
+"""A scenario as a program of the explorer: a TD, and one list of operations per thread (see program.pxd)."""
+
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from tdpfast._names cimport (
+    CHECK_LIFE, EV_OP, EV_OP_END, MAX_THREADS, OP_ALLOC_ROOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_FREE_PFN,
+    OP_GET_WALK, OP_GUEST_ACCEPT, OP_INVALIDATE_ROOTS, OP_MAP, OP_MAP_EXCLUSIVE, OP_MWALK, OP_POKE, OP_POKE_RAW,
+    OP_POPULATE, OP_PREFAULT, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TOUCH, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE,
+    SYNC_OP,
+)
+from tdpfast._mmu.arena cimport arena_restore, arena_snapshot, arena_watch
+from tdpfast._program.quiescence cimport vm_check
+from tdpfast._program.digest cimport world_digest
+from tdpfast._ops.ops cimport vm_run_op
+from tdpfast._program.pyhooks cimport pyhook_cut, pyhook_reset, pyhook_serve
+from tdpfast._seam.module cimport seam_inject_clear, seam_restore, seam_snapshot
+from tdpfast._seam.record cimport seam_trace
+from tdpfast._sync.cpu cimport SLOW_RARE, Event, sync_point, trace_free, trace_new, trace_reset
+from tdpfast._tdx.state cimport TDX_SEPT_PAGES
+from tdpfast._face.vm cimport fill_op, result_dict, trace_list
+from tdpfast._program.watch cimport watch_free, watch_image, watch_new, watch_report, watch_step
+
+from tdpfast.errors import UsageError
+from tdpfast.ops import check_op
+
+cdef enum:
+    SHARE = 64           # table pages a CPU may allocate in one execution
+
+
+cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
+    """Runs one thread's operations; yields wherever the core does."""
+    cdef ThreadOps *t = <ThreadOps *>arg
+    cdef Event *e
+    cdef int i
+    for i in range(t.nops):
+        sync_point(c, SYNC_OP, i)
+        if c.trace != NULL:
+            e = trace_new(c, EV_OP)
+            e.a[0] = i
+        vm_run_op(c, t.vm, &t.ops[i], &t.res[i])
+        t.done = i + 1
+        if c.trace != NULL:
+            e = trace_new(c, EV_OP_END)
+            e.a[0] = i
+            e.a[1] = <uint64_t>t.res[i].ret
+
+
+cdef int roots_used(int kind) noexcept nogil:
+    """Which of its vCPU's roots an operation walks, faults in or replaces: 1 the direct one, 2 the mirror."""
+    if kind in (OP_GET_WALK, OP_FAST_PF_LAST):
+        return 1
+    if kind in (OP_MWALK, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_FREE_PFN):
+        return 2
+    if kind in (OP_MAP, OP_FAST_PAGE_FAULT, OP_POKE, OP_POKE_RAW, OP_RELOAD, OP_PUT_ROOT, OP_PUT_ROOTS, OP_ALLOC_ROOT,
+                OP_TOUCH, OP_POPULATE, OP_GUEST_ACCEPT,
+                OP_PREFAULT, OP_MAP_EXCLUSIVE):
+        return 3
+    return 0
+
+
+cdef void world_reset(void *user) noexcept nogil:
+    """Back to the state after the set-up operations."""
+    cdef World *w = <World *>user
+    cdef int i
+    arena_restore(&w.vm.arena)
+    seam_restore(w.t.seam)
+    memcpy(&w.vm.kvm, &w.kvm_copy, sizeof(Kvm))
+    memcpy(w.t, &w.tdx_copy, sizeof(Tdx))
+    memcpy(w.t.sept_state, w.t.sept_state_copy, w.t.sept_share_base)
+    seam_inject_clear(w.t.seam)
+    trace_reset(w.trace)
+    if w.vm.kvm.hooks.python != NULL:
+        pyhook_reset(&w.vm.kvm)
+    for i in range(w.nthreads):
+        # A thread may have been left in the middle of a guest instruction.
+        w.cpus[i].lp = w.lp[i]
+        w.cpus[i].root[0] = w.root[i][0]
+        w.cpus[i].root[1] = w.root[i][1]
+        memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
+        w.threads[i].done = 0
+
+
+cdef void world_cut(void *user) noexcept nogil:
+    """Ends the generators of Python hooks that an execution left behind."""
+    pyhook_cut(&(<World *>user).vm.kvm)
+
+
+cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
+    """Check bits at the end of an execution; while something is in flight only the lifetime of tables counts."""
+    cdef World *w = <World *>user
+    cdef uint32_t found = vm_check(w.vm, &w.finding)
+    if w.uses_only:
+        found &= ~<uint32_t>CHECK_LIFE
+    return found if quiescent else found & CHECK_LIFE
+
+
+# What changes words that are constant while none of these is among the threads' operations (see sync_rare()).
+RARE_OPS = frozenset((
+    "invalidate_roots", "zap_invalidated_roots", "reload", "put_root", "put_roots", "alloc_root", "uninit",
+    "set_dirty_log", "set_gen", "populate", "finalize", "release_hkid", "vcpu_free", "vm_destroy", "raw"))
+
+
+cdef bint is_rare(object op) except -1:
+    return op["op"] in RARE_OPS or any([inject.get("until_kick") for inject in op.get("inject", ())])
+
+
+def lower(fields):
+    """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
+    cdef Op op
+    check_op(fields, td=True)
+    fill_op(&op, fields, True)
+
+
+cdef class ScenarioProgram(ProgramRef):
+    """Keeps the TD after its set-up as the state every execution starts from.
+
+    threads: one list of operation mappings per thread, 1 to 16. The TD must not be used by others meanwhile.
+    Raises UsageError for a bad operation.
+    """
+
+    def __cinit__(self):
+        self.world = <World *>calloc(1, sizeof(World))
+        if self.world == NULL:
+            raise MemoryError("no memory for a scenario")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.world != NULL:
+            for i in range(self.world.nthreads):
+                free(self.world.threads[i].ops)
+                free(self.world.threads[i].master)
+                free(self.world.threads[i].res)
+            free(self.world.threads)
+            watch_free(self.world.watch)
+            free(self.world)
+        trace_free(&self.trace)
+
+    cdef int explored(self, bint on) except -1:
+        """As ProgramRef.explored(); the TD runs nothing else meanwhile."""
+        if not on:
+            self.vm.explored = False
+            return ProgramRef.explored(self, False)
+        self.made()
+        ProgramRef.explored(self, True)
+        try:
+            self.vm.enter_all()
+        except UsageError:
+            ProgramRef.explored(self, False)
+            raise
+        return 0
+
+    cdef int made(self) except -1:
+        if self.p == NULL:
+            raise UsageError("an empty program", "it was not made", "a ScenarioProgram that __init__() made")
+        return 0
+
+    def __init__(self, TdVmCore vm not None, threads):
+        cdef int i
+        cdef World *w = self.world
+        cdef Cpu *rcu_cpu
+        vm.made()
+        vm.check_hook()
+        if self.vm is not None:
+            raise UsageError("a second __init__()", "a program is made once", "a new one")
+        if not isinstance(threads, (list, tuple)) or not all([isinstance(ops, (list, tuple)) for ops in threads]):
+            raise UsageError("bad threads", "not lists of operations", "one list of operations per thread")
+        threads = tuple([tuple(ops) for ops in threads])
+        if not 1 <= len(threads) <= MAX_THREADS:
+            raise UsageError(f"{len(threads)} threads", f"a scenario has 1 to {MAX_THREADS}", "add or merge threads")
+        self.vm = vm
+        self.nthreads = len(threads)
+        w.vm = vm.vm
+        w.t = vm.t
+        w.trace = &self.trace
+        w.threads = <ThreadOps *>calloc(self.nthreads, sizeof(ThreadOps))
+        if w.threads == NULL:
+            raise MemoryError("no memory for a scenario")
+        w.nthreads = self.nthreads
+        for i in range(self.nthreads):
+            self.add_thread(&w.threads[i], threads[i])
+            self.cpus[i] = vm.add_cpu()
+            self.args[i] = &w.threads[i]
+        rcu_cpu = vm.add_cpu()
+        rare = any([is_rare(op) for ops in threads for op in ops])
+        self.give_roots()
+        self.snapshot()
+        w.cpus = self.cpus
+        for i in range(self.nthreads):
+            w.lp[i] = self.cpus[i].lp
+        for i in range(self.nthreads):
+            arena_watch(&vm.vm.arena, self.cpus[i])
+            if rare:
+                self.cpus[i].slow |= SLOW_RARE
+            self.cpus[i].trace = &self.trace
+        arena_watch(&vm.vm.arena, rcu_cpu)
+        rcu_cpu.trace = &self.trace
+        self.program.nthreads = self.nthreads
+        self.program.cpus = self.cpus
+        self.program.args = self.args
+        self.program.body = thread_body
+        self.program.rcu = &vm.vm.kvm.rcu
+        self.program.rcu_cpu = rcu_cpu
+        self.program.reset = world_reset
+        self.program.check = world_check
+        self.program.digest = world_digest
+        self.program.python_hook = pyhook_serve
+        self.program.python_word = &vm.hook_steps
+        if w.vm.kvm.hooks.python != NULL:
+            self.program.cut = world_cut
+        self.program.user = w
+        self.program.hidden_state = any("hook" in op or "inject" in op for ops in threads for op in ops)
+        self.p = &self.program
+
+    cdef int add_thread(self, ThreadOps *t, object ops) except -1:
+        cdef int i
+        cdef int n = len(ops)
+        t.vm = self.vm.vm
+        t.ops = <Op *>calloc(n + 1, sizeof(Op))
+        t.master = <Op *>calloc(n + 1, sizeof(Op))
+        t.res = <OpResult *>calloc(n + 1, sizeof(OpResult))
+        if t.ops == NULL or t.master == NULL or t.res == NULL:
+            raise MemoryError("no memory for a scenario")
+        t.nops = n
+        for i in range(n):
+            check_op(ops[i], td=True)
+            fill_op(&t.master[i], ops[i], True)
+        return 0
+
+    cdef int give_roots(self) except -1:
+        """Each thread that acts as a vCPU holds references to roots of its own, as the kernel's vCPUs do. Those of
+        the set-up's vCPU go to the first of them, so that a root's last reference can be dropped."""
+        cdef World *w = self.world
+        cdef Kvm *kvm = &w.vm.kvm
+        cdef bint taken[2]
+        cdef int i, j, k, used
+        taken[0] = taken[1] = False
+        for i in range(self.nthreads):
+            used = 0
+            for j in range(w.threads[i].nops):
+                used |= roots_used(w.threads[i].master[j].kind)
+                if w.threads[i].master[j].kind in (OP_INVALIDATE_ROOTS, OP_UNINIT):
+                    kvm.roots_change = True
+            self.cpus[i].has_roots = used != 0
+            for k in range(2):
+                if used >> k & 1 and kvm.vcpu_root[k] != NULL:
+                    self.cpus[i].root[k] = w.root[i][k] = kvm.vcpu_root[k]
+                    kvm.vcpu_root[k].root_count += taken[k]
+                    taken[k] = True
+        for k in range(2):
+            if taken[k]:
+                kvm.vcpu_root[k] = NULL
+        return 0
+
+    cdef int snapshot(self) except -1:
+        cdef World *w = self.world
+        if arena_snapshot(&w.vm.arena, SHARE) or seam_snapshot(w.t.seam):
+            raise MemoryError("no memory for a snapshot of the TD")
+        w.t.sept_share_base = w.t.sept_next
+        if w.t.sept_next + 32 * SHARE > TDX_SEPT_PAGES:
+            raise UsageError("the set-up used too many S-EPT pages", "no room for the threads", "use fewer tables")
+        memset(w.t.sept_share_used, 0, sizeof(w.t.sept_share_used))
+        memcpy(w.t.sept_state_copy, w.t.sept_state, TDX_SEPT_PAGES)
+        memcpy(&w.kvm_copy, &w.vm.kvm, sizeof(Kvm))
+        memcpy(&w.tdx_copy, w.t, sizeof(Tdx))
+        return 0
+
+    def life_by_use(self, bint on):
+        """Whether `life` needs a use of a freed table; else an entry that leads to one is enough."""
+        self.made()
+        self.world.uses_only = on
+
+    def watch(self):
+        """From now on every step is followed by a look at what it changed without having offered it: touched()."""
+        self.explored(True)
+        if self.world.watch == NULL:
+            self.world.watch = watch_new(self.world)
+        self.explored(False)
+        if self.world.watch == NULL:
+            raise MemoryError("no memory for copies of the TD")
+        self.program.watch = watch_step
+
+    def touched(self):
+        """What steps changed that they had not offered, by field, since watch(): (name, how often, locks held every
+        time as bits, kind of a step that did), sorted. Locks: 1 mmu_lock for write, 2 in either mode, 4
+        tdp_mmu_pages_lock, 8 pamt_lock, 16 the entry's own, 32 the TD's epoch, 64 the TDR, 128 a vCPU's processor, 256
+        slots_lock."""
+        return watch_report(self.world.watch) if self.world.watch != NULL else []
+
+    def image(self):
+        """A digest of all that an execution can change, after going back to the state executions begin with."""
+        cdef uint64_t image
+        self.explored(True)
+        world_reset(self.world)
+        image = watch_image(self.world)
+        self.explored(False)
+        return image
+
+    def record(self, bint on):
+        """Has the module's calls among the events; the explorer is faster without."""
+        self.made()
+        seam_trace(self.world.t.seam, on)
+
+    def events(self):
+        """What the last replay recorded: as VmCore.events(), all threads in the order of their steps."""
+        return trace_list(&self.trace)
+
+    def failed(self):
+        """Whether a Python hook raised."""
+        self.made()
+        return self.vm.hook_error is not None
+
+    def raise_hook_error(self):
+        """Raises what a Python hook raised first since the last time, if anything."""
+        self.made()
+        self.vm.raise_hook_error()
+
+    def results(self):
+        """Per thread the results of the operations that ended, as VmCore.run() gives them."""
+        cdef int i, j
+        return [[result_dict(&self.world.threads[i].ops[j], self.cpus[i], &self.world.threads[i].res[j], True)
+                 for j in range(self.world.threads[i].done)] for i in range(self.nthreads)]
+
+    def finding(self):
+        """Where the last check failed first: dict of check (bit), gfn, level, mirror, external; None if it held."""
+        self.made()
+        cdef Finding *f = &self.world.finding
+        if not vm_check(self.world.vm, f):
+            return None
+        return {"check": f.check, "gfn": f.gfn, "level": f.level, "mirror": f.mirror, "external": f.external}
+
+    def cpu_of(self, int thread):
+        """The CPU number events of a thread carry."""
+        self.made()
+        if not 0 <= thread < self.nthreads:
+            raise UsageError(f"thread {thread}", "the scenario has fewer", f"use 0..{self.nthreads - 1}")
+        return self.cpus[thread].id
+
+    def describe(self, uint64_t obj):
+        """What an object of the explorer's steps is: a short name."""
+        self.made()
+        cdef Vm *vm = self.world.vm
+        cdef uint64_t base = <uint64_t>vm.arena.base
+        if obj in self.vm.hook_texts:
+            return "hook " + self.vm.hook_texts[obj]
+        if obj == <uint64_t>&vm.kvm.mmu_lock:
+            return "mmu_lock"
+        if obj == <uint64_t>&vm.kvm.rcu:
+            return "rcu"
+        if obj == <uint64_t>&vm.kvm.tdp_mmu_pages_lock:
+            return "tdp_mmu_pages_lock"
+        if obj == <uint64_t>&vm.kvm.vm_dead:
+            return "vm_dead"
+        if base <= obj < base + (vm.arena.npages << 12):
+            sp = &vm.arena.sps[(obj - base) >> 12]
+            gfn = sp.gfn + ((obj >> 3 & 511) << (9 * (sp.level - 1) if sp.level > 0 else 0))
+            return f"{'mirror' if sp.is_mirror else 'direct'} SPTE l{sp.level} gfn {gfn:x}"
+        return self.vm.describe_module(obj)

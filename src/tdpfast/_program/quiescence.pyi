@@ -1,0 +1,3 @@
+from tdpfast._face.vm import VmCore
+
+def findings(vm: VmCore) -> list[dict[str, int]]: ...

@@ -1,0 +1,53 @@
+"""What the reset, the checks and the digest of a scenario's program work on."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from tdpfast._mmu.arena cimport Sp
+from tdpfast._seam.core cimport Td, Vp
+from tdpfast._program.quiescence cimport Finding
+from tdpfast._ops.ops cimport Op, OpResult, Vm
+from tdpfast._sync.cpu cimport Cpu, Trace
+from tdpfast._mmu.tdp_mmu cimport Kvm
+from tdpfast._tdx.state cimport Tdx
+
+cdef struct Touch:           # one field, over all steps
+    uint64_t key             # 1 + (region << 32 | offset in its structure)
+    uint64_t count
+    uint32_t held            # in all of them
+    int32_t kind             # SyncKind of the last one's step
+
+cdef struct Watch:
+    uint8_t *pages           # copies from before the step
+    Sp *sps
+    uint64_t npages
+    uint32_t *index          # pages in use: those of the snapshot, and those the shares gave out
+    uint64_t nindex
+    Kvm kvm
+    Tdx tdx
+    Td *td
+    Vp *vp
+    uint64_t nundo
+    Touch touch[4096]
+
+cdef struct ThreadOps:
+    Vm *vm
+    Op *ops              # this execution's, with their counters
+    Op *master           # as written
+    OpResult *res
+    int nops
+    int done
+
+cdef struct World:       # what reset() and check() work on
+    Vm *vm
+    Tdx *t
+    Kvm kvm_copy
+    Tdx tdx_copy
+    ThreadOps *threads
+    Cpu **cpus
+    int lp[16]
+    void *root[16][2]    # Sp *, [is_mirror]: the roots each thread begins with
+    int nthreads
+    bint uses_only       # `life` counts uses of freed tables, not entries that merely lead to one
+    Trace *trace
+    Finding finding
+    Watch *watch         # NULL unless watch() was called

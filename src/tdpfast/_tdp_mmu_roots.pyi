@@ -1,1 +1,0 @@
-# For other native modules only: see _tdp_mmu_roots.pxd.

@@ -1,0 +1,383 @@
+# cython: language_level=3
+"""Operations that only a TD has (see ops.pxd). A vCPU v acts on logical processor lp_base + v + 1."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from tdpfast._names cimport (
+    CHECK_PAGE, EBUSY, EINVAL, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
+    GUEST_RET_NOT_INSIDE, GUEST_RET_NO_FAULT, GUEST_RET_REEXECUTE, GUEST_RET_STATUS, GUEST_RET_TDEXIT, GUEST_RET_VE,
+    OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
+    OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
+    OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDH_VP_ENTER,
+)
+from tdpfast._sync.atomic cimport (
+    tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
+)
+from tdpfast._mmu.gmem cimport tdx_honor_guest_accept_level
+from tdpfast._seam.module cimport SeamInject, SeamRegs, pamt_peek, seam_inject, seam_inject_put, seam_vp
+from tdpfast._seam.core cimport PT_NDA, PT_PAMT, PamtEntry, Seam
+from tdpfast._seam.defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
+from tdpfast._seam.guest cimport (
+    GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
+)
+from tdpfast._seam.vp cimport td_async_exit
+from tdpfast._sync.cpu cimport Event, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new
+from tdpfast._mmu.tdp_mmu cimport vcpu_roots
+from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
+from tdpfast._mmu.tdp_iter cimport pages_per_hpage
+from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk
+from tdpfast._tdx.tdx cimport tdx_seamcall, tdx_vcpu_begin, tdx_vcpu_end, tdx_vcpu_inside, tdx_vm_dead
+from tdpfast._tdx.state cimport Tdx
+from tdpfast._tdx.gmem cimport tdx_gmem_populate, tdx_map_exclusive, tdx_pre_fault_memory, tdx_private_fault
+from tdpfast._tdx.pamt cimport tdx_pamt_get, tdx_pamt_put
+from tdpfast._tdx.premap cimport pin_count, pin_step
+from tdpfast._tdx.split cimport tdx_request_reset
+from tdpfast._tdx.td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
+
+cdef enum:
+    EXT_QUAL_PENDING = 6
+    TDCALL_LENGTH = 4
+
+
+# ---- injection ------------------------------------------------------------------------------------------------
+
+cdef void tdx_op_begin(Cpu *c, Vm *vm, Op *op) noexcept nogil:
+    """Arms what the operation injects: locks held by another processor around its SEAMCALLs."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef SeamInject inj
+    cdef int i
+    tdx_request_reset(c, t)
+    if t.livelock_after:
+        t.same_failures = 0
+        t.last_failure = 0
+        t.cut = False
+    for i in range(op.ninject):
+        memset(&inj, 0, sizeof(inj))
+        inj.leaf = op.inject[i].leaf
+        inj.lock = op.inject[i].lock
+        inj.exclusive = op.inject[i].exclusive
+        inj.skip = op.inject[i].skip
+        inj.count = op.inject[i].count
+        inj.intr_after = 0 if op.inject[i].intr else -1
+        inj.cpu = c.id + 1
+        op.inject[i].slot = seam_inject(t.seam, &inj)
+        if op.inject[i].until_kick and op.inject[i].slot >= 0:
+            sync_rare(c, SYNC_STORE, <uint64_t>&t.seam.side_lock)
+            tdp_fetch_or32(&t.until_kick, <uint32_t>1 << op.inject[i].slot)
+
+
+cdef void tdx_op_end(Cpu *c, Vm *vm, Op *op) noexcept nogil:
+    """Disarms them again and notes how often each one acted."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef int i
+    for i in range(op.ninject):
+        if op.inject[i].slot >= 0:
+            if op.inject[i].until_kick:
+                sync_rare(c, SYNC_STORE, <uint64_t>&t.seam.side_lock)
+            op.inject[i].used = seam_inject_put(t.seam, op.inject[i].slot)
+            tdp_fetch_and32(&t.until_kick, ~(<uint32_t>1 << op.inject[i].slot))
+
+
+# ---- into the guest and out of it ---------------------------------------------------------------------------------
+
+cdef int vp_enter(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
+    """tdx_vcpu_run(): 1 inside, 0 came back at once, -1 kept out by a zap, -2 VM dead, -3 inside already. Yields."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int lp = c.lp
+    # From here a kick waits for us: the tests below and the entry are one step to a kicker.
+    tdx_vcpu_begin(c, t, vcpu)
+    res.ret = 0
+    if tdx_vcpu_inside(t, vcpu):
+        tdx_vcpu_end(c, t, vcpu)
+        res.ret = -3
+        return -3
+    sync_point(c, SYNC_LOAD, <uint64_t>&t.vm.kvm.vm_dead)
+    if tdp_read_once32(&t.vm.kvm.vm_dead):
+        res.ret = -2
+    else:
+        sync_point(c, SYNC_LOAD, <uint64_t>&t.wait_for_sept_zap)
+        if tdp_load32(&t.wait_for_sept_zap):
+            trace1(c, EV_WAIT_FOR_SEPT_ZAP, vcpu)
+            res.ret = -1
+        else:
+            sync_rare(c, SYNC_STORE, <uint64_t>&t.loaded[vcpu])
+            t.loaded[vcpu] = True
+            memset(&r, 0, sizeof(r))
+            r.rcx = t.tdvpr_pa[vcpu]
+            c.lp = t.lp_base + vcpu + 1
+            err = tdx_seamcall(c, t, TDH_VP_ENTER, &r)
+            c.lp = lp
+            res.rax = err
+            res.ret = 1 if err == SEAM_ENTERED_TD else 0
+    tdx_vcpu_end(c, t, vcpu)
+    return <int>res.ret
+
+
+cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
+    """A vCPU that was just kicked wants back at once."""
+    cdef OpResult res
+    memset(&res, 0, sizeof(res))
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.loaded[vcpu])
+    if t.loaded[vcpu]:                   # vp_enter() sees to the rest
+        vp_enter(c, t, vcpu, &res)
+
+
+cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
+    cdef SeamRegs r
+    cdef int lp = c.lp
+    cdef uint64_t err
+    tdx_vcpu_begin(c, t, vcpu)
+    res.ret = -3
+    if tdx_vcpu_inside(t, vcpu):
+        memset(&r, 0, sizeof(r))
+        c.lp = t.lp_base + vcpu + 1
+        err = td_async_exit(c, t.seam, &r)
+        c.lp = lp
+        trace3(c, EV_TD_EXIT, vcpu, err, r.rax)
+        res.ret = 1
+    tdx_vcpu_end(c, t, vcpu)
+
+
+cdef bint unexpected_pending(const SeamRegs *r) noexcept nogil:
+    """A TD that disabled #VE for pending pages touched one: KVM cannot help it. Qualification bits 5:3 and 6 say
+    that the entry allowed nothing and that no user execute permission was there."""
+    return (r.rdx & 0xf) == EXT_QUAL_PENDING and not r.rcx & 0x78
+
+
+cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noexcept nogil:
+    """One guest instruction, the same one again with same_rip. An EPT violation that KVM cannot handle kills the
+    VM. Yields; kicks wait for it."""
+    cdef SeamRegs r
+    cdef int old_lp = c.lp
+    cdef int result
+    memset(&r, 0, sizeof(r))
+    tdx_vcpu_begin(c, t, op.vcpu)
+    c.lp = t.lp_base + op.vcpu + 1
+    if accept:
+        r.rcx = op.value | <uint64_t>op.level
+        if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
+            seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).rip += TDCALL_LENGTH
+        result = tdg_mem_page_accept(c, t.seam, &r)
+    else:
+        result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
+    c.lp = old_lp
+    tdx_vcpu_end(c, t, op.vcpu)
+    res.rax = r.rax
+    res.out[0] = r.rcx
+    res.out[1] = r.rdx
+    res.out[2] = r.r8
+    if result == GUEST_NOT_INSIDE:
+        res.kind = GUEST_RET_NOT_INSIDE
+    elif result == GUEST_VE:
+        res.kind = GUEST_RET_VE
+    elif result == GUEST_REEXECUTE:
+        res.kind = GUEST_RET_REEXECUTE
+    elif result == GUEST_TDEXIT:
+        res.kind = GUEST_RET_TDEXIT
+        res.flags = unexpected_pending(&r)
+        if res.flags:
+            tdp_write_once32(&t.vm.kvm.vm_dead, True)
+            tdx_vm_dead(c, &t.vm.kvm)
+    else:
+        res.kind = GUEST_RET_STATUS if accept else GUEST_RET_NO_FAULT
+
+
+cdef void end_sub(Cpu *c, int what, const OpResult *res) noexcept nogil:
+    """Marks the end of one part of a composed operation in the trace."""
+    cdef Event *e
+    if c.trace == NULL:
+        return
+    e = trace_new(c, EV_OP_END)
+    e.a[0] = what
+    e.a[1] = <uint64_t>res.ret
+    e.a[2] = res.rax
+    e.a[3] = res.out[0]
+    e.a[4] = res.out[1]
+    e.a[5] = res.out[2]
+    e.a[6] = <uint64_t>res.kind
+    e.a[7] = (<uint64_t>res.flags << 32) | (<uint64_t>res.level << 16) | <uint64_t>res.tries
+
+
+cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A guest access and what KVM makes of its EPT violation: map, with local retries, and enter again."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Op part = op[0]
+    cdef OpResult sub
+    part.value = op.gfn << 12
+    part.same_rip = 1
+    guest_op(c, t, &part, False, res)
+    end_sub(c, 0, res)
+    if res.kind != GUEST_RET_TDEXIT or res.flags:
+        return
+    part.level = 1
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    tdx_private_fault(c, vm, &part, &sub)
+    end_sub(c, 1, &sub)
+    if sub.ret == -EIO:
+        return
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    vp_enter(c, t, op.vcpu, &sub)
+    end_sub(c, 2, &sub)
+
+
+cdef int handle_accept_violation(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    """tdx_handle_ept_violation() of an ACCEPT: makes room for the guest's level, then a fault with local retries; its
+    RET_PF_*, or an errno. Yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Op part = op[0]
+    cdef OpResult sub
+    cdef int ret
+    tdx_request_reset(c, t)
+    part.gfn = op.value >> 12
+    ret = tdx_honor_guest_accept_level(c, &vm.kvm, part.gfn, op.level + 1)
+    if ret:
+        return ret
+    part.level = vm.kvm.design.max_level
+    if vm.kvm.design.split_shared == SPLIT_IGNORE:
+        part.level = min(part.level, op.level + 1)
+    part.retries = -1
+    memset(&sub, 0, sizeof(sub))
+    sub.kind = GUEST_RET_NONE
+    tdx_private_fault(c, vm, &part, &sub)
+    return <int>sub.ret
+
+
+cdef void accept_until_done(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """A guest that wants to accept one page: every exit is handled as KVM does, and the vCPU enters again, until the
+    TDCALL comes back or was made `tries` times (-1: no end). ret: 0, 1 out of tries, or an errno. Yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef OpResult sub
+    cdef uint64_t key = c.retry.key
+    cdef uint32_t count = c.retry.count
+    cdef int ret = 0
+    res.tries = 0
+    while True:
+        guest_op(c, t, op, True, res)
+        if res.kind != GUEST_RET_NOT_INSIDE:
+            res.tries += 1
+        if res.kind == GUEST_RET_STATUS and res.rax >> 32 != TDX_OPERAND_BUSY >> 32:
+            return
+        if res.kind == GUEST_RET_TDEXIT:
+            ret = -EIO if res.flags else handle_accept_violation(c, vm, op)
+        memset(&sub, 0, sizeof(sub))
+        if ret >= 0 and vp_enter(c, t, op.vcpu, &sub) == -2:
+            ret = -EIO
+        res.ret = min(ret, 0)
+        if ret < 0:
+            return
+        if op.tries >= 0 and res.tries >= op.tries:
+            res.ret = 1
+            return
+        # The loop inside counted its own rounds meanwhile; these are the rounds around it.
+        c.retry.key = key
+        c.retry.count = count
+        sync_retry(c, <uint64_t>op ^ c.script.pos ^ c.used_up << 32)
+        key = c.retry.key
+        count = c.retry.count
+
+
+# ---- build and teardown -------------------------------------------------------------------------------------------
+
+cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
+    """A SEAMCALL past KVM."""
+    cdef SeamRegs r
+    memset(&r, 0, sizeof(r))
+    r.rcx = op.regs[0]
+    r.rdx = op.regs[1]
+    r.r8 = op.regs[2]
+    res.rax = tdx_seamcall(c, t, op.leaf, &r)
+    res.kind = GUEST_RET_STATUS
+
+
+cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Whether the mirror still has a leaf of that page for gfn."""
+    cdef uint64_t sptes[6]
+    cdef int level
+    if vcpu_roots(c, &vm.kvm)[1] == NULL:
+        return False
+    level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vcpu_roots(c, &vm.kvm)[1], gfn, sptes)
+    return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
+            and spte_to_pfn(sptes[level]) + (gfn & (pages_per_hpage(level) - 1)) == pfn)
+
+
+cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
+    """Whether the PAMT says that a 4K page is in use, by itself or as part of a 2M page. May yield."""
+    cdef const PamtEntry *e = pamt_peek(s, hpa, 1)
+    if e == NULL:
+        return False
+    # What splits or merges the page holds this entry's lock, and what adds or removes it that of the next.
+    sync_point(c, SYNC_LOAD, <uint64_t>e)
+    if e.pt != PT_NDA and e.pt != PT_PAMT:
+        return True
+    e = pamt_peek(s, hpa, 0)
+    sync_point(c, SYNC_LOAD, <uint64_t>e)
+    return e.pt != PT_NDA
+
+
+cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
+    must not use it any more. ret 0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's,
+    -EBUSY (and nothing freed) while the mirror maps it."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef uint64_t *pins = pin_count(t, op.pfn)
+    if mirror_maps(c, vm, op.gfn, op.pfn):
+        res.ret = -EBUSY
+        return
+    if pins != NULL:
+        sync_point(c, SYNC_LOAD, <uint64_t>pin_step(t, op.pfn))
+        if tdp_read_once(pins):
+            res.ret = 2
+            return
+    if module_holds(c, t.seam, op.pfn << 12):
+        c.found.checks |= CHECK_PAGE
+        res.ret = 1
+
+
+cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """Runs one TDX operation; 0, or -1 for a kind it does not know."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef int kind = op.kind
+    res.kind = GUEST_RET_NONE
+    if op.vcpu >= t.nvcpus and kind in (OP_VP_ENTER, OP_TD_EXIT, OP_ACCEPT, OP_GUEST_ACCESS, OP_TOUCH, OP_VCPU_FREE,
+                                        OP_GUEST_ACCEPT):
+        res.kind = GUEST_RET_NOT_INSIDE
+        res.ret = -EINVAL
+    elif kind == OP_VP_ENTER:
+        vp_enter(c, t, op.vcpu, res)
+    elif kind == OP_TD_EXIT:
+        td_exit_op(c, t, op.vcpu, res)
+    elif kind == OP_ACCEPT or kind == OP_GUEST_ACCESS:
+        guest_op(c, t, op, kind == OP_ACCEPT, res)
+    elif kind == OP_TOUCH:
+        touch(c, vm, op, res)
+    elif kind == OP_RAW:
+        raw(c, t, op, res)
+    elif kind == OP_POPULATE:
+        res.ret = tdx_gmem_populate(c, vm, op)
+    elif kind == OP_FINALIZE:
+        res.ret = tdx_finalize(c, t, &res.rax)
+    elif kind == OP_RELEASE_HKID:
+        tdx_mmu_release_hkid(c, t)
+    elif kind == OP_VCPU_FREE:
+        tdx_vcpu_free(c, t, op.vcpu)
+    elif kind == OP_VM_DESTROY:
+        tdx_vm_destroy(c, t)
+    elif kind == OP_FREE_PFN:
+        free_pfn(c, vm, op, res)
+    elif kind == OP_GUEST_ACCEPT:
+        accept_until_done(c, vm, op, res)
+    elif kind == OP_PREFAULT:
+        tdx_pre_fault_memory(c, vm, op, res)
+    elif kind == OP_MAP_EXCLUSIVE:
+        tdx_map_exclusive(c, vm, op, res)
+    elif kind == OP_PAMT_GET:
+        res.ret = tdx_pamt_get(c, t, op.pfn << 12)
+    elif kind == OP_PAMT_PUT:
+        tdx_pamt_put(c, t, op.pfn << 12)
+    else:
+        return -1
+    return 0
