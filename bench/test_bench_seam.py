@@ -182,7 +182,7 @@ class Life:
 
     def build(self):
         tdr, tdvpr = self.first.values()
-        self("mng_create", rcx=tdr, rdx=self.module._hkid())
+        self("mng_create", rcx=tdr, rdx=self.module.free_hkid())
         self("mng_key_config", rcx=tdr)
         for page in self.control[:6]:
             self("mng_addcx", rcx=page, rdx=tdr)
