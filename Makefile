@@ -13,13 +13,16 @@ ASAN_TESTS := tests/unit tests/conformance tests/concurrency tests/stateful
 TSAN_TESTS := tests/concurrency tests/unit/test_seam_threads.py tests/unit/test_td_vm.py tests/unit/test_vm_promises.py \
 	tests/stateful/test_threads_machine.py
 
-.PHONY: check test test-slow test-asan test-tsan bench install clean
+.PHONY: check test test-slow test-asan test-tsan lint bench install clean
 
 check: $(STAMP)
 	$(BIN)/tdpfast check review --expect
 
-test: $(STAMP)
+test: lint
 	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q
@@ -46,10 +49,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "scikit-build-core>=1.0" "cython>=3.1" "cython-cmake>=0.3" cmake ninja
 
-SOURCES := pyproject.toml CMakeLists.txt $(shell find src -name '*.p[xy][xd]' -o -name '*.h')
+SOURCES := Makefile pyproject.toml CMakeLists.txt $(shell find src -name '*.p[xy][xd]' -o -name '*.h')
 
 $(STAMP): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench,lint]"
 	touch $@
 
 clean:

@@ -26,7 +26,7 @@ class Parts:
         self.rounds = []
 
     def begin(self):
-        name, measure = self.baseline
+        _, measure = self.baseline
         self.rounds.append((measure(), {}))
 
     def add(self, name, ns):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from tdpfast._arguments import U64_MAX, check_bool, check_int, check_seconds, one_of, shown
 from tdpfast._explore.explorer import STRATEGIES, Explorer
@@ -24,7 +25,7 @@ from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
 MEMORY = (0x100000000, 0x200000000)        # the module's TDMR: [start, end) of HPA
-Hooks = Mapping[str, Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]]
+Hooks = Mapping[str, Callable[[int, int, int, int], int | Generator[str | None, None, int | None] | None]]
 """External hooks written in Python, by name: see check()."""
 Progress = Callable[[Explorer], object]
 """Called some 20 times a second while a search runs."""
@@ -319,7 +320,7 @@ def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list
     if limits.strategy in ("random", "pct") and 1 <= shares <= n:
         edges = [n * i // shares for i in range(shares + 1)]
         return [(scenario, design, replace(limits, max_executions=end - start), b"", {"first": start})
-                for start, end in zip(edges, edges[1:])]
+                for start, end in pairwise(edges)]
     if limits.strategy in ("dpor", "sleep") and shares:
         pieces = explore(build(scenario, design), limits).cut(shares)
         return [(scenario, design, limits, prefix, {"asleep": asleep}) for prefix, asleep in pieces]

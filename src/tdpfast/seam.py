@@ -371,8 +371,8 @@ class TdxModule:
         return page
 
     def take_lps(self, n: int, top: int) -> int:
-        """Takes n logical processors in a row, of those from 1 up to top - 1, for the vCPUs of a TD of KVM's: the first.
-        UsageError when there are none."""
+        """Takes n logical processors in a row, of those from 1 up to top - 1, for the vCPUs of a TD of KVM's: the
+        first. UsageError when there are none."""
         for first in range(1, top - check_int("n", n, 0, LOGICAL_PROCESSORS) + 1):
             if self._taken.isdisjoint(range(first, first + n)):
                 self._taken.update(range(first, first + n))

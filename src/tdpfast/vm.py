@@ -44,7 +44,7 @@ from tdpfast.walk import Entry, Table, Walk
 __all__ = ["OPS", "Asserts", "FastPfLast", "GetWalk", "MapResult", "Memslot", "RetPf", "Vcpu", "Vm", "ZapNx"]
 
 MAX_GFN = (1 << 52) - 1
-Hook = Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]
+Hook = Callable[[int, int, int, int], int | Generator[str | None, None, int | None] | None]
 _MODES = ("last", "all", "off")
 
 

@@ -65,7 +65,7 @@ def test_exit_codes(tdpfast, mine):
 
 def test_unexpected_answers(tdpfast, tmp_path):
     (tmp_path / "mine.toml").write_text(HOLDS + '[expect]\n"v7.3" = "agree"\n')
-    code, out, err = tdpfast("check", tmp_path / "mine.toml", "--design", "v7.3", "--expect", "--ungated", "--brief")
+    code, _, err = tdpfast("check", tmp_path / "mine.toml", "--design", "v7.3", "--expect", "--ungated", "--brief")
     assert (code, err) == (1, "unexpected: mine on v7.3, ungated: expected agree, got holds \n")
 
 

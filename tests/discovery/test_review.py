@@ -30,7 +30,7 @@ ANSWERS = {
         "single-hook": "progress"},
     "issue4-lost-cmpxchg": {
         "v6.18": "progress", "patch07": "holds", "patch15": "holds", "v7.3": "holds", "single-hook": "holds"},
-    "issue4-persistent-error": {design: "progress" for design in DESIGNS},
+    "issue4-persistent-error": dict.fromkeys(DESIGNS, "progress"),
 }
 
 

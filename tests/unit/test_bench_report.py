@@ -38,8 +38,9 @@ def test_every_figure_is_shown_beside_its_baseline():
 
 def test_reads_a_file_or_says_why_not(tmp_path):
     missing = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "no.json"], capture_output=True,
-                             text=True)
+                             text=True, check=False)
     assert missing.returncode == 2 and missing.stderr.startswith("error: ") and missing.stderr.count("\n") == 1
     (tmp_path / "run.json").write_text(json.dumps(RUN))
-    shown = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "run.json"], capture_output=True, text=True)
+    shown = subprocess.run([sys.executable, BENCH / "report.py", tmp_path / "run.json"], capture_output=True,
+                           text=True, check=False)
     assert shown.returncode == 0 and "PAGE.AUG" in shown.stdout

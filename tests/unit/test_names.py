@@ -1,4 +1,4 @@
-"""Names and numbers that Python and native code share are written once, in _names.pxd; what is derived agrees with it."""
+"""Names and numbers that Python and native code share are written once, in _names.pxd; what is derived agrees."""
 
 import dataclasses
 

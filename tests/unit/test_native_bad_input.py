@@ -3,6 +3,7 @@ the middle of calls. Each of these once ended the process, hung it, or wrote pas
 import gc
 import signal
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -129,10 +130,8 @@ def test_a_vm_runs_nothing_of_a_td():
     {"op": "map", "race": [1, "hw", 1 << 70]}, {"op": "map", "level": None}, 5, None])
 def test_operations_nobody_checked(fields):
     core = VcpuCore(Vm().core)
-    try:
+    with suppress(UsageError, TypeError, OverflowError, IndexError, KeyError):
         core.run(fields)
-    except (UsageError, TypeError, OverflowError, IndexError, KeyError):
-        pass
     assert core.run({"op": "map", "gfn": 1, "pfn": 1, "private": 1})["ret"] == 5
 
 
@@ -227,7 +226,7 @@ def alarm():
 @pytest.mark.parametrize("call", [
     lambda core: core.repeat({"op": "get_walk"}, (1 << 64) - 1),
     lambda core: core.map_range({"op": "map", "private": 1}, 1 << 60),
-    lambda core: lonely(core)])
+    lambda core: lonely(core)])     # noqa: PLW0108 -- defined below
 def test_long_calls_can_be_interrupted(alarm, call):
     vm = Vm(memory_pages=64, trace="off")
     alarm(0.05)
@@ -451,7 +450,7 @@ def test_one_exploration_at_a_time():
 def test_explorers_in_cycles():
     for _ in range(3):
         box = []
-        one = program(lambda *_: box and None)
+        one = program(lambda *_, box=box: box and None)
         explorer = Explorer(one, max_executions=2)
         explorer.run()
         box += [explorer, one, one.vm, np.frombuffer(ArenaView(one.vm), np.uint64)]

@@ -42,7 +42,7 @@ def found(request):
 def shown(text):
     """Story and trace of a token, and what the check found."""
     token = Token.parse(text)
-    scenario, design, program, replay = replay_token(token, REVIEW, PRESETS.values())
+    scenario, _, program, replay = replay_token(token, REVIEW, PRESETS.values())
     story = tell(program, scenario, replay)
     return columns_text(story, [t.name for t in scenario.threads]), tracefs(program, scenario), replay["checks"], story
 

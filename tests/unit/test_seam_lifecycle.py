@@ -284,7 +284,7 @@ def test_wrong_order_of_a_teardown():
     assert m.call("phymem_cache_wb").ok and m.call("mng_key_freeid", **tdr).ok
     assert m.call("mng_key_config", **tdr).status == "TDX_LIFECYCLE_STATE_INCORRECT"
     assert m.call("phymem_page_reclaim", **tdr).status == "TDX_TD_ASSOCIATED_PAGES_EXIST"
-    m.call("mng_create", rcx=m.new_page(), rdx=33).ok
+    assert m.call("mng_create", rcx=m.new_page(), rdx=33).ok
 
 
 PAGES = st.sampled_from([(1 << 32) + (i << 12) for i in range(24)])

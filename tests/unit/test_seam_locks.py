@@ -28,8 +28,9 @@ def held(rig):
 def test_no_status_leaves_a_lock():
     replayer = seam_state.Replayer()
     statuses = set()
-    for line in gzip.open(DATA / "state_matrix.jsonl.gz", "rt"):
-        row = json.loads(line)
+    with gzip.open(DATA / "state_matrix.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows:
         assert replayer.replay(row).status == "passed"
         for lp in list(replayer.rig.module.in_guest()):
             replayer.rig.module.td_async_exit(lp)

@@ -168,7 +168,8 @@ def test_a_design_that_breaks_what_audit_looks_at():
 
 @pytest.mark.parametrize("arguments", [
     {"vcpus": 9}, {"vcpus": -1}, {"module": 5}, {"module": TdxModule(dynamic_pamt=True)}, {"runnable": "x"},
-    {"attributes": -1}, {"pending_ve_disable": 2}, {"root_level": 3}, {"trace": "some"}, {"hooks": 5}, {"design": "v9"}])
+    {"attributes": -1}, {"pending_ve_disable": 2}, {"root_level": 3}, {"trace": "some"}, {"hooks": 5},
+    {"design": "v9"}])
 def test_bad_arguments(arguments):
     with pytest.raises(UsageError):
         TdVm(**arguments)

@@ -225,7 +225,7 @@ def test_walk_many(n, spread):
 
 def test_walk_many_without_a_root():
     vm = Vm(want_direct=False)
-    sptes, levels = vm.walk_many([1, 2], private=False)
+    _, levels = vm.walk_many([1, 2], private=False)
     assert levels.tolist() == [0, 0]
 
 

@@ -56,7 +56,8 @@ def test_a_hook_that_raises_is_not_asked_again():
 
     with Vm(hooks={"set_external_spte": hook}) as vm:
         for run in (lambda: vm.map(1, 1, retries=-1), lambda: vm.map_range(1, 1, 100),
-                    lambda: run_threads(vm, [[{"op": "map", "gfn": 1, "pfn": 1, "private": 1, "retries": -1}]], count=50)):
+                    lambda: run_threads(vm, [[{"op": "map", "gfn": 1, "pfn": 1, "private": 1, "retries": -1}]],
+                                        count=50)):
             calls.clear()
             with pytest.raises(KeyError, match="mine"):
                 run()
@@ -120,7 +121,8 @@ def test_a_range_is_as_many_faults(design, case):
     before = [(int(rng.choice([0, 0x200, 0x3FE00, 1 << 18, 1 << 27])) + int(rng.integers(4)), int(rng.integers(1, 3)))
               for _ in range(rng.integers(5))]
     gfn, level, n = int(rng.choice([0, 0x200, 0x3FE00])), int(rng.integers(1, 3)), int(rng.integers(1, 5))
-    access = {"noslot": bool(rng.integers(6) == 0), "write": bool(rng.integers(2)), "prefetch": bool(rng.integers(4) == 0)}
+    access = {"noslot": bool(rng.integers(6) == 0), "write": bool(rng.integers(2)),
+              "prefetch": bool(rng.integers(4) == 0)}
     results = []
     for how in (single, Vm.map_range):
         vm = Vm(design, **options)

@@ -9,6 +9,6 @@ POINT: int
 
 def install(
     vm: VmCore,
-    hooks: Mapping[str, Callable[[int, int, int, int], int | None | Generator[str | None, None, int | None]]],
+    hooks: Mapping[str, Callable[[int, int, int, int], int | Generator[str | None, None, int | None] | None]],
     reset: Callable[[], object] | None = None,
 ) -> None: ...

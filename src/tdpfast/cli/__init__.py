@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None = None) -> int:
     """The exit code of a command line."""
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = open(os.devnull, "w")      # noqa: SIM115 -- open until the end
     if sys.stdout is None:
         return _usage("cannot write the output (standard output is closed); try > FILE, or > /dev/null")
     try:

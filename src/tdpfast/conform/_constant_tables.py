@@ -84,8 +84,8 @@ def status_layout(section: dict) -> Cases:
 def operand_ids(section: dict) -> Cases:
     for name, number in section.items():
         short = name.removeprefix("OPERAND_ID_")
-        got = {table for table in (st.OPERANDS.get(number), short if native.OPERAND_IDS.get(short, number) == number
-                                   else native.OPERAND_IDS[short])}
+        got = {st.OPERANDS.get(number),
+               short if native.OPERAND_IDS.get(short, number) == number else native.OPERAND_IDS[short]}
         yield name, compare({short}, got)
 
 

@@ -1,6 +1,8 @@
 """Contention: a lock word held by somebody else, the host's priority, the zero-step filter."""
 from __future__ import annotations
 
+from contextlib import suppress
+
 from tdpfast.conform._seam_replay import RigReplayer, compared
 from tdpfast.conform._seam_rig import AUX, LEAF, LIFECYCLE, NULL_PA, SOURCE, TDR, TDVPR, Rig, number
 from tdpfast.conform._seam_states import prepare
@@ -174,10 +176,8 @@ class Lock:
 
     def read(self) -> int:
         if self.kind == "td":
-            try:
+            with suppress(UsageError):      # the call reclaimed the TDR; nobody can have touched its locks since
                 self.word = self.module.td(TDR[0])[self.where]
-            except UsageError:       # the call reclaimed the TDR; nobody can have touched its locks since
-                pass
             return self.word
         if self.kind == "pamt":
             return self.module.pamt(*self.where)[3]

@@ -21,8 +21,7 @@ class Replayer(RigReplayer):
     kind = "module sequence"
 
     def _replay(self, record: dict) -> Result:
-        cfg = {k: v for k, v in record["cfg"].items()}
-        self.rig.build(**cfg)
+        self.rig.build(**record["cfg"])
         for n, call in enumerate(record["calls"]):
             text = self._call(call)
             if text:

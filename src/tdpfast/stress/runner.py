@@ -274,7 +274,7 @@ def stress(config: StressConfig, progress: Callable[[StressResult], None] | None
     long = SHORT
     world: World | None = None
     try:
-        for fresh, ops in plan(config, lambda: long):
+        for fresh, ops in plan(config, lambda: long):     # noqa: B023 -- the one of that moment
             left = config.seconds - (time.perf_counter() - started) if config.seconds else 0.0
             if (config.seconds and left <= 0) or (config.ops and result.ops >= config.ops):
                 break
