@@ -5,20 +5,34 @@ from libc.stdint cimport uint64_t
 
 from tdpfast._names cimport (
     KVM_DIRECT_ROOTS, KVM_FILTER_PRIVATE, KVM_FILTER_SHARED, KVM_INVALID_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS,
-    SYNC_LOAD, SYNC_RMW, SYNC_STORE,
+    SYNC_LOAD, SYNC_RMW, SYNC_STORE, UAF_SP,
 )
-from tdpfast._mmu.arena cimport SP_LINKED, SP_QUEUED, arena_alloc, sp_invalid
-from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_load_acquire, tdp_store_release, tdp_try_cmpxchg, tdp_write_once8
+from tdpfast._mmu.arena cimport SP_FREED, SP_LINKED, SP_QUEUED, arena_alloc, sp_invalid, sp_note_uaf
+from tdpfast._sync.atomic cimport (
+    tdp_fetch_add, tdp_load_acquire, tdp_read_once32, tdp_store_release, tdp_try_cmpxchg, tdp_unlikely,
+    tdp_write_once8, tdp_write_once32,
+)
 from tdpfast._sync.cpu cimport (
-    call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock,
+    SLOW_RARE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, spin_lock, spin_unlock, sync_point, sync_rare,
 )
-from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn, tdp_mmu_init_sp, vcpu_roots
+from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn, sp_point, tdp_mmu_init_sp, vcpu_roots
+
+
+cdef inline void root_point(Cpu *c, Kvm *kvm, const Sp *root) noexcept nogil:
+    """A root's descriptor is about to be read by a walk over the list, which may hold no reference to it. Offered where
+    its end may come: with mmu_lock for write nobody drops a reference, and what is on the list has one. May yield."""
+    if tdp_unlikely(c.slow & SLOW_RARE != 0) and c.held.mmu_write == 0:
+        sp_point(c, root)
+    if tdp_unlikely(tdp_read_once32(&root.state) == SP_FREED):
+        sp_note_uaf(kvm.arena, c, <Sp *>root, UAF_SP)
 
 
 cdef inline Sp *after(Cpu *c, Kvm *kvm, Sp *prev) noexcept nogil:
     """The root after prev, or the first: rcu_dereference() of the list's pointers."""
     cdef Sp **link = &prev.next if prev != NULL else &kvm.tdp_mmu_roots
+    if prev != NULL:
+        root_point(c, kvm, prev)
     sync_rare(c, SYNC_LOAD, <uint64_t>link)
     return <Sp *>tdp_load_acquire(<uint64_t *>link)
 
@@ -56,14 +70,16 @@ cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil:
         tdp_store_release(<uint64_t *>link, <uint64_t>root.next)
     spin_unlock(c, &kvm.tdp_mmu_pages_lock)
     # Before it is queued: another CPU may run the callback at once.
-    root.state = SP_QUEUED
+    tdp_write_once32(&root.state, SP_QUEUED)
     call_rcu(c, &root.rcu_head, <uint64_t>root.spt)
 
 
-cdef bint tdp_mmu_root_match(Cpu *c, Sp *root, int types) noexcept nogil:
+cdef bint tdp_mmu_root_match(Cpu *c, Kvm *kvm, Sp *root, int types) noexcept nogil:
+    """Whether a root on the list is of these types: looks at its role only. May yield."""
     if not types & KVM_VALID_ROOTS:
         kvm_warn(c, b"tdp_mmu_root_match", b"no_root_type")
         return False
+    root_point(c, kvm, root)
     root_flags_point(c, root, SYNC_LOAD)
     if sp_invalid(root) and not types & KVM_INVALID_ROOTS:
         return False
@@ -79,7 +95,7 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
     rcu_read_lock(c)
     root = after(c, kvm, prev)
     while root != NULL:
-        if tdp_mmu_root_match(c, root, types) and kvm_tdp_mmu_get_root(c, root):
+        if tdp_mmu_root_match(c, kvm, root, types) and kvm_tdp_mmu_get_root(c, root):
             break
         root = after(c, kvm, root)
     rcu_read_unlock(c)
@@ -92,7 +108,7 @@ cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) 
     """for_each_tdp_mmu_root(): no references, so mmu_lock must be held for write."""
     cdef Sp *root = after(c, kvm, prev)
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    while root != NULL and not tdp_mmu_root_match(c, root, types):
+    while root != NULL and not tdp_mmu_root_match(c, kvm, root, types):
         root = after(c, kvm, root)
     return root
 
@@ -100,7 +116,7 @@ cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) 
 cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
     """for_each_tdp_mmu_root_rcu(): inside an RCU read section, without mmu_lock."""
     cdef Sp *root = after(c, kvm, prev)
-    while root != NULL and not tdp_mmu_root_match(c, root, types):
+    while root != NULL and not tdp_mmu_root_match(c, kvm, root, types):
         root = after(c, kvm, root)
     return root
 
@@ -157,7 +173,7 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
     if kvm.users:
         lockdep_assert_held_write(c, b"kvm_tdp_mmu_invalidate_roots", b"mmu_lock_write")
     while root != NULL:
-        if tdp_mmu_root_match(c, root, types) and not sp_invalid(root):
+        if tdp_mmu_root_match(c, kvm, root, types) and not sp_invalid(root):
             root_flags_point(c, root, SYNC_STORE)
             root.scheduled_to_zap = 1
             tdp_write_once8(&root.invalid, 1)

@@ -10,7 +10,7 @@ from tdpfast._names cimport (
     OP_POPULATE, OP_PREFAULT, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TOUCH, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE,
     SYNC_OP,
 )
-from tdpfast._mmu.arena cimport arena_restore, arena_snapshot, arena_watch
+from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
 from tdpfast._ops.ops cimport vm_run_op
@@ -106,6 +106,16 @@ cdef bint is_rare(object op) except -1:
     return op["op"] in RARE_OPS or any([inject.get("until_kick") for inject in op.get("inject", ())])
 
 
+cdef bint roots_invalid(const Kvm *kvm) noexcept nogil:
+    """Whether the set-up left a root that vCPUs must let go of: any fault of one then changes the list of roots."""
+    cdef const Sp *root = kvm.tdp_mmu_roots
+    while root != NULL:
+        if sp_invalid(root):
+            return True
+        root = root.next
+    return False
+
+
 def lower(fields):
     """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
     cdef Op op
@@ -183,7 +193,7 @@ cdef class ScenarioProgram(ProgramRef):
             self.cpus[i] = vm.add_cpu()
             self.args[i] = &w.threads[i]
         rcu_cpu = vm.add_cpu()
-        rare = any([is_rare(op) for ops in threads for op in ops])
+        rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
         self.give_roots()
         self.snapshot()
         w.cpus = self.cpus
