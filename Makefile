@@ -22,7 +22,9 @@ test: lint
 	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(STAMP)
-	$(BIN)/ruff check
+	$(BIN)/ruff check --quiet
+	$(BIN)/python tools/docs_python.py build/docs-python
+	$(BIN)/mypy src/tdpfast build/docs-python
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q

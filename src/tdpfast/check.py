@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from tdpfast._arguments import U64_MAX, check_bool, check_int, check_seconds, one_of, shown
 from tdpfast._explore.explorer import STRATEGIES, Explorer
@@ -142,7 +143,7 @@ def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None
     return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()))
 
 
-def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **share: int) -> Explorer:
+def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **share: Any) -> Explorer:
     """An Explorer of the program within the limits, not yet run. prefix: the schedule every execution begins with;
     share: first or asleep, see Explorer."""
     return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed,

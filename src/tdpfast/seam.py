@@ -131,7 +131,8 @@ def tdmr_pamt_size(start: int, end: int, *, dynamic_pamt: bool = False) -> tuple
     needs = [(end - start >> 12 + 9 * level) * 16 for level in range(3)]
     if check_bool("dynamic_pamt", dynamic_pamt):
         needs[0] = (end - start >> 12) // 8
-    return tuple(-(-n // 4096) * 4096 for n in needs)
+    small, large, huge = (-(-n // 4096) * 4096 for n in needs)
+    return small, large, huge
 
 
 class TdxModule:

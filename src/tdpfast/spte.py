@@ -126,7 +126,8 @@ class SpteConfig:
                   "exec_only": check_bool("exec_only", self.exec_only)}
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], *values.values())
+        native = SpteFormat(LAYOUTS[self.layout], MMUS[self.mmu], self.maxphyaddr, self.l1tf, self.cache_bits,
+                            self.exec_only)
         object.__setattr__(self, "_format", native)
         object.__setattr__(self, "masks", MappingProxyType(native.masks()))
 

@@ -130,6 +130,7 @@ def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
     for kind, cpu, _step, a, s0, s1 in program.events():
         name = EVENT_KINDS[kind]
         column = columns.get(cpu, -1)
+        text: str | None
         if name == "op":
             text = op_text(scenario.threads[column].ops[a[0]])
         elif name == "op_end":

@@ -16,7 +16,7 @@ Between the two tables works what KVM has in arch/x86/kvm/vmx/tdx.c (7.3; 6.18 a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ class SeptEntry(NamedTuple):
 
     level: int
     """PG_LEVEL_*, as in walk(); Intel's level is one less."""
-    index: int
+    index: int      # type: ignore[assignment]  # hides tuple.index
     gfn: int
     """First gfn of the entry."""
     entry: int
@@ -195,18 +195,19 @@ class TdVm(Vm):
             raise UsageError("a module that was set up with dynamic_pamt", "its page pairs are the module's caller's",
                              "a plain TdxModule(): a design with dynamic_pamt sees to it")
         self.module = module
-        self._options = {
+        self._options: dict[str, Any] = {
             "nvcpus": check_int("vcpus", vcpus, 0, MAX_VCPUS), "runnable": check_bool("runnable", runnable),
             "attributes": check_u64("attributes", attributes),
             "pending_ve_disable": check_bool("pending_ve_disable", pending_ve_disable)}
         self.core: TdVmCore
+        self.vcpus: Sequence[TdVcpu]
         super().__init__(design, ungated=ungated, root_level=root_level, memory_pages=memory_pages, trace=trace,
                          want_direct=want_direct, hooks=hooks)
         if trace != "off":
             self.core.trace_calls(True)
         pages = {name: hpa for hpa, name in self.core.pages().items()}
         self.td = Td(self.core.tdr, tuple(pages[f"TDVPR{i}"] for i in range(vcpus)))
-        while len(self.vcpus) < vcpus:
+        while len(self._crew) < vcpus:
             self.create_vcpu()
 
     def _make_core(self, **options: Any) -> VmCore:
@@ -220,8 +221,11 @@ class TdVm(Vm):
             self.module.give_lps(self._lp, n)
             raise
 
-    def _make_vcpu(self, core: VcpuCore) -> Vcpu:
+    def _make_vcpu(self, core: VcpuCore) -> TdVcpu:
         return TdVcpu(self, core)
+
+    def _guests(self) -> int:
+        return self.core.nvcpus
 
     # what vCPU 0 does
 
@@ -350,4 +354,5 @@ def _guest_result(out: Mapping[str, Any]) -> GuestResult:
     name = names[out["kind"]] if out["kind"] < len(names) else "NOT_RUN"
     if name is None:
         name = str(seam_result(out["rax"], {}))
-    return GuestResult(name, out["rax"], *out["out"], bool(out["flags"]))
+    rcx, rdx, r8 = out["out"]
+    return GuestResult(name, out["rax"], rcx, rdx, r8, bool(out["flags"]))

@@ -125,7 +125,7 @@ def _checked(op: Mapping[str, Any], vm: Vm) -> Mapping[str, Any]:
         op = dict(op)
     check_op(op, td=vm.on_module)
     if "vcpu" in op:
-        check_int("vcpu", as_u64(op["vcpu"], "vcpu"), 0, vm.core.nvcpus - 1)
+        check_int("vcpu", as_u64(op["vcpu"], "vcpu"), 0, vm._guests() - 1)
     return op
 
 

@@ -66,7 +66,7 @@ class GetWalk(NamedTuple):
 class FastPfLast(NamedTuple):
     """kvm_tdp_mmu_fast_pf_get_last_sptep()."""
 
-    index: int
+    index: int      # type: ignore[assignment]  # hides tuple.index
     """Entry within its table; -1 = no root."""
     level: int
     spte: int
@@ -85,7 +85,7 @@ class ZapNx(NamedTuple):
 class Asserts(NamedTuple):
     """Assertions of one kind on one CPU."""
 
-    count: int
+    count: int      # type: ignore[assignment]  # hides tuple.count
     function: str | None
     """Kernel function of the first."""
     id: str | None
@@ -131,7 +131,7 @@ class Vcpu:
                 raise UsageError(f"{key} {shown(fields[key])} of op {fields['op']!r}", "no gfn of this VM",
                                  f"0..{self.vm.max_gfn:#x}, without the shared bit")
         if "vcpu" in fields:
-            check_int("vcpu", as_u64(fields["vcpu"], "vcpu"), 0, self.vm.core.nvcpus - 1)
+            check_int("vcpu", as_u64(fields["vcpu"], "vcpu"), 0, self.vm._guests() - 1)
         return self._run(fields)
 
     @contextmanager
@@ -233,7 +233,8 @@ class Vcpu:
             ended = self._end() if got is None else None
         if vm.core.hook_error is not None:
             vm._raise_hook_error()
-        if ended is not None:
+        if got is None:
+            assert ended is not None
             raise ended
         return MapResult(_RET_PF[got[0]], *got[1:])
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from threading import RLock, get_ident
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -141,7 +141,8 @@ class Vm:
         self._slots_lock = RLock()      # kvm->slots_lock; also for who makes vCPUs and who ends them
         self._kinds = [private for private, wanted in ((1, want_mirror and self.tdx), (0, want_direct)) if wanted]
         install(self.core, hooks or {})
-        self.vcpus: list[Vcpu] = [self._make_vcpu(VcpuCore(self.core))]
+        self._crew = [self._make_vcpu(VcpuCore(self.core))]
+        self.vcpus: Sequence[Vcpu] = self._crew
 
     def _make_core(self, **options: Any) -> VmCore:
         """The native VM; a TD on a module is made otherwise."""
@@ -151,6 +152,10 @@ class Vm:
         """The vCPU of a native one."""
         return Vcpu(self, core)
 
+    def _guests(self) -> int:
+        """vCPUs that enter a guest; operations that name a vCPU are a TD's."""
+        return 0
+
     def __repr__(self) -> str:
         kind = "TD" if self.tdx else "VM"
         return f"<{kind} of design {self.design.name}, {self.npages} pages of tables>"
@@ -158,7 +163,7 @@ class Vm:
     def __reduce__(self) -> Any:
         raise UsageError("a copy of a VM", "its page tables are native memory", "the same operations on a new VM")
 
-    def __enter__(self) -> Vm:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -171,7 +176,7 @@ class Vm:
         with self._slots_lock:
             self._check_alive()
             vcpu = self._make_vcpu(VcpuCore(self.core, True))
-            self.vcpus.append(vcpu)
+            self._crew.append(vcpu)
         return vcpu
 
     def destroy(self) -> dict[str, int]:
@@ -437,11 +442,11 @@ class Vm:
 
         The array keeps the VM's memory alive; pages used for the first time later are not in it.
         """
-        return np.frombuffer(ArenaView(self.core), np.uint64).reshape(-1, 512)
+        return np.frombuffer(memoryview(ArenaView(self.core)), np.uint64).reshape(-1, 512)
 
     def writable_arena(self) -> np.ndarray:
         """The same, but writable: what hardware, or a bug, might do. Nothing is checked."""
-        return np.frombuffer(ArenaView(self.core, True), np.uint64).reshape(-1, 512)
+        return np.frombuffer(memoryview(ArenaView(self.core, True)), np.uint64).reshape(-1, 512)
 
     def table(self, sp: int | Table) -> np.ndarray:
         """The 512 SPTEs of one page-table page (its index or its descriptor): a read-only view, not a copy."""

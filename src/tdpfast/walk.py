@@ -28,7 +28,7 @@ STATES = ("free", "unused", "linked", "removed", "queued", "freed")
 class Table(NamedTuple):
     """A page table's descriptor, struct kvm_mmu_page."""
 
-    index: int
+    index: int      # type: ignore[assignment]  # hides tuple.index
     """Page of the arena."""
     state: str
     """"unused", "linked", "removed" (unreachable for new walks) or "queued" (waits for its grace period)."""
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
     table: int
     """Page of the arena that holds it."""
-    index: int
+    index: int      # type: ignore[assignment]  # hides tuple.index
     level: int
     gfn: int
     """First gfn of the entry, without the shared bit."""

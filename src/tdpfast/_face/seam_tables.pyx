@@ -116,7 +116,7 @@ cdef dict state_leaves = {
 }
 
 
-def sept_state(uint64_t entry):
+def sept_facts(uint64_t entry):
     """What the module's table of states says of an S-EPT entry: a dict of its encoding, the number shown to the VMM,
     flags, and "leaves", the calls that take an entry in that state. None for an encoding that is no state."""
     cdef uint32_t flags = sept_flags(entry)

@@ -2,10 +2,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from tdpfast import status as st
 from tdpfast._face import seam_tables as native
-from tdpfast.conform._constant_tables import NOT_EMULATED, STATE_ENTRIES, Cases, field, leaf_name, left_out, mask
+from tdpfast.conform._constant_tables import (
+    NOT_EMULATED,
+    STATE_ENTRIES,
+    Cases,
+    facts_of,
+    field,
+    found,
+    leaf_name,
+    left_out,
+    mask,
+)
 from tdpfast.conform._quirk_scene import LP, NO_L2, TDEL, TDHP, Scene, as_number
 from tdpfast.conform._seam_rig import LEAF, NULL_PA, SOURCE, TDCX
 from tdpfast.conform.result import Result, compare
@@ -51,6 +62,7 @@ def gpa_operand(section: dict, scene: Scene) -> Cases:
     """Bit by bit in RCX of SEPT.RD, on a TD of five levels without tables: what is decoded at all gets further."""
     scene.start(4, levels=5)
     refused = _INVALID + ":RCX"
+    got: Any
     for name, text in section.items():
         if name.startswith("reserved"):
             yield name, compare({refused}, {scene.host("sept_rd", rcx=1 << bit).status for bit in _bits(text)})
@@ -62,7 +74,7 @@ def gpa_operand(section: dict, scene: Scene) -> Cases:
             got = {scene.host("sept_rd", rcx=1 << bit).status == refused for bit in _bits(text) if bit < 47}
             yield name, compare(({False}, hex(mask(text))), (got, hex(native.ENTRY_BITS["HPA"])))
         elif name == "alignment":
-            base, step = map(int, re.search(r"1<<\((\d+)\+(\d+)\*level\)", text).groups())
+            base, step = map(int, found(r"1<<\((\d+)\+(\d+)\*level\)", text).groups())
             got = [[scene.host("sept_rd", rcx=1 << base + step * level - less | level).status == refused
                     for less in (0, 1)] for level in range(1, 4)]
             yield name, compare([[False, True]] * 3, got)
@@ -73,6 +85,7 @@ def gpa_operand(section: dict, scene: Scene) -> Cases:
 def tdr_operand(section: dict, scene: Scene) -> Cases:
     """Which bits beside the TDR's address a leaf refuses, and what bit 0 does."""
     refused = _INVALID + ":RDX"
+    got: Any
     for name, text in section.items():
         if name == "plain":
             scene.start(0, "MAPPED")
@@ -101,7 +114,7 @@ def _with_flag(scene: Scene, debug: int) -> str:
 
 def returned_entry(section: dict, scene: Scene) -> Cases:
     """RCX of SEPT.RD for entries with every bit set that says nothing about the state."""
-    kinds = {True: [], False: []}
+    kinds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
     for state, bits in STATE_ENTRIES.items():
         if state in ("FREE", "REMOVED"):
             continue
@@ -126,7 +139,7 @@ def returned_level(section: dict, scene: Scene) -> Cases:
     seen = []
     for level, state in ((0, "MAPPED"), (1, "PENDING"), (2, "NL_MAPPED"), (3, "FREE")):
         scene.start(level, state, ["empty", None] if state == "NL_MAPPED" else None)
-        seen.append((level, native.sept_state(STATE_ENTRIES[state])["public"], scene.host("sept_rd").registers["rdx"]))
+        seen.append((level, facts_of(state)["public"], scene.host("sept_rd").registers["rdx"]))
     scene.start(1, num_l2=1)
     failed = scene.host("sept_add", version=1, r8=scene.at.aux, **NO_L2 | dict(r9=scene.at.aux + 4096))
     for name, text in section.items():
@@ -206,15 +219,15 @@ def locks(section: dict, scene: Scene) -> Cases:
     """What a lock word looks like to a call that wants the lock, and after one that did not get it."""
     for name, text in section.items():
         if name == "sept entry":
-            bits = [int(bit) for bit in re.findall(r"bit (\d+)", text)]
+            lock_bit, priority_bit = (int(bit) for bit in re.findall(r"bit (\d+)", text)[:2])
             scene.start(0, "MAPPED")
-            scene.change(0, 1 << bits[0])
+            scene.change(0, 1 << lock_bit)
             status = scene.host("sept_rd").status
-            yield name, compare((1 << bits[0] | 1 << bits[1], "TDX_OPERAND_BUSY:RCX"),
+            yield name, compare((1 << lock_bit | 1 << priority_bit, "TDX_OPERAND_BUSY:RCX"),
                                 (scene.entry() & (TDEL | TDHP), status))
             continue
         bits = {what: int(bit) for bit, what in re.findall(r"bit(\d+) (exclusive|host priority)", text)}
-        reader = 1 << field(re.search(r"(15:\d+) readers", text)[1])[1]
+        reader = 1 << field(found(r"(15:\d+) readers", text)[1])[1]
         held = 1 << bits["exclusive"]
         priority = 1 << bits["host priority"] if "host priority" in bits else 0
         lock = "op_lock" if priority else "tree_lock"
@@ -280,7 +293,7 @@ def memory_map(section: dict, scene: Scene) -> Cases:
 
 
 def _range(text: str) -> tuple[int, int]:
-    start, size, unit = re.match(r"(0x[0-9a-f]+) size (\d+)([GM])B", text).groups()
+    start, size, unit = found(r"^(0x[0-9a-f]+) size (\d+)([GM])B", text).groups()
     return int(start, 16), int(start, 16) + (int(size) << (30 if unit == "G" else 20))
 
 
@@ -295,7 +308,7 @@ _OUTSIDE = "TDX_OPERAND_ADDR_RANGE_ERROR:RCX"
 
 def _tdmr0(text: str, scene: Scene) -> Result:
     start, end = _range(text)
-    low, high = (int(part, 16) for part in re.search(r"(0x[0-9a-f]+)\.\.(0x[0-9a-f]+)", text).groups())
+    low, high = (int(part, 16) for part in found(r"(0x[0-9a-f]+)\.\.(0x[0-9a-f]+)", text).groups())
     reserved = [_page(scene, hpa)[1] == native.PAGE_TYPES["RSVD"] for hpa in (low - 4096, low, high - 4096, high)]
     got = [_page(scene, hpa)[0] for hpa in (start - 4096, start, end - 4096, end)]
     return compare(([_OUTSIDE, "TDX_SUCCESS", "TDX_SUCCESS", _OUTSIDE], [False, True, True, False]), (got, reserved))
@@ -307,7 +320,7 @@ def _tdmr1(text: str, scene: Scene) -> Result:
 
 def _pages(kind: str, step: int = 0):
     def check(value, scene: Scene) -> Result:
-        pages = value if isinstance(value, list) else [re.match(r"0x[0-9a-f]+", value)[0]]
+        pages = value if isinstance(value, list) else [found(r"^0x[0-9a-f]+", value)[0]]
         got = {_page(scene, as_number(page) + step) for page in pages}
         return compare({("TDX_SUCCESS", native.PAGE_TYPES[kind])}, got)
     return check
@@ -315,8 +328,8 @@ def _pages(kind: str, step: int = 0):
 
 def _root(value: str, scene: Scene) -> Result:
     """TDCX pages lie one after the other, and SEPT.RD at the top level reads from the one that is the root."""
-    page = as_number(re.match(r"0x[0-9a-f]+", value)[0])
-    root = page + int(re.search(r"root S-EPT = page (\d+)", value)[1]) * 4096
+    page = as_number(found(r"^0x[0-9a-f]+", value)[0])
+    root = page + int(found(r"root S-EPT = page (\d+)", value)[1]) * 4096
     scene.start(2, "FREE")
     entry = int.from_bytes(scene.rig.module.read_page(root)[:8], "little")
     return compare((TDCX, scene.entry(3)), (page, entry))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from tdpfast import status as st
 from tdpfast._face import seam_tables as native
@@ -23,6 +24,14 @@ def left_out(why: str) -> Result:
 
 
 NOT_EMULATED = "a leaf that tdpfast does not emulate"
+
+
+def found(pattern: str, text: str) -> re.Match[str]:
+    """What a recorded text holds; ValueError where it does not."""
+    match = re.search(pattern, text)
+    if not match:
+        raise ValueError(f"{text[:60]!r} is not of the form {pattern!r}")
+    return match
 
 
 def field(text: str) -> tuple[int, int]:
@@ -140,10 +149,18 @@ def sept_states(section: dict) -> Cases:
             yield f"{name}.{key}", Result("skipped", f"unknown fact {key!r} of a state")
 
 
+def facts_of(state: str) -> dict[str, Any]:
+    """The row of a state in the native table."""
+    facts = native.sept_facts(STATE_ENTRIES[state])
+    if facts is None:
+        raise ValueError(f"{state} is no state of an entry")
+    return facts
+
+
 def _state(name: str) -> dict:
     """A state's facts under the recording's names, from the native table."""
     entry = STATE_ENTRIES[name]
-    table = native.sept_state(entry)
+    table = facts_of(name)
     in_use = (table["guest_accessible_leaf"] or table["any_pending_and_guest_acceptable"]) and not table["any_blockedw"]
     got = {key: value for key, value in table.items() if key not in ("encoding", "public", "leaves")}
     return got | {
@@ -168,7 +185,7 @@ def sept_state_allowed(section: dict) -> Cases:
         if name not in LEAVES and name not in EMULATED_TDCALLS:
             yield leaf, left_out(NOT_EMULATED)
             continue
-        got = {state for state, entry in STATE_ENTRIES.items() if _short(leaf) in native.sept_state(entry)["leaves"]}
+        got = {state for state in STATE_ENTRIES if _short(leaf) in facts_of(state)["leaves"]}
         yield leaf, compare(sorted(states), sorted(got))
 
 
@@ -178,7 +195,7 @@ def encoding_bits(section: dict) -> Cases:
         if where == "mask":
             yield where, compare(as_number(text), native.ENTRY_BITS["STATE"])
             continue
-        entry, encoding = (field(re.search(r"bits? (\d+(?::\d+)?)", part)[1]) for part in (text, where))
+        entry, encoding = (field(found(r"bits? (\d+(?::\d+)?)", part)[1]) for part in (text, where))
         got = [st.sept_encoding(1 << bit) for bit in range(entry[1], entry[0] + 1)]
         yield where, compare([1 << bit for bit in range(encoding[1], encoding[0] + 1)], got)
 

@@ -75,7 +75,8 @@ class Scene:
     def host(self, op: str, level: int | None = None, *, intr_after: int = -1, **registers) -> Answer:
         """A SEAMCALL on the entry and the TD, unless registers say otherwise."""
         registers = dict(rcx=self.rcx(level), rdx=self.at.tdr) | registers
-        return Answer(*self.rig.call(op, 0, intr_after, **registers), given=registers)
+        result, status, rax, out = self.rig.call(op, 0, intr_after, **registers)
+        return Answer(result, status, rax, out, registers)
 
     def block(self) -> None:
         """RANGE.BLOCK of the entry."""

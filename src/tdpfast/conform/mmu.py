@@ -25,7 +25,7 @@ def matches(record: dict) -> bool:
 
 def expand(events: list) -> list:
     """Recorded events with runs written out, one list per event."""
-    out = []
+    out: list[list] = []
     for event in events:
         if event[0] == "chg_run":
             _, as_id, gfn, level, old, new, count, dgfn, dold, dnew = event
@@ -41,7 +41,7 @@ def expand(events: list) -> list:
 
 def expand_sptes(sptes: list) -> list:
     """Recorded SPTEs with runs written out: [root, level, gfn, value, is_table]."""
-    out = []
+    out: list[list] = []
     for entry in sptes:
         if entry[0] == "run":
             _, root, level, gfn, value, count, dgfn, dvalue = entry
@@ -151,7 +151,7 @@ def compare_op(vm: VmCore, op: dict, res: dict, layout: int) -> str | None:
         elif key == "sptes":
             mine = {str(level): hex(spte & ~0x000FFFFFFFFFF000
                                     if spte & 0x800 and level > 1 and not spte & 0x80 else spte)
-                    for level, spte in sorted(mine.items(), reverse=True)}
+                    for level, spte in sorted(got[key].items(), reverse=True)}
         if mine != value:
             return f"{key}: recorded {value}, got {mine}"
     return None

@@ -1,6 +1,8 @@
 """Recordings of the TDX module alone: every kind, by the module of this package that replays it."""
 from __future__ import annotations
 
+from typing import Any
+
 from tdpfast.conform import seam_constants, seam_facts, seam_locks, seam_order, seam_quirks, seam_seq, seam_state
 from tdpfast.conform.result import Result
 
@@ -23,7 +25,7 @@ class Replayer:
 
     def __init__(self, design=None):
         self.design = design
-        self.replayers: dict[str, object] = {}
+        self.replayers: dict[str, Any] = {}
 
     def replay(self, record: dict) -> Result | list[tuple[str, Result]]:
         """Compare one record that matches(). A document comes to (case, Result) pairs."""

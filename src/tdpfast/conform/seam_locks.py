@@ -36,19 +36,25 @@ class Replayer(RigReplayer):
         """The leaf's call with a lock word held; its outcome, and the word before and after."""
         op, given = self._scene(leaf)
         words = {}
-        lock = Lock(self.rig, lock, given) if lock else None
-        if lock:
-            lock.hold(held)
-            words["lock_word_held"] = hex(lock.shown())
+        word = Lock(self.rig, lock, given) if lock else None
+        if word:
+            word.hold(held)
+            words["lock_word_held"] = hex(word.shown())
         lp = _LP if op in ("vp_enter", "vp_flush", "accept", "attr_rd", "attr_wr") else 0
         _, status, rax, _ = self.rig.call(op, lp, **given)
-        if lock:
-            words["lock_word_after"] = hex(lock.shown())
+        if word:
+            words["lock_word_after"] = hex(word.shown())
         return dict(status=status, rax=hex(rax)), words
 
     def _scene(self, leaf: str) -> tuple[str, dict]:
         op, level, state, variant, given, before, build = CALLS[leaf]
-        self.rig.build(lambda rig: (prepare(rig, level, state, variant), before and before(rig)), leaf, **build)
+
+        def made(rig: Rig) -> None:
+            prepare(rig, level, state, variant)
+            if before:
+                before(rig)
+
+        self.rig.build(made, leaf, **build)
         return op, dict(given)
 
     def _held(self, row: dict) -> dict:
@@ -81,7 +87,11 @@ class Replayer(RigReplayer):
         return dict(entry=self._entry())
 
     def _start_priority(self, row: dict) -> dict:
-        self.rig.build(lambda rig: (prepare(rig, 0, "PENDING"), rig.must("vp_enter", _LP, rcx=TDVPR[0])), "priority")
+        def made(rig: Rig) -> None:
+            prepare(rig, 0, "PENDING")
+            rig.must("vp_enter", _LP, rcx=TDVPR[0])
+
+        self.rig.build(made, "priority")
         return self._entry_bits(0, _TDEL)
 
     def _accept(self, row: dict, expired: int = 0) -> dict:
@@ -191,7 +201,8 @@ class Lock:
     def hold(self, mode: str) -> None:
         word = self.read()
         if self.kind == "entry":
-            self.module.set_entry(TDR[0], *self.where, word | _TDEL)
+            gpa, level = self.where
+            self.module.set_entry(TDR[0], gpa, level, word | _TDEL)
         elif self.kind == "pamt":
             self.module.set_pamt(*self.where, lock=1 if mode == "exclusive" else word + 4)
         else:

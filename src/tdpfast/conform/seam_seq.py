@@ -71,7 +71,7 @@ class Replayer(RigReplayer):
         return self._tables(end) or self._pages(end) or PASSED
 
     def _tables(self, end: dict) -> Result | None:
-        want = set()
+        want: set[tuple] = set()
         for e in end["sept"]:
             size = page_size(e["level"])
             for i in times(e.get("count", 1), len(want)):

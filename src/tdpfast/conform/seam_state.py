@@ -1,6 +1,8 @@
 """The module's state matrix: one call on one prepared state of one S-EPT entry."""
 from __future__ import annotations
 
+from typing import Any
+
 from tdpfast import status as st
 from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_rig import (
@@ -77,7 +79,7 @@ class Replayer(RigReplayer):
         return registers(*self.rig.call(op, **given))
 
     def _entries(self, row: dict) -> dict:
-        out = dict(entry_after=self._entry(row["level"]))
+        out: dict[str, Any] = dict(entry_after=self._entry(row["level"]))
         if "call_level_entry_after" in row:
             out["call_level_entry_after"] = self._entry(row["call_level"])
         if "child0" in row:
@@ -104,9 +106,10 @@ def places(row: dict) -> Places:
     level, gpa = row["level"], number(row["gpa"])
     if row["page_hpa"] is None:
         return Places(gpa=gpa)
-    table = row["state"].startswith("NL_")
-    usual = TABLE if table else LEAF
-    return Places(gpa=gpa, **{"table" if table else "leaf": usual | {level: number(row["page_hpa"])}})
+    page = {level: number(row["page_hpa"])}
+    if row["state"].startswith("NL_"):
+        return Places(gpa=gpa, table=TABLE | page)
+    return Places(gpa=gpa, leaf=LEAF | page)
 
 
 def operands(row: dict) -> dict:

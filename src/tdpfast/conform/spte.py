@@ -1,6 +1,9 @@
 """Recorded facts about SPTEs: what spte.c computed for one input, one fact per record."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tdpfast._face.spte_format import PREDICATES
 from tdpfast.conform.result import BAD_FIELD, Result, compare, flag, malformed
 from tdpfast.constants import constants
@@ -14,7 +17,7 @@ _MMU = {"EPT A/D": "ept_ad", "EPT no A/D": "ept_noad", "NPT": "npt"}
 _LAYOUT = {"6.18": "6.18", "7.2": "7.3", "7.3": "7.3"}
 
 # The recordings' configurations; a `cfg` record says the same and goes before.
-_CONFIGS = {
+_CONFIGS: dict[str, dict[str, Any]] = {
     "ept_ad": dict(mmu="ept_ad"),
     "ept_noad": dict(mmu="ept_noad"),
     "ept_ad_noxo": dict(mmu="ept_ad", exec_only=False),
@@ -200,7 +203,7 @@ def _is_access_allowed(config: SpteConfig, record: dict) -> Result:
         _u64(given["spte"]), exec=given["exec"], write=given["write"])))
 
 
-_FACTS = {
+_FACTS: dict[str, Callable[..., Result]] = {
     "cfg": Replayer._cfg,
     "const": _const,
     "page_format": _page_format,
