@@ -1,8 +1,9 @@
 """Checking what callers pass, before native code sees it."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,12 @@ def shared_gfn(levels: int) -> int:
     return 1 << (Limit.GPA_BITS_5 if levels == 5 else Limit.GPA_BITS_4)
 
 
-def one_of(names) -> str:
+def one_of(names: Iterable[str]) -> str:
     """How an error lists the choices."""
     return "one of " + ", ".join(names)
 
 
-def check_int(name: str, value, low: int, high: int) -> int:
+def check_int(name: str, value: Any, low: int, high: int) -> int:
     """value as an int of [low, high]."""
     try:
         number = index(value)
@@ -38,7 +39,7 @@ def check_int(name: str, value, low: int, high: int) -> int:
     return number
 
 
-def check_bool(name: str, value) -> bool:
+def check_bool(name: str, value: Any) -> bool:
     """value as a truth: a bool, or 0 or 1."""
     if value is True or value is False:
         return value
@@ -47,7 +48,7 @@ def check_bool(name: str, value) -> bool:
     raise UsageError(f"bad {name} {shown(value)}", "neither true nor false", "True or False")
 
 
-def shown(value) -> str:
+def shown(value: Any) -> str:
     """value as an error shows it; its type where repr() fails, as of an int with too many digits."""
     try:
         return repr(value)
@@ -55,7 +56,7 @@ def shown(value) -> str:
         return f"of type {type(value).__name__}"
 
 
-def check_shape(where: str, value, depth: int = 0) -> None:
+def check_shape(where: str, value: Any, depth: int = 0) -> None:
     """UsageError for what no field of a file holds and no message could show: numbers beyond 64 bits, also as texts,
     half characters, deep nesting."""
     if isinstance(value, int):
@@ -79,24 +80,24 @@ def check_shape(where: str, value, depth: int = 0) -> None:
             check_shape(where, item, depth + 1)
 
 
-def check_u64(name: str, value) -> int:
+def check_u64(name: str, value: Any) -> int:
     """value as an unsigned 64-bit number."""
     return check_int(name, value, 0, U64_MAX)
 
 
-def check_seconds(value) -> float:
+def check_seconds(value: Any) -> float:
     """value as a time of [0, 1e9) seconds."""
     if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value < 1e9:
         raise UsageError(f"bad seconds {shown(value)}", "not a number in range", "0..1e9")
     return float(value)
 
 
-def check_level(value) -> int:
+def check_level(value: Any) -> int:
     """value as a PG_LEVEL."""
     return check_int("level", value, 1, 5)
 
 
-def spte_array(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
+def spte_array(name: str, values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """values as a flat contiguous uint64 array, and their shape."""
     if isinstance(values, np.ndarray):
         array = np.asarray(values)          # a matrix would stay one, and has no flat form
@@ -109,7 +110,7 @@ def spte_array(name: str, values) -> tuple[np.ndarray, tuple[int, ...]]:
     return np.require(array.reshape(-1), np.uint64, ["C", "A"]), array.shape
 
 
-def any_array(name: str, values, dtype=None) -> np.ndarray:
+def any_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
     """values as numpy makes an array of them; UsageError where it cannot, as of rows of different lengths."""
     try:
         return np.asarray(values, dtype=dtype)
@@ -117,7 +118,7 @@ def any_array(name: str, values, dtype=None) -> np.ndarray:
         raise UsageError(f"bad {name} {shown(values)}", str(error), "an array, or rows of one length") from None
 
 
-def level_array(level, shape: tuple[int, ...]) -> np.ndarray:
+def level_array(level: Any, shape: tuple[int, ...]) -> np.ndarray:
     """level as one uint8, or as many as values."""
     if isinstance(level, INTEGERS):
         return np.array([check_level(level)], np.uint8)

@@ -24,6 +24,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tdpfast._arguments import check_shape, shared_gfn, shown
 from tdpfast._names import Limit
@@ -89,7 +90,7 @@ def need(condition: bool, where: str, what: str, fix: str) -> None:
         raise UsageError(f"{where}: {what}", "not a scenario", fix)
 
 
-def op_list(where: str, what: str, value) -> tuple[dict, ...]:
+def op_list(where: str, what: str, value: Any) -> tuple[dict, ...]:
     """A list of operation tables."""
     need(isinstance(value, (list, tuple)), where, f"{what} is no list of operations", "a list of {op = ...} tables")
     for op in value:
@@ -150,7 +151,7 @@ def check_ops(scenario: Scenario, where: str) -> None:
             check_op(f"{where}: thread {t}, op {i}", op, scenario.vm)
 
 
-def parse_vm(where: str, vm) -> dict[str, int]:
+def parse_vm(where: str, vm: Any) -> dict[str, int]:
     need(isinstance(vm, Mapping), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
     for key, value in vm.items():
         need(key in VM_FIELDS, where, f"vm has an unknown field {shown(key)}", "use " + ", ".join(VM_FIELDS))
@@ -159,7 +160,7 @@ def parse_vm(where: str, vm) -> dict[str, int]:
     return dict(vm)
 
 
-def parse_expect(where: str, name: str, expect) -> dict[str, str]:
+def parse_expect(where: str, name: str, expect: Any) -> dict[str, str]:
     need(isinstance(expect, dict), where, f"{name} is no table", f"[{name}] with design = \"holds\" or checks")
     for design, text in expect.items():
         need(design in PRESETS, where, f"{name} names the design {design!r}", "use one of " + ", ".join(PRESETS))
@@ -169,7 +170,7 @@ def parse_expect(where: str, name: str, expect) -> dict[str, str]:
     return dict(expect)
 
 
-def parse(record, where: str) -> Scenario:
+def parse(record: Any, where: str) -> Scenario:
     """A scenario from the mapping a file holds; UsageError names `where` and what is wrong."""
     need(isinstance(record, dict), where, "the file holds no table", "the fields of tdpfast.scenario")
     check_shape(where, record)

@@ -14,7 +14,9 @@ A call in the wrong order gets the module's own status; only an operand that can
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tdpfast import status as st
 from tdpfast._arguments import check_bool, check_int, check_u64, one_of, shown
@@ -147,7 +149,8 @@ class TdxModule:
         logical_processors: how many must do SYS.LP.INIT.
     """
 
-    def __init__(self, tdmrs=((0x1_0000_0000, 0x2_0000_0000),), reserved=(), *, auto: bool = True,
+    def __init__(self, tdmrs: Iterable[tuple[int, int]] = ((0x1_0000_0000, 0x2_0000_0000),),
+                 reserved: Iterable[tuple[int, int]] = (), *, auto: bool = True,
                  dynamic_pamt: bool = False, logical_processors: int = 64):
         self._lps = check_int("logical_processors", logical_processors, 1, LOGICAL_PROCESSORS)
         self._tdmrs, self._reserved = _ranges("tdmrs", tdmrs), _ranges("reserved", reserved)
@@ -178,7 +181,7 @@ class TdxModule:
             infos.append((start, end - start, pamt, [(a - start, b - a) for a, b in inside]))
         return infos
 
-    def sys_config(self, infos=None, hkid: int = GLOBAL_HKID, lp: int = 0) -> SeamResult:
+    def sys_config(self, infos: Iterable[tuple] | None = None, hkid: int = GLOBAL_HKID, lp: int = 0) -> SeamResult:
         """TDH.SYS.CONFIG (leaf 45) with a list of TDMR_INFO, tdmr_info() unless told, and the global HKID."""
         try:
             infos = self.tdmr_info() if infos is None else list(infos)
@@ -208,10 +211,10 @@ class TdxModule:
         """A field of the module by name (FIELDS), by TDH.SYS.RD."""
         return self._field("sys_rd", name, 0, lp, "sys.")
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         raise UsageError("a copy of a module", "its memory is native", "the same calls on a new one")
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Callable[..., SeamResult]:
         """Leaves without a method of their own take registers: ``module.mem_track(rcx=tdr)``."""
         if name not in LEAVES:
             raise AttributeError(name)

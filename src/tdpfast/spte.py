@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tdpfast._arguments import (
     INTEGERS,
@@ -42,6 +43,11 @@ __all__ = ["LAYOUTS", "MMUS", "SPTE_DTYPE", "MakeSpte", "SpteCells", "SpteConfig
 
 LAYOUTS = {"6.18": 618, "7.3": 703}
 """Names of the layouts, by the first release that has them; 7.2 is laid out as 7.3."""
+
+Truths = Any
+"""A bool of an int, an array of bools of an array."""
+Numbers = Any
+"""An int of an int, an array of uint64 of an array."""
 
 MMUS = {"ept_ad": 0, "ept_noad": 1, "npt": 2}
 """EPT with and without accessed and dirty bits, and AMD's nested page tables."""
@@ -131,7 +137,7 @@ class SpteConfig:
         object.__setattr__(self, "_format", native)
         object.__setattr__(self, "masks", MappingProxyType(native.masks()))
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return SpteConfig, (self.layout, self.mmu, self.maxphyaddr, self.l1tf, self.cache_bits,
                             self.exec_only)
 
@@ -150,7 +156,7 @@ class SpteConfig:
         """Every ACC_* bit of this layout (6.18: X 1, W 2, U 4; 7.3: R 1, W 2, UX 4, X 8)."""
         return self.masks["acc_all"]
 
-    def unpack(self, values, level=1, *, mmio_value: int | None = None) -> np.ndarray:
+    def unpack(self, values: ArrayLike, level: ArrayLike = 1, *, mmio_value: int | None = None) -> np.ndarray:
         """All fields of SPTEs.
 
         Args:
@@ -236,16 +242,16 @@ class SpteConfig:
             self._mmio(mmio_value), check_int("gfn", gfn, 0, (1 << 52) - 1),
             check_int("access", access, 0, self.ACC_ALL), check_u64("generation", generation))
 
-    def mark_spte_for_access_track(self, values):
+    def mark_spte_for_access_track(self, values: ArrayLike) -> Numbers:
         """mark_spte_for_access_track(); see access_track_warns() for what it complains of."""
         return self._map(5, values)
 
-    def access_track_warns(self, values) -> list[tuple[str, str, str]]:
+    def access_track_warns(self, values: ArrayLike) -> list[tuple[str, str, str]]:
         """The assertions of mark_spte_for_access_track() on any of the values."""
         flat, _ = spte_array("values", values)
         return self._format.map_array(5, flat, np.empty_like(flat))
 
-    def restore_acc_track_spte(self, values):
+    def restore_acc_track_spte(self, values: ArrayLike) -> Numbers:
         """restore_acc_track_spte()"""
         return self._map(4, values)
 
@@ -255,89 +261,89 @@ class SpteConfig:
 
     # extract
 
-    def spte_to_pfn(self, values):
+    def spte_to_pfn(self, values: ArrayLike) -> Numbers:
         """spte_to_pfn(): bits 51:12 as a frame number."""
         return self._map(0, values)
 
-    def spte_to_child_pa(self, values):
+    def spte_to_child_pa(self, values: ArrayLike) -> Numbers:
         """spte_to_child_pt()'s physical address: bits 51:12 in place."""
         return self._map(1, values)
 
-    def get_mmio_spte_generation(self, values):
+    def get_mmio_spte_generation(self, values: ArrayLike) -> Numbers:
         """get_mmio_spte_generation() of MMIO SPTEs."""
         return self._map(2, values)
 
-    def get_mmio_spte_gfn(self, values):
+    def get_mmio_spte_gfn(self, values: ArrayLike) -> Numbers:
         """get_mmio_spte_gfn() of MMIO SPTEs."""
         return self._map(3, values)
 
     # predicates: bool for an int, bool array for an array
 
-    def is_shadow_present_pte(self, values, level=1):
+    def is_shadow_present_pte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_shadow_present_pte(): the MMU-present bit."""
         return self._pred(0, values, level)
 
-    def is_mmio_spte(self, values, level=1, *, mmio_value: int | None = None):
+    def is_mmio_spte(self, values: ArrayLike, level: ArrayLike = 1, *, mmio_value: int | None = None) -> Truths:
         """is_mmio_spte() for a VM whose shadow_mmio_value is ``mmio_value``."""
         return self._pred(1, values, level, self._mmio(mmio_value))
 
-    def is_frozen_spte(self, values, level=1):
+    def is_frozen_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_frozen_spte()"""
         return self._pred(2, values, level)
 
-    def is_ept_ve_possible(self, values, level=1):
+    def is_ept_ve_possible(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_ept_ve_possible(): an access may raise #VE in the guest."""
         return self._pred(3, values, level)
 
-    def is_large_pte(self, values, level=1):
+    def is_large_pte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_large_pte(): bit 7."""
         return self._pred(4, values, level)
 
-    def is_last_spte(self, values, level=1):
+    def is_last_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_last_spte(): a leaf, if present."""
         return self._pred(5, values, level)
 
-    def spte_ad_enabled(self, values, level=1):
+    def spte_ad_enabled(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """spte_ad_enabled()"""
         return self._pred(6, values, level)
 
-    def spte_ad_need_write_protect(self, values, level=1):
+    def spte_ad_need_write_protect(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """spte_ad_need_write_protect(): dirty logging needs write protection, not D."""
         return self._pred(7, values, level)
 
-    def is_access_track_spte(self, values, level=1):
+    def is_access_track_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_access_track_spte(): its R, X bits are put away."""
         return self._pred(8, values, level)
 
-    def is_accessed_spte(self, values, level=1):
+    def is_accessed_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_accessed_spte(): the A bit."""
         return self._pred(9, values, level)
 
-    def is_dirty_spte(self, values, level=1):
+    def is_dirty_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """The D bit."""
         return self._pred(10, values, level)
 
-    def is_writable_pte(self, values, level=1):
+    def is_writable_pte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_writable_pte(): the W bit."""
         return self._pred(11, values, level)
 
-    def is_mmu_writable_spte(self, values, level=1):
+    def is_mmu_writable_spte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_mmu_writable_spte(): the fast page fault handler may set W."""
         return self._pred(12, values, level)
 
-    def is_executable_pte(self, values, level=1):
+    def is_executable_pte(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """is_executable_pte(): X set, or NX clear."""
         return self._pred(13, values, level)
 
-    def spte_needs_atomic_update(self, values, level=1):
+    def spte_needs_atomic_update(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """spte_needs_atomic_update() (6.18: spte_has_volatile_bits())."""
         return self._pred(14, values, level)
 
-    def kvm_tdp_mmu_spte_need_atomic_update(self, values, level=1):
+    def kvm_tdp_mmu_spte_need_atomic_update(self, values: ArrayLike, level: ArrayLike = 1) -> Truths:
         """kvm_tdp_mmu_spte_need_atomic_update(): a present leaf that others may change."""
         return self._pred(15, values, level)
 
-    def is_rsvd_spte(self, values, level=1, *, root_level: int = 5):
+    def is_rsvd_spte(self, values: ArrayLike, level: ArrayLike = 1, *, root_level: int = 5) -> Truths:
         """is_rsvd_spte() against shadow_zero_check of a root of ``root_level`` 4 or 5."""
         rsvd = self._pred(16, values, level)
         if check_int("root_level", root_level, 4, 5) == 5 or self.mmu != "npt":
@@ -354,7 +360,7 @@ class SpteConfig:
         """spte_permission_fault() of 7.3: an access with this error code (PFERR_*) faults."""
         return self._format.spte_permission_fault(check_u64("spte", spte), check_u64("error_code", error_code))
 
-    def leaf_spte_change_needs_tlb_flush(self, old, new):
+    def leaf_spte_change_needs_tlb_flush(self, old: ArrayLike, new: ArrayLike) -> Truths:
         """leaf_spte_change_needs_tlb_flush(): MMU-writable goes away. ``old`` and ``new`` are ints
         or arrays of one shape."""
         single = isinstance(old, INTEGERS) and isinstance(new, INTEGERS)
@@ -367,12 +373,12 @@ class SpteConfig:
         self._format.flush_array(flat_old, flat_new, out.view(np.uint8))
         return bool(out[0]) if single else out.reshape(shape)
 
-    def _mmio(self, mmio_value) -> int:
+    def _mmio(self, mmio_value: int | None) -> int:
         if mmio_value is None:
             return self.masks["shadow_mmio_value"]
         return check_u64("mmio_value", mmio_value)
 
-    def _pred(self, which: int, values, level, mmio: int = 0):
+    def _pred(self, which: int, values: ArrayLike, level: ArrayLike, mmio: int = 0) -> Truths:
         if isinstance(values, INTEGERS):
             return self._format.pred(which, check_u64("values", values), check_level(level), mmio)
         flat, shape = spte_array("values", values)
@@ -380,7 +386,7 @@ class SpteConfig:
         self._format.pred_array(which, flat, level_array(level, shape), mmio, out.view(np.uint8))
         return out.reshape(shape)
 
-    def _map(self, which: int, values):
+    def _map(self, which: int, values: ArrayLike) -> Numbers:
         if isinstance(values, INTEGERS):
             return self._format.map_one(which, check_u64("values", values))[0]
         flat, shape = spte_array("values", values)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
+from tdpfast._program.program import ScenarioProgram
 from tdpfast.checks import names_of
 from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, leaf_name, py_hook_text, signed
 from tdpfast.scenario import Scenario
@@ -107,7 +109,7 @@ def other_text(kind: str, a: tuple) -> str | None:
     return None
 
 
-def step_text(a: tuple, names: tuple, describe) -> str | None:
+def step_text(a: tuple, names: tuple, describe: Callable[[int], str]) -> str | None:
     """One access of the explorer, where it is worth a line: mmu_lock, the ends of read sections, retries."""
     kind = names[a[0]]
     if kind in ("read_lock", "write_lock") or (kind == "call_rcu"):
@@ -121,7 +123,7 @@ def step_text(a: tuple, names: tuple, describe) -> str | None:
     return None
 
 
-def tell(program, scenario: Scenario, replay: dict) -> list[Line]:
+def tell(program: ScenarioProgram, scenario: Scenario, replay: dict) -> list[Line]:
     """The story of the schedule that was just replayed; equal lines in a row are counted."""
     from tdpfast._explore.explorer import KIND_NAMES
 
@@ -168,7 +170,7 @@ def squeeze(lines: list[Line]) -> list[Line]:
     return out
 
 
-def ending(lines: list[Line], replay: dict, program) -> list[Line]:
+def ending(lines: list[Line], replay: dict, program: ScenarioProgram) -> list[Line]:
     """Adds how the schedule ended, and where the checks found the first fault."""
     if replay["end"] in ("stuck", "spin"):
         last = lines[-1].column if lines else 0

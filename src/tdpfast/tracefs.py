@@ -6,6 +6,7 @@ gives the same bytes.
 
 from __future__ import annotations
 
+from tdpfast._program.program import ScenarioProgram
 from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, leaf_name, py_hook_text, signed
 from tdpfast.scenario import Scenario
 from tdpfast.status import status_name
@@ -71,7 +72,7 @@ def own_event(kind: str, a: tuple, s0: str | None, s1: str | None) -> tuple[str,
     return None
 
 
-def tracefs(program, scenario: Scenario) -> str:
+def tracefs(program: ScenarioProgram, scenario: Scenario) -> str:
     """The trace of the schedule that was replayed last, ending with a newline."""
     columns = {program.cpu_of(i): i for i in range(len(scenario.threads))}
     out = [HEADER]

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tdpfast.conform.reader import read_records
 from tdpfast.conform.result import Result
+from tdpfast.design import Design
 from tdpfast.errors import UsageError
 
 __all__ = ["KINDS", "Difference", "FileReport", "Result", "conform", "conform_file"]
@@ -68,7 +69,8 @@ class FileReport:
         return self.failed == 0
 
 
-def conform(paths: Iterable[str | Path], design=None, *, max_diffs: int = 10) -> list[FileReport]:
+def conform(paths: Iterable[str | Path], design: str | Design | None = None, *,
+            max_diffs: int = 10) -> list[FileReport]:
     """Replay recordings.
 
     Args:
@@ -82,7 +84,7 @@ def conform(paths: Iterable[str | Path], design=None, *, max_diffs: int = 10) ->
     return [conform_file(path, design, max_diffs=max_diffs) for path in paths]
 
 
-def conform_file(path: str | Path, design=None, *, max_diffs: int = 10) -> FileReport:
+def conform_file(path: str | Path, design: str | Design | None = None, *, max_diffs: int = 10) -> FileReport:
     """conform() of one file."""
     records = read_records(path)
     first = next(records, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tdpfast._arguments import check_int
 from tdpfast._face.vm import MAX_GFN, VmCore
 from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs, times
-from tdpfast.design import get_design
+from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import mmu_events
 
@@ -75,7 +75,7 @@ def collapse_livelock(events: list) -> list:
     return [*body, ["LIVELOCK"]]
 
 
-def make_vm(cfg: dict, design) -> VmCore:
+def make_vm(cfg: dict, design: Design) -> VmCore:
     """The VM a case's cfg describes; what it does not name is 0, a 4-level root of a processor of 52 bits."""
     def bits(name: str, low: int, high: int, default: int = 0) -> int:
         return check_int(name, cfg.get(name, default), low, high)
@@ -91,7 +91,7 @@ def make_vm(cfg: dict, design) -> VmCore:
         want_direct=flag(cfg, "want_direct"))
 
 
-def proving(design, record: dict):
+def proving(design: Design, record: dict) -> Design:
     """The design as CONFIG_KVM_PROVE_MMU builds it, if the case was recorded with that."""
     return design.replace(prove_mmu=True) if flag(record["cfg"], "prove_mmu") else design
 
@@ -99,7 +99,7 @@ def proving(design, record: dict):
 class Replayer:
     """Runs each case on a fresh VM of the design that its release names, or of ``design``."""
 
-    def __init__(self, design=None):
+    def __init__(self, design: str | Design | None = None):
         self.design = None if design is None else get_design(design).replace(ungated=True)
 
     def replay(self, record: dict) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 PAGE = 0x00003FFFFFFFF000          # the HPA bits of a page; above are HKID and flags
 PA_OF_NULL = 0x778000000000        # what page_to_phys(virt_to_page(NULL)) gives: no physical address
 RECORDED_POOL = range(0x110000000, 0x120000000)   # where the recordings' S-EPT pages lay
@@ -47,7 +49,7 @@ class PageNames:
             return "S-unused"
         return text
 
-    def address(self, text) -> int:
+    def address(self, text: Any) -> int:
         """The number a name stands for."""
         if isinstance(text, int):
             return text

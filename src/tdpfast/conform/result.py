@@ -1,7 +1,7 @@
 """What replaying one record comes to."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tdpfast._arguments import check_bool
 from tdpfast.errors import UsageError
@@ -26,7 +26,7 @@ def malformed(what: str, error: Exception) -> UsageError:
                       "the fields that the format's README lists")
 
 
-def compare(expected, got) -> Result:
+def compare(expected: object, got: object) -> Result:
     """Passed if equal; else what was recorded and what came out."""
     if got == expected:
         return PASSED
@@ -37,7 +37,7 @@ MAX_EXPANDED = 1 << 19
 """So many items a list of a record may have when its runs are written out; a real one has a few thousand."""
 
 
-def times(count, done: int = 0) -> range:
+def times(count: Any, done: int = 0) -> range:
     """The numbers of a run's repetitions, in a list that has so many items already.
 
     Raises:
@@ -63,7 +63,7 @@ def flag(record: dict, name: str, default: int = 0) -> bool:
     return False if value is None else check_bool(name, value)
 
 
-def page_size(level) -> int:
+def page_size(level: Any) -> int:
     """Bytes that an S-EPT entry of a recorded level maps, 0 for 4K; ValueError for a level that no entry has."""
     if level not in range(5):
         raise ValueError(f"level {str(level)[:40]}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from tdpfast.conform import seam_constants, seam_facts, seam_locks, seam_order, seam_quirks, seam_seq, seam_state
 from tdpfast.conform.result import Result
+from tdpfast.design import Design
 
 NAME = "seam"
 KINDS = {"sequence": seam_seq, "state matrix": seam_state, "matrix": seam_facts, "locks": seam_locks,
@@ -23,7 +24,7 @@ def matches(record: dict) -> bool:
 class Replayer:
     """Hands each record to the replayer of its kind."""
 
-    def __init__(self, design=None):
+    def __init__(self, design: str | Design | None = None):
         self.design = design
         self.replayers: dict[str, Any] = {}
 

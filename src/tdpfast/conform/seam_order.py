@@ -6,6 +6,7 @@ from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_states import prepare
 from tdpfast.conform.result import PASSED, Result
 from tdpfast.conform.seam_facts import SCENES
+from tdpfast.design import Design
 
 NAME = "seam_order"
 
@@ -31,7 +32,7 @@ class Replayer(RigReplayer):
 
     kind = "check order"
 
-    def __init__(self, design=None):
+    def __init__(self, design: str | Design | None = None):
         super().__init__(design)
         self.answers: dict[tuple, str] = {}
 

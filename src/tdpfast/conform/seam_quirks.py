@@ -52,7 +52,7 @@ def compared(evidence: dict, got: dict) -> Result:
     return PASSED
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """A measured value as the recordings write it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {shown(item)}" for name, item in value.items()) + "}"

@@ -145,5 +145,5 @@ def registers(result: str, status: str, rax: int, out: dict) -> dict:
     return got
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     return hex(value) if isinstance(value, int) else repr(value)

@@ -7,7 +7,7 @@ from typing import Any
 from tdpfast._face.spte_format import PREDICATES
 from tdpfast.conform.result import BAD_FIELD, Result, compare, flag, malformed
 from tdpfast.constants import constants
-from tdpfast.design import get_design
+from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.spte import LAYOUTS, SpteConfig
 
@@ -38,7 +38,7 @@ def matches(record: dict) -> bool:
 class Replayer:
     """Recomputes each fact. ``design`` chooses the layout instead of the record's release."""
 
-    def __init__(self, design=None):
+    def __init__(self, design: str | Design | None = None):
         self.layout = None if design is None else layout_of(design)
         self.configs: dict[tuple[str, str], SpteConfig] = {}
 
@@ -86,7 +86,7 @@ class Replayer:
                        [config.masks["phys_bits"], config.masks["cache_bits"]])
 
 
-def layout_of(design) -> str:
+def layout_of(design: str | Design) -> str:
     """The name of the SPTE layout of a design (its ``layout``, a number), or of a preset's name."""
     number = get_design(design).layout
     return next(name for name, value in LAYOUTS.items() if value == number)

@@ -11,7 +11,7 @@ from tdpfast.conform._stack_text import expand_reps, guest_result
 from tdpfast.conform.mmu import expand, first_difference, proving
 from tdpfast.conform.names import PageNames
 from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs
-from tdpfast.design import DISPATCH_PATCH07, DISPATCH_SINGLE, PRESETS, get_design
+from tdpfast.design import DISPATCH_PATCH07, DISPATCH_SINGLE, PRESETS, Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.events import signed, visible
 from tdpfast.status import status_name
@@ -34,7 +34,7 @@ def matches(record: dict) -> bool:
 class Replayer:
     """Runs each case on a fresh TD of the design its `variant` names, or of ``design``."""
 
-    def __init__(self, design=None):
+    def __init__(self, design: str | Design | None = None):
         self.override = None if design is None else get_design(design)
 
     def replay(self, record: dict) -> Result:
@@ -49,7 +49,7 @@ class Replayer:
             raise malformed("stack case", error) from error
         return Result("failed", text) if text else PASSED
 
-    def design_of(self, record: dict):
+    def design_of(self, record: dict) -> Design:
         design = self.override
         if design is None:
             variant = record.get("variant", "v7.3" if record.get("release", "7.3") != "6.18" else "v6.18")
@@ -66,7 +66,7 @@ class Replayer:
 class Case:
     """One recorded case and the TD it runs on."""
 
-    def __init__(self, record: dict, design):
+    def __init__(self, record: dict, design: Design):
         cfg = record["cfg"]
         self.record = record
         self.design = design
