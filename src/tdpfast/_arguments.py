@@ -14,6 +14,8 @@ MAX_PFN = 1 << Limit.MAX_PFN_BITS
 """Host frame numbers are below this."""
 U64_MAX = (1 << 64) - 1
 INTEGERS = (int, np.integer)
+WORDS, BYTES = "LQ", "Bbc?"      # struct formats of 64-bit and 8-bit items, as flat_buffer() takes them
+LETTERS = {WORDS: "uint64", BYTES: "uint8"}
 MAX_DEPTH = 8           # tables and lists within one another, in a file
 
 
@@ -114,8 +116,21 @@ def any_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
     """values as numpy makes an array of them; UsageError where it cannot, as of rows of different lengths."""
     try:
         return np.asarray(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:
         raise UsageError(f"bad {name} {shown(values)}", str(error), "an array, or rows of one length") from None
+
+
+def flat_buffer(name: str, value: Any, letters: str) -> Any:
+    """value, if its buffer is one row of items of one of these struct formats; UsageError otherwise. Native code that
+    takes typed memory asks first: Cython's own reader of formats does not survive records."""
+    try:
+        view = memoryview(value)
+    except (TypeError, ValueError, BufferError) as error:
+        raise UsageError(f"bad {name}", str(error), f"a numpy array of {LETTERS[letters]}") from None
+    if view.format.lstrip("@=<") not in tuple(letters) or view.ndim != 1 or not view.c_contiguous:
+        raise UsageError(f"bad {name}", f"{view.ndim} dimensions of format {shown(view.format)}",
+                         f"a contiguous, one-dimensional numpy array of {LETTERS[letters]}")
+    return value
 
 
 def level_array(level: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -270,7 +270,7 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
     explorer = explore(program, Limits())
     replay = explorer.replay(token.schedule)
     program.raise_hook_error()
-    token.verify(replay)
+    token.verify(replay, [t.name for t in scenario.threads])
     return scenario, design, program, replay
 
 

@@ -228,8 +228,8 @@ class TdxModule:
         for name, value in registers.items():
             if name not in REGISTERS:
                 raise UsageError(f"operand {name!r} of {leaf}", "unknown", one_of(REGISTERS))
-            check_u64(name, value)
-        check_int("intr_after", intr_after, -1, (1 << 63) - 1)
+            registers[name] = check_u64(name, value)
+        intr_after = check_int("intr_after", intr_after, -1, (1 << 63) - 1)
         rax, *out = self.native.seamcall(LEAVES[leaf], check_int("lp", lp, 0, LOGICAL_PROCESSORS - 1),
                                          version=check_int("version", version, 0, (1 << 48) - 1),
                                          intr_after=intr_after, **registers)
@@ -357,8 +357,9 @@ class TdxModule:
 
     def new_range(self, size: int, align: int = 4096) -> int:
         """The first HPA of a stretch of physical memory that nobody had; size and align: bytes, in whole pages."""
+        size, align = check_int("size", size, 4096, 1 << 52), check_int("align", align, 4096, 1 << 52)
         for name, value in (("size", size), ("align", align)):
-            if check_int(name, value, 4096, 1 << 52) % 4096:
+            if value % 4096:
                 raise UsageError(f"{name} {value:#x}", "not whole pages", "a multiple of 0x1000")
         start = -(-self._next // align) * align
         if start + size > self._top:
@@ -377,14 +378,17 @@ class TdxModule:
     def take_lps(self, n: int, top: int) -> int:
         """Takes n logical processors in a row, of those from 1 up to top - 1, for the vCPUs of a TD of KVM's: the
         first. UsageError when there are none."""
-        for first in range(1, top - check_int("n", n, 0, LOGICAL_PROCESSORS) + 1):
+        n = check_int("n", n, 0, LOGICAL_PROCESSORS)
+        for first in range(1, check_int("top", top, 0, LOGICAL_PROCESSORS) - n + 1):
             if self._taken.isdisjoint(range(first, first + n)):
                 self._taken.update(range(first, first + n))
                 return first
         raise UsageError(f"{n} vCPUs more", "no logical processors are left for them", "the end of another TD first")
 
     def give_lps(self, first: int, n: int) -> None:
-        """Gives back what take_lps() took."""
+        """Gives back what take_lps() took; UsageError for numbers that no logical processor has."""
+        first = check_int("first", first, 0, LOGICAL_PROCESSORS)
+        n = check_int("n", n, 0, LOGICAL_PROCESSORS - first)
         self._taken.difference_update(range(first, first + n))
 
     def free_hkid(self) -> int:
@@ -400,10 +404,9 @@ class TdxModule:
 
         vcpus: 0 and up to the logical processors but one; levels, gpaw, attributes, td_ctls, xfam: of TD_PARAMS.
         UsageError when the module refuses."""
-        check_int("vcpus", vcpus, 0, LOGICAL_PROCESSORS - 1)
-        check_int("levels", levels, 0, 0xFF)
-        check_int("gpaw", gpaw, 0, 1)
-        check_bool("finalize", finalize)
+        vcpus = check_int("vcpus", vcpus, 0, LOGICAL_PROCESSORS - 1)
+        levels, gpaw = check_int("levels", levels, 0, 0xFF), check_int("gpaw", gpaw, 0, 1)
+        finalize = check_bool("finalize", finalize)
         tdr = self.new_page()
         self._must("mng_create", rcx=tdr, rdx=self.free_hkid())
         self._must("mng_key_config", rcx=tdr)

@@ -9,12 +9,12 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from tdpfast._arguments import U64_MAX, check_int, one_of, shown
-from tdpfast.errors import TdpfastError, UsageError
+from tdpfast.errors import UsageError
 
 PREFIX = "tdp"
 VERSION = 1
@@ -24,6 +24,7 @@ MAX_STEPS = 1 << 22
 
 COPY_IT = "the whole token, from tdp1- to its last letter"
 REMAKE = "the token that `tdpfast check` prints now"
+OR_CHECK = f"the version of tdpfast that made it, or {REMAKE}"
 
 
 class TokenError(UsageError):
@@ -38,7 +39,7 @@ class TokenMismatchError(TokenError):
     """The token belongs to another scenario."""
 
 
-class NondeterminismError(TdpfastError):
+class NondeterminismError(TokenError):
     """The program does not do what it did when the token was made."""
 
 
@@ -105,13 +106,24 @@ class Token:
             raise TokenMismatchError("the token is from another scenario", "or from an older form of this one",
                                      f"its scenario's file, or {REMAKE}")
 
-    def verify(self, replay: dict) -> None:
-        """NondeterminismError unless a replay did, step by step, what the token's recording did."""
+    def verify(self, replay: dict, threads: Sequence[str] = ()) -> None:
+        """NondeterminismError unless a replay did, step by step, what the token's recording did. threads: names of the
+        agents, for its text."""
+        what = "the program does not do what it did when the token was made"
         if replay["end"] == "diverged":
             at = len(replay["steps"])
-            raise NondeterminismError(f"the program differs from the recording: step {at} cannot be made")
-        if replay["schedule"] != self.schedule or digest_of(replay["steps"]) != self.digest:
-            raise NondeterminismError("the program differs from the recording: it made other accesses")
+            if at < len(self.schedule):
+                agent = self.schedule[at]
+                who = threads[agent] if agent < len(threads) else "the end of a grace period"
+                raise NondeterminismError(what, f"step {at + 1} of {len(self.schedule)}, by {who}, cannot be made",
+                                          OR_CHECK)
+            raise NondeterminismError(what, f"it goes on after the last of {at} steps", OR_CHECK)
+        if replay["schedule"] != self.schedule:
+            raise NondeterminismError(what, f"it ended after {len(replay['schedule'])} of {len(self.schedule)} steps",
+                                      OR_CHECK)
+        if digest_of(replay["steps"]) != self.digest:
+            raise NondeterminismError(what, "the same threads ran in the same order, but made other accesses",
+                                      OR_CHECK)
 
 
 def fingerprint(*parts: str | bytes) -> int:

@@ -402,8 +402,7 @@ class Vm:
     def walk(self, gfn: int, *, private: bool | None = None) -> Walk:
         """The way from the youngest valid root of that kind to gfn, level by level, with every field; str() of it is
         for people. Reads the tables as they stand, without a lock. UsageError without such a root."""
-        private = self._private(private)
-        self._gfn(gfn)
+        private, gfn = self._private(private), self._gfn(gfn)
         for root in reversed(self.roots):
             if root.is_mirror == private and not root.invalid:
                 return _walk.walk(self, root, gfn, private)

@@ -49,7 +49,8 @@ class VmFile:
         for name, value in values.items():
             if isinstance(value, (list, dict, float)):
                 raise UsageError(f"vm.{name} is {shown(value)}", "not a value of that argument", "see tdpfast.Vm")
-        return TdVm(**{k: v for k, v in values.items() if k != "module"}) if self.on_module else Vm(**values)
+        values.pop("module", None)
+        return TdVm(**values) if self.on_module else Vm(**values)
 
     @property
     def on_module(self) -> bool:

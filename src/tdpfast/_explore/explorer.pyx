@@ -166,13 +166,17 @@ cdef void engine_once(Engine *e) noexcept nogil:
         engine_note(e)
 
 
+cdef inline bint limit_reached(const Engine *e) noexcept nogil:
+    return (e.max_executions and e.executions >= e.max_executions) or (
+        e.max_transitions and e.search.transitions + e.walk.transitions >= e.max_transitions)
+
+
 cdef void engine_run(Engine *e, double until) noexcept nogil:
     """Executions until the strategy is done, a stop condition holds, or the clock passes `until`."""
     cdef uint32_t steps = 0
     cdef double t
     while not e.finished:
-        if (e.max_executions and e.executions >= e.max_executions) or (
-                e.max_transitions and e.search.transitions + e.walk.transitions >= e.max_transitions):
+        if limit_reached(e):
             e.finished = True
             e.complete = False
             break
@@ -319,7 +323,7 @@ cdef class Explorer:
         self.take()
         try:
             self.prepare()
-            if self.e.finished or (self.e.max_executions and self.e.executions >= self.e.max_executions):
+            if self.e.finished or limit_reached(&self.e):
                 return None
             with nogil:
                 engine_once(&self.e)

@@ -29,7 +29,7 @@ from tdpfast._mmu.tdp_mmu_map cimport kvm_mmu_hugepage_adjust, link_or_split, td
 from tdpfast._mmu.tdp_mmu_roots cimport is_page_fault_stale, vcpu_reload
 from tdpfast._face.vm cimport VmCore, fill_op, result_dict
 
-from tdpfast._arguments import check_bool
+from tdpfast._arguments import BYTES, WORDS, check_bool, flat_buffer
 from tdpfast.errors import UsageError
 
 cdef extern from *:
@@ -373,7 +373,7 @@ cdef class VcpuCore:
         return 0
 
     def run(self, fields):
-        """One operation on this CPU; a dict as VmCore.run() returns it, with `tries` for a map."""
+        """One operation on this CPU; a dict as VmCore.run() returns it, with `tries` and `pfn` for a map."""
         cdef Op op
         cdef OpResult res
         memset(&res, 0, sizeof(res))
@@ -384,6 +384,7 @@ cdef class VcpuCore:
         out = result_dict(&op, self.c, &res, self.vm.vm.tdx != NULL)
         if op.kind == OP_MAP and not self.c.abort:
             out["tries"] = res.tries
+            out["pfn"] = res.pfn
         self.finish()
         return out
 
@@ -464,8 +465,11 @@ cdef class VcpuCore:
             self.finish()
         return {i: counts[i] for i in range(8) if counts[i]}
 
-    def walk_many(self, bint mirror, const uint64_t[::1] gfns, uint64_t[::1] sptes, uint8_t[::1] levels):
-        """Fills sptes and levels with where the walk of each gfn ends."""
+    def walk_many(self, bint mirror, places, found, found_at):
+        """Fills found (SPTEs) and found_at (levels) with where the walk of each gfn of places ends."""
+        cdef const uint64_t[::1] gfns = flat_buffer("gfns", places, WORDS)
+        cdef uint64_t[::1] sptes = flat_buffer("sptes", found, WORDS)
+        cdef uint8_t[::1] levels = flat_buffer("levels", found_at, BYTES)
         cdef uint64_t n = gfns.shape[0]
         if <uint64_t>sptes.shape[0] != n or <uint64_t>levels.shape[0] != n:
             raise UsageError("arrays of different lengths", "one answer per gfn", "arrays of one length")
@@ -476,8 +480,9 @@ cdef class VcpuCore:
             walk_pages(self.c, self.vm.vm, mirror, &gfns[0], n, &sptes[0], &levels[0])
         self.vm.busy[self.c.id] = False
 
-    def copy_events(self, uint8_t[::1] out):
+    def copy_events(self, records):
         """Copies the records into an array of events.EVENT_DTYPE, seen as bytes."""
+        cdef uint8_t[::1] out = flat_buffer("records", records, BYTES)
         cdef PackedEvent packed          # the bytes may lie anywhere
         cdef Event *e
         cdef size_t i

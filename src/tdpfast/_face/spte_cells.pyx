@@ -5,6 +5,7 @@ from libc.stdint cimport uint64_t
 
 from tdpfast._sync.atomic cimport (tdp_fetch_and, tdp_read_once, tdp_try_cmpxchg, tdp_write_once,
                               tdp_xchg)
+from tdpfast._arguments import WORDS, flat_buffer
 from tdpfast.errors import UsageError
 
 
@@ -26,10 +27,10 @@ cdef class SpteCells:
 
     def __cinit__(self, array):
         try:
-            if array is None:           # Cython would take it for no memoryview
-                raise TypeError("None is not an array")
-            self.cells = array
+            self.cells = flat_buffer("cells", array, WORDS)
         except (TypeError, ValueError, BufferError) as error:
+            if isinstance(error, UsageError):
+                raise
             raise UsageError("cannot use this array as cells", str(error),
                              "a writable, contiguous, one-dimensional numpy uint64 array"
                              ) from None

@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tdpfast._spte cimport *
 
+from tdpfast._arguments import BYTES, WORDS, flat_buffer
 from tdpfast._spte import SPTE_WARNS
 
 # The record of unpack(); tdpfast.spte.SPTE_DTYPE says the same to numpy.
@@ -239,9 +240,10 @@ cdef class SpteFormat:
 
     # Arrays. `levels` holds one level for all values, or as many as values.
 
-    def pred_array(self, int which, const uint64_t[::1] values not None,
-                   const uint8_t[::1] levels not None, uint64_t mmio,
-                   uint8_t[::1] out not None):
+    def pred_array(self, int which, numbers, level_of, uint64_t mmio, answers):
+        cdef const uint64_t[::1] values = flat_buffer("values", numbers, WORDS)
+        cdef const uint8_t[::1] levels = flat_buffer("levels", level_of, BYTES)
+        cdef uint8_t[::1] out = flat_buffer("out", answers, BYTES)
         cdef Py_ssize_t i, n = values.shape[0]
         cdef Py_ssize_t step = self.check_arrays(n, out.shape[0], levels)
         cdef pred_fn fn = pred_table[checked(which, NR_PREDICATES)]
@@ -249,8 +251,10 @@ cdef class SpteFormat:
             for i in range(n):
                 out[i] = fn(&self.cfg, values[i], levels[i * step], mmio)
 
-    def map_array(self, int which, const uint64_t[::1] values not None, uint64_t[::1] out not None):
+    def map_array(self, int which, numbers, answers):
         """The assertions that fired for any of the values."""
+        cdef const uint64_t[::1] values = flat_buffer("values", numbers, WORDS)
+        cdef uint64_t[::1] out = flat_buffer("out", answers, WORDS)
         cdef Py_ssize_t i, n = values.shape[0]
         cdef uint32_t warn = 0
         checked(which, len(MAPS))
@@ -261,8 +265,10 @@ cdef class SpteFormat:
                 out[i] = spte_map(&self.cfg, which, values[i], &warn)
         return warn_names(warn)
 
-    def flush_array(self, const uint64_t[::1] old not None, const uint64_t[::1] new not None,
-                    uint8_t[::1] out not None):
+    def flush_array(self, before, after, answers):
+        cdef const uint64_t[::1] old = flat_buffer("old", before, WORDS)
+        cdef const uint64_t[::1] new = flat_buffer("new", after, WORDS)
+        cdef uint8_t[::1] out = flat_buffer("out", answers, BYTES)
         cdef Py_ssize_t i, n = old.shape[0]
         if new.shape[0] != n or out.shape[0] != n:
             raise ValueError("arrays differ in length")
@@ -270,10 +276,11 @@ cdef class SpteFormat:
             for i in range(n):
                 out[i] = leaf_spte_change_needs_tlb_flush(&self.cfg, old[i], new[i])
 
-    def unpack_array(self, const uint64_t[::1] values not None,
-                     const uint8_t[::1] levels not None, uint64_t mmio,
-                     uint8_t[::1] out not None):
-        """`out`: bytes of n SpteFields, aligned."""
+    def unpack_array(self, numbers, level_of, uint64_t mmio, answers):
+        """`answers`: bytes of n SpteFields, aligned."""
+        cdef const uint64_t[::1] values = flat_buffer("values", numbers, WORDS)
+        cdef const uint8_t[::1] levels = flat_buffer("levels", level_of, BYTES)
+        cdef uint8_t[::1] out = flat_buffer("out", answers, BYTES)
         cdef Py_ssize_t i, n = values.shape[0]
         cdef Py_ssize_t step = self.check_arrays(n, n, levels)
         cdef SpteFields *fields
@@ -284,8 +291,10 @@ cdef class SpteFormat:
             for i in range(n):
                 unpack(&self.cfg, values[i], levels[i * step], mmio, &fields[i])
 
-    def pack_array(self, const uint8_t[::1] records not None, uint64_t mmio, uint64_t[::1] out not None):
+    def pack_array(self, fields_of, uint64_t mmio, answers):
         """The index of the first record with a field too wide, or -1."""
+        cdef const uint8_t[::1] records = flat_buffer("records", fields_of, BYTES)
+        cdef uint64_t[::1] out = flat_buffer("out", answers, WORDS)
         cdef Py_ssize_t i, n = out.shape[0]
         cdef const SpteFields *fields
         if n == 0:

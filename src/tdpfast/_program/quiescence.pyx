@@ -142,7 +142,11 @@ cdef uint64_t *agree_entry(Tally *k, const Sp *sp, const Sp *child, uint64_t gfn
 
 
 cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nogil:
-    """One table and what hangs below it. sept: the S-EPT's table at the same place, NULL for none."""
+    """One table and what hangs below it. sept: the S-EPT's table at the same place, NULL for none.
+
+    Goes down only to a linked table of the next level that was made for this very entry, so that it ends whatever the
+    entries hold, and visits each table once.
+    """
     cdef Kvm *kvm = &k.vm.kvm
     cdef uint64_t *below
     cdef uint64_t spte, gfn
@@ -162,7 +166,8 @@ cdef void check_table(Tally *k, const Sp *sp, const uint64_t *sept) noexcept nog
         child = NULL
         if is_shadow_present_pte(spte) and not is_last_spte(spte, sp.level):
             child = hpa_to_sp(kvm.arena, spte & SPTE_BASE_ADDR_MASK)
-            if child == NULL or child.state != SP_LINKED:
+            if (child == NULL or child.state != SP_LINKED or child.level != sp.level - 1
+                    or child.ptep != &sp.spt[i]):
                 note(k, CHECK_LIFE, gfn, sp.level, spte, 0)
                 continue
             k.tables += 1

@@ -4,16 +4,17 @@
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EINVAL, EIO, EOPNOTSUPP, EPERM, OP_MAP, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SYNC_LOAD, TDH_MR_EXTEND,
+    EINVAL, EIO, EOPNOTSUPP, EPERM, OP_MAP, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SYNC_LOAD, SYNC_STORE,
+    TDH_MR_EXTEND,
 )
-from tdpfast._sync.atomic cimport tdp_read_once32
+from tdpfast._sync.atomic cimport tdp_read_once32, tdp_write_once
 from tdpfast._ops.ops cimport op_fault, op_map
 from tdpfast._seam.module cimport SeamRegs
 from tdpfast._sync.cpu cimport read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock
 from tdpfast._mmu.tdp_mmu cimport Fault, kvm_bug_on
 from tdpfast._mmu.tdp_mmu_map cimport gfn_tracked, kvm_tdp_mmu_map
 from tdpfast._mmu.tdp_mmu_roots cimport vcpu_reload
-from tdpfast._tdx.tdx cimport tdx_bug, tdx_pre_fault_allowed, tdx_runnable, tdx_seamcall
+from tdpfast._tdx.tdx cimport tdx_bug, tdx_page_add_src, tdx_pre_fault_allowed, tdx_runnable, tdx_seamcall
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._tdx.premap cimport premap_add
 from tdpfast._tdx.td cimport tdx_slots_lock, tdx_slots_unlock
@@ -76,12 +77,14 @@ cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     cdef SeamRegs r
     cdef uint64_t err
     cdef int ret, i
-    if t.page_add_src:
+    if tdx_page_add_src(c, t):
         kvm_bug_on(c, &vm.kvm, b"tdx_gmem_post_populate", b"page_add_src_set")
         return -EIO
-    t.page_add_src = op.src
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.page_add_src)
+    tdp_write_once(&t.page_add_src, op.src)
     ret = map_and_add(c, vm, op)
-    t.page_add_src = 0
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.page_add_src)
+    tdp_write_once(&t.page_add_src, 0)
     if ret or not op.measure:
         return ret
     for i in range(4096 // TDX_EXTENDMR_CHUNKSIZE):

@@ -22,7 +22,7 @@ from tdpfast._mmu.tdp_iter cimport pages_per_hpage
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
 from tdpfast._tdx.tdx cimport (
     tdh_do_no_vcpus, tdx_bug, tdx_hkid, tdx_huge_allowed, tdx_mem_page_aug, tdx_operand_busy, tdx_page_add,
-    tdx_pre_fault_allowed, tdx_runnable, tdx_track, tdx_write_back,
+    tdx_page_add_src, tdx_pre_fault_allowed, tdx_runnable, tdx_track, tdx_write_back,
 )
 
 cdef enum:
@@ -126,7 +126,7 @@ cdef int premap_set_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64
 cdef int premap_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
     """The second half of tdx_gmem_post_populate(), with slots_lock but without mmu_lock: PAGE.ADD of a page that was
     mapped before. 0, -EBUSY or -EIO with the mirror's leaf and the count as they were. Yields."""
-    cdef uint64_t err = tdx_page_add(c, t, gfn, pfn)
+    cdef uint64_t err = tdx_page_add(c, t, gfn, pfn, tdx_page_add_src(c, t))
     if err:
         return -EBUSY if tdx_operand_busy(err) else -EIO
     premapped_take(c, t, b"tdx_gmem_post_populate")

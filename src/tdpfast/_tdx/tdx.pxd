@@ -45,7 +45,8 @@ cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
                               SeamRegs *r) noexcept nogil
 cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil
-cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil
+cdef uint64_t tdx_page_add_src(Cpu *c, Tdx *t) noexcept nogil
+cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn, uint64_t src) noexcept nogil
 cdef int tdx_mem_page_aug(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn) noexcept nogil
 cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn) noexcept nogil
 cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil

@@ -248,29 +248,36 @@ cdef int pamt_put_on_error(Cpu *c, Tdx *t, uint64_t page, int ret) noexcept nogi
 
 # ---- leaves and tables ------------------------------------------------------------------------------------------
 
-cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
-    """TDH.MEM.PAGE.ADD of a 4K page with the content at page_add_src; its status. Yields."""
+cdef uint64_t tdx_page_add_src(Cpu *c, Tdx *t) noexcept nogil:
+    """page_add_src, which who populates sets under slots_lock and a fault reads without. May yield."""
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.page_add_src)
+    return tdp_read_once(&t.page_add_src)
+
+
+cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn, uint64_t src) noexcept nogil:
+    """TDH.MEM.PAGE.ADD of a 4K page with the content at src; its status. Yields."""
     cdef SeamRegs r
     memset(&r, 0, sizeof(r))
     r.rcx = gfn << 12
     r.rdx = t.tdr_pa
     r.r8 = pfn << 12
-    r.r9 = t.page_add_src
+    r.r9 = src
     return tdx_seamcall(c, t, TDH_MEM_PAGE_ADD, &r)
 
 
 cdef int tdx_mem_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn) noexcept nogil:
     """Before finalisation: adds a page with its content. slots_lock and a source page are needed."""
-    cdef uint64_t err
+    cdef uint64_t err, src
     if not c.held.slots_lock:
         sync_assert(c, ASSERT_LOCKDEP, b"tdx_mem_page_add", b"slots_lock")
     if tdx_pre_fault_allowed(c, t):
         kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"pre_fault_allowed")
         return -EIO
-    if not t.page_add_src:
+    src = tdx_page_add_src(c, t)
+    if not src:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_mem_page_add", b"no_page_add_src")
         return -EIO
-    err = tdx_page_add(c, t, gfn, pfn)
+    err = tdx_page_add(c, t, gfn, pfn, src)
     if tdx_operand_busy(err):
         return -EBUSY
     if err:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import click
 
@@ -28,7 +27,7 @@ def command(files, design, as_json, max_diffs):
     for path in files:
         report = conform_file(path, design, max_diffs=max_diffs)
         failed |= not report.ok
-        click.echo(json.dumps(asdict(report)) if as_json else _text(report))
+        click.echo(json.dumps(report.to_json()) if as_json else _text(report))
     return EXIT_FOUND if failed else EXIT_OK
 
 

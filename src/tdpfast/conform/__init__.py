@@ -68,6 +68,10 @@ class FileReport:
         """Nothing failed."""
         return self.failed == 0
 
+    def to_json(self) -> dict:
+        """The fields, as one JSON object holds them."""
+        return vars(self) | {"differences": [vars(difference) for difference in self.differences]}
+
 
 def conform(paths: Iterable[str | Path], design: str | Design | None = None, *,
             max_diffs: int = 10) -> list[FileReport]:
