@@ -13,7 +13,7 @@ ASAN_TESTS := tests/unit tests/conformance tests/concurrency tests/stateful
 TSAN_TESTS := tests/concurrency tests/unit/test_seam_threads.py tests/unit/test_td_vm.py tests/unit/test_vm_promises.py \
 	tests/stateful/test_threads_machine.py
 
-.PHONY: check test test-slow test-asan test-tsan lint bench install clean
+.PHONY: check test test-slow test-asan test-tsan lint docs bench install clean
 
 check: $(STAMP)
 	$(BIN)/tdpfast check review --expect
@@ -39,6 +39,10 @@ test-tsan:
 	$(MAKE) install VENV=.venv-tsan SANITIZE=thread
 	tools/sanitize.sh thread .venv-tsan/bin/python -m pytest -q --capture=sys -m "not slow" $(TSAN_TESTS)
 
+# Every page, warnings are errors; build/docs/index.html is the first.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 # Every figure beside a baseline of the same run; the JSON stays for comparisons of one's own.
 bench: $(STAMP)
 	mkdir -p build
@@ -54,7 +58,7 @@ $(BIN)/python:
 SOURCES := Makefile pyproject.toml CMakeLists.txt $(shell find src -name '*.p[xy][xd]' -o -name '*.h')
 
 $(STAMP): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench,lint]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation $(CONFIG) -e ".[test,bench,lint,docs]"
 	touch $@
 
 clean:

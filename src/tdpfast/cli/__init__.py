@@ -1,8 +1,7 @@
 """The tdpfast command.
 
 Each subcommand is a module of this package with a click command named ``command``, imported when it is
-used. Exit codes: 0 nothing found, 1 something found, 2 usage or output that cannot be written, 3 internal error,
-124 time budget reached, 130 interrupted, 141 the reader of the output went away.
+used. What a command ends with is in EXIT_CODES.
 """
 from __future__ import annotations
 
@@ -16,7 +15,17 @@ import click
 
 from tdpfast.errors import UsageError
 
-EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME, EXIT_PIPE = 0, 1, 2, 3, 124, 141
+EXIT_CODES = {
+    0: "nothing found",
+    1: "a violation, a failed case or an unexpected result found",
+    2: "usage, bad input, or output that cannot be written",
+    3: "internal error",
+    124: "time budget reached and nothing found (of stress: before anything was checked)",
+    130: "interrupted",
+    141: "the reader of the output went away",
+}
+"""Exit code -> what it means, of every command."""
+EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME, EXIT_INTERRUPTED, EXIT_PIPE = EXIT_CODES
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What a write fails with when nobody can have the output."""
 
@@ -45,6 +54,8 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):
             formatter.write_dl(sorted(COMMANDS.items()))
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,7 +84,7 @@ def run(argv: list[str] | None = None) -> int:
     except UsageError as error:
         return _usage(str(error))
     except (KeyboardInterrupt, click.Abort):
-        return 130
+        return EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in LOST:
             return _lost_output(error)
