@@ -1,49 +1,170 @@
-"""The operations as data: which there are, which fields each has, and what every one may carry beside them.
+"""The operations as data: one row each, from which the rest is derived.
 
-`Vm.run()`, VM files and scenarios refuse a field that is not here, by this one table.
+A row says what a file may write, what the core is given, which lock the kernel's callers hold, and what the search has
+to know about the operation. `Vm.run()`, VM files, scenarios, the lowering of the native core and the explorer read it;
+the operation itself is one native function under its number in the core's table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tdpfast._arguments import check_int, one_of, shown
+from tdpfast._names import OpKind
 from tdpfast.errors import UsageError
 
-_RANGE = ("start", "end")
-OPS: dict[str, tuple[str, ...]] = {
-    "map": ("gfn", "pfn", "level", "write", "exec", "user", "prefetch", "map_writable", "private", "noslot",
-            "retries"),
-    "zap_leafs": (*_RANGE, "flush"), "unmap": (*_RANGE, "filter", "flush", "may_block"), "zap_all": (),
-    "invalidate_roots": ("types",), "zap_invalidated_roots": ("shared",), "reload": (), "put_root": ("private",),
-    "alloc_root": ("private",), "put_roots": (), "sync_rcu": (), "uninit": (),
-    "wrprot_slot": (*_RANGE, "min_level"), "clear_dirty_slot": _RANGE,
-    "clear_dirty_pt_masked": ("gfn", "mask", "wrprot"), "write_protect_gfn": ("gfn", "min_level"),
-    "split": (*_RANGE, "target_level", "shared"), "recover": (*_RANGE, "max_level"),
-    "age": (*_RANGE, "filter"), "test_age": (*_RANGE, "filter"),
-    "get_walk": ("gfn",), "mwalk": ("gfn",), "fast_pf_last": ("gfn",),
-    "fast_page_fault": ("gfn", "write", "exec", "user", "present", "private"), "zap_nx": (),
-    "poke": ("private", "gfn", "set", "clear"), "poke_raw": ("private", "gfn", "level", "value"),
-    "set_dirty_log": ("on",), "track": ("gfn", "on"), "set_gen": ("gen",),
-    "gmem_convert": _RANGE, "honor_accept": ("gfn", "level"),
-    "zap_spte": ("gfn", "level", "shared", "tries", "rcu"), "zap_nx_sp": ("gfn", "level", "rcu"),
+NO_ROOT, DIRECT, MIRROR, BOTH = range(4)
+"""`OpSpec.roots`: bits, 1 the direct root, 2 the mirror."""
+LOCKS = ("", "read", "write", "shared", "own")
+"""`OpSpec.lock`: not at all; for read; for write; for read if the operation's field shared says so, else for write; it
+takes its locks itself, by turns."""
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One operation.
+
+    Args:
+        fields: what it takes, in order, and what a field means that is left out.
+        td_fields: what they mean then on a TD, where that is something else.
+        fixed: what the core is given beside them.
+        td_only: only a TD on a module has it.
+        lock: how mmu_lock is held around it, one of LOCKS.
+        roots: which of its vCPU's own roots it walks, faults in or replaces; a thread that uses one holds a reference.
+        rare: it changes words that are constant in every scenario without such an operation. They are offered by
+            sync_rare(), so that no other scenario pays for them.
+        ends_roots: valid roots may become invalid, or go, by it.
+        refused: when today's callers never get it to a TD: "gated" (guest_memfd memslots know no dirty log, and nobody
+            zaps a single SPTE of a mirror), or "private" (for private memory; hardware walks no mirror). It answers
+            -EINVAL then, unless the design is ungated.
+        slots_lock: its callers hold slots_lock.
+        levels: the least and the greatest level that its level may be. Above 1G it is the kernel's own assertion that
+            answers, for the operations that have one.
+        ret: what its result means.
+        answers: what its result has beside ``ret``; None when the operation ended the VM.
+        none_if_failed: None as well when ret is negative: it found nothing.
+    """
+
+    fields: Mapping[str, int] = field(default_factory=dict)
+    td_fields: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    td_only: bool = False
+    lock: str = ""
+    roots: int = NO_ROOT
+    rare: bool = False
+    ends_roots: bool = False
+    refused: str = ""
+    slots_lock: bool = False
+    levels: tuple[int, int] = (1, 5)
+    ret: str = "0"
+    answers: tuple[str, ...] = ()
+    none_if_failed: bool = False
+
+    def defaults(self, td: bool) -> dict[str, int]:
+        """What the core is given where an operation says nothing, on a TD or not."""
+        return {**self.fields, **(self.td_fields if td else {}), **self.fixed}
+
+
+def _zeros(*names: str) -> dict[str, int]:
+    return dict.fromkeys(names, 0)
+
+
+_RANGE = _zeros("start", "end")
+_PAGE = _zeros("gfn", "pfn") | {"level": 1}
+_FAULT = _PAGE | _zeros("write", "exec", "user", "prefetch", "private", "noslot", "retries") | {"map_writable": 1}
+_VCPU = _zeros("vcpu")
+_TD_FAULT = {"write": 1, "private": 1}
+_SHARED, _PRIVATE = {"filter": 1}, {"filter": 2}        # enum kvm_gfn_range_filter
+_GUEST = ("kind", "rax", "out", "flags")
+_RET_PF = "RET_PF_*"
+_ERRNO = "0 or an errno"
+_FLUSH = "1: a flush of the TLB is due"
+
+
+def _td(fields: Mapping[str, int], **row: Any) -> OpSpec:
+    """A row of what only a TD has; its result is also that of a guest instruction or of a SEAMCALL."""
+    return OpSpec(fields, td_only=True, **{"answers": _GUEST, **row})
+
+
+OPS: dict[str, OpSpec] = {
+    "map": OpSpec(_FAULT, _TD_FAULT, lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF,
+                  answers=("level", "pfn", "tries")),
+    "zap_leafs": OpSpec(_RANGE | _zeros("flush"), lock="write", ret=_FLUSH),
+    "unmap": OpSpec(_RANGE | _SHARED | {"flush": 0, "may_block": 1}, _PRIVATE, lock="write", ret=_FLUSH),
+    "zap_all": OpSpec(lock="write"),
+    "invalidate_roots": OpSpec({"types": 6}, lock="write", rare=True, ends_roots=True, slots_lock=True),
+    "zap_invalidated_roots": OpSpec(_zeros("shared"), lock="own", rare=True, slots_lock=True),
+    "reload": OpSpec(lock="own", roots=BOTH, rare=True, ret="2: the mirror root was replaced, plus 1: the direct one"),
+    "put_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
+    "alloc_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
+    "wrprot_slot": OpSpec(_RANGE | {"min_level": 1}, lock="read", refused="gated", ret=_FLUSH),
+    "clear_dirty_slot": OpSpec(_RANGE, lock="read", refused="gated"),
+    "clear_dirty_pt_masked": OpSpec(_zeros("gfn", "mask", "wrprot"), lock="write", refused="gated"),
+    "write_protect_gfn": OpSpec({"gfn": 0, "min_level": 1}, lock="write", refused="gated",
+                                ret="1: something was protected"),
+    "split": OpSpec(_RANGE | {"target_level": 1, "shared": 0}, lock="shared", refused="gated"),
+    "recover": OpSpec(_RANGE | {"max_level": 1}, {"max_level": 2}, lock="read", refused="gated"),
+    "age": OpSpec(_RANGE | _SHARED, _PRIVATE, ret="1: something was young"),
+    "test_age": OpSpec(_RANGE | _SHARED, _PRIVATE, ret="1: something is young"),
+    "get_walk": OpSpec(_zeros("gfn"), roots=DIRECT, ret="lowest level that was read, -1: none",
+                       answers=("root_level", "sptes")),
+    "fast_pf_last": OpSpec(_zeros("gfn"), roots=DIRECT, ret="index of the entry, -1: no root",
+                           answers=("level", "spte")),
+    "zap_nx": OpSpec(lock="read", ret="1: zapped, 0: the table is gone, -1: the list is empty",
+                     answers=("gfn", "sp_level"), none_if_failed=True),
+    "poke": OpSpec(_zeros("private", "gfn", "set", "clear"), {"private": 1}, roots=BOTH, refused="private",
+                   ret="level of the leaf, -1: none, or lost to another CPU", answers=("spte",),
+                   none_if_failed=True),
+    "poke_raw": OpSpec({"private": 0, "gfn": 0, "level": 1, "value": 0}, {"private": 1}, roots=BOTH,
+                       refused="private", ret="0, -1: not written"),
+    "set_dirty_log": OpSpec(_zeros("on"), rare=True, slots_lock=True),
+    "track": OpSpec({"gfn": 0, "on": 1}, lock="write", ret="0, -ENOSPC: too many gfns"),
+    "set_gen": OpSpec(_zeros("gen"), rare=True),
+    "zap_spte": OpSpec({"gfn": 0, "level": 1, "shared": 1, "tries": 1, "rcu": 1}, lock="shared", roots=MIRROR,
+                       refused="gated", ret="0, an errno, or 1: nothing there", answers=("tries",)),
+    "zap_nx_sp": OpSpec({"gfn": 0, "level": 2, "rcu": 1}, lock="read", roots=MIRROR, refused="gated",
+                        ret="1: zapped, 0: not, -1: no table there"),
+    "mwalk": OpSpec(_zeros("gfn"), roots=MIRROR, ret="lowest level that was read, -1: none",
+                    answers=("root_level", "sptes")),
+    "sync_rcu": OpSpec(),
+    "uninit": OpSpec(lock="own", rare=True, ends_roots=True),
+    "put_roots": OpSpec(lock="own", roots=BOTH, rare=True),
+    "fast_page_fault": OpSpec(_zeros("gfn", "write", "exec", "user") | {"present": 1, "private": 0}, roots=BOTH,
+                              ret=_RET_PF),
+    "gmem_convert": OpSpec(_RANGE, lock="own", ret=_ERRNO),
+    "honor_accept": OpSpec({"gfn": 0, "level": 1}, lock="own", levels=(1, 3), ret=_ERRNO),
+    "vp_enter": _td(_VCPU, ret="1 inside, 0 came back, -1 kept out by a zap, -2 VM dead, -3 inside already"),
+    "td_exit": _td(_VCPU, ret="1: it was inside, -3: it was not"),
+    "accept": _td(_VCPU | _zeros("gpa", "level", "same_rip"), levels=(0, 5)),
+    "guest_access": _td(_VCPU | _zeros("gpa", "same_rip")),
+    "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), lock="own", roots=BOTH),
+    "raw": _td(_zeros("leaf", "rcx", "rdx", "r8"), rare=True),
+    "populate": _td(_zeros("gfn", "pfn") | {"src": 0x10000000, "measure": 0}, lock="own", roots=BOTH, rare=True,
+                    ret=_ERRNO),
+    "finalize": _td({}, rare=True, ret=_ERRNO),
+    "release_hkid": _td({}, rare=True),
+    "vcpu_free": _td(_VCPU, rare=True),
+    "vm_destroy": _td({}, rare=True),
+    "free_pfn": _td(_zeros("gfn", "pfn"), roots=MIRROR,
+                    ret="0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's, -EBUSY: mapped"),
+    "pamt_get": _td(_zeros("pfn"), ret=_ERRNO),
+    "pamt_put": _td(_zeros("pfn")),
+    "guest_accept": _td(_VCPU | _zeros("gpa", "pfn", "level") | {"tries": -1}, lock="own", roots=BOTH, levels=(0, 5),
+                        ret="0, 1: out of tries, or an errno", answers=("tries", *_GUEST)),
+    "prefault": _td(_PAGE, lock="own", roots=BOTH, levels=(1, 3), ret="RET_PF_*, or an errno"),
+    "map_exclusive": _td(_PAGE, fixed=_TD_FAULT | {"map_writable": 1}, lock="own", roots=BOTH, levels=(1, 3),
+                         ret=_RET_PF),
 }
-"""Operations of `Vm.run()` and their fields; every one also takes the modifiers hook, resched, race and no_gp.
+"""Every operation by name, in the order of OpKind; every one also takes the modifiers hook, resched, race and no_gp.
 
 hook: values that the external hooks return, in order (0, -16, -5); resched: need_resched() is true from that
 call on; race: [n, "hw", set, clear] or [n, "install", value], what another CPU does before the n-th atomic;
 no_gp: RCU callbacks that are due do not run at the end."""
+if tuple(OPS) != tuple(name[3:].lower() for name in OpKind.__members__):
+    raise ImportError("OPS and OpKind do not have the same operations in the same order")
 
-TD_OPS: dict[str, tuple[str, ...]] = {
-    "vp_enter": ("vcpu",), "td_exit": ("vcpu",), "accept": ("vcpu", "gpa", "level", "same_rip"),
-    "guest_access": ("vcpu", "gpa", "same_rip"), "touch": ("vcpu", "gfn", "pfn", "retries", "same_rip"),
-    "raw": ("leaf", "rcx", "rdx", "r8"), "populate": ("gfn", "pfn", "src", "measure"), "finalize": (),
-    "release_hkid": (), "vcpu_free": ("vcpu",), "vm_destroy": (), "free_pfn": ("gfn", "pfn"),
-    "guest_accept": ("vcpu", "gpa", "pfn", "level", "tries"), "prefault": ("gfn", "pfn", "level"),
-    "map_exclusive": ("gfn", "pfn", "level"), "pamt_get": ("pfn",), "pamt_put": ("pfn",),
-}
-"""What a TD, and so a scenario, has beside `OPS`: vCPUs that run guest code, and the TD's life."""
 
 MODIFIERS = ("hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry")
 TD_MODIFIERS = (*MODIFIERS, "inject", "reenter")
@@ -55,6 +176,16 @@ INJECT_FIELDS = ("leaf", "lock", "mode", "skip", "count", "until_kick", "intr")
 intr = 1 and no lock, an interrupt is pending on the caller's."""
 
 
+def spec_of(name: Any, td: bool) -> OpSpec:
+    """The row of an operation; UsageError for an unknown name, or one that only a TD has where there is none."""
+    spec = OPS.get(name) if isinstance(name, str) else None
+    if spec is None or (spec.td_only and not td):
+        raise UsageError(f"unknown op {shown(name)}" if spec is None else f"op {name!r}",
+                         "not an operation of the TDP MMU" if spec is None else "this VM is no TD",
+                         one_of(op for op, row in OPS.items() if td or not row.td_only))
+    return spec
+
+
 def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     """UsageError unless `op` is an operation whose fields are known and whose modifiers have their form.
 
@@ -63,14 +194,11 @@ def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     """
     if not isinstance(op, Mapping):
         raise UsageError(f"operation {shown(op)}", "not a mapping", 'such as {"op": "map", "gfn": 0x600}')
-    name = op.get("op")
-    table = OPS | TD_OPS if td else OPS
-    if not isinstance(name, str) or name not in table:
-        raise UsageError(f"unknown op {shown(name)}", "not an operation of the TDP MMU", one_of(table))
-    known = table[name] + (TD_MODIFIERS if td else MODIFIERS)
+    spec = spec_of(op.get("op"), td)
+    known = (*spec.fields, *(TD_MODIFIERS if td else MODIFIERS))
     for key in op:
         if key != "op" and key not in known:
-            raise UsageError(f"op {name!r} has no field {shown(key)}", "unknown field", one_of(known))
+            raise UsageError(f"op {op['op']!r} has no field {shown(key)}", "unknown field", one_of(known))
     check_hooks(op.get("hook", []), td)
     check_race(op.get("race"))
     check_tables("inject", op.get("inject", []), INJECT_FIELDS)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tdpfast.vm import Vm
 
 EINVAL = -22
-SLOTS_OPS = frozenset({"invalidate_roots", "zap_invalidated_roots", "set_dirty_log"})
-"""What the kernel does under slots_lock."""
 
 
 class RetPf(IntEnum):
@@ -165,7 +163,8 @@ class Vcpu:
         vm._check_hook()
         if self._modifiers:
             fields = self._modifiers | fields
-        with vm._slots_lock if fields["op"] in SLOTS_OPS else nullcontext(), self._lock:
+        spec = OPS[fields["op"]]
+        with vm._slots_lock if spec.slots_lock else nullcontext(), self._lock:
             vm._check_alive()
             if vm.trace == "last":
                 self._core.clear()
@@ -174,8 +173,8 @@ class Vcpu:
         vm._raise_hook_error()
         if ended is not None:
             raise ended
-        if out["ret"] == EINVAL and fields["op"] in OPS and vm.tdx and not vm.design.ungated:
-            why = ("hardware walks no mirror" if fields["op"] in ("poke", "poke_raw") else
+        if out["ret"] == EINVAL and spec.refused and vm.tdx and not vm.design.ungated:
+            why = ("hardware walks no mirror" if spec.refused == "private" else
                    "guest_memfd memslots know no dirty log, so that KVM never gets here")
             raise UsageError(f"{fields['op']} on a TD", why, "Vm(..., ungated=True)")
         return out

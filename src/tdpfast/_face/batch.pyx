@@ -373,7 +373,7 @@ cdef class VcpuCore:
         return 0
 
     def run(self, fields):
-        """One operation on this CPU; a dict as VmCore.run() returns it, with `tries` and `pfn` for a map."""
+        """One operation on this CPU; a dict as VmCore.run() returns it."""
         cdef Op op
         cdef OpResult res
         memset(&res, 0, sizeof(res))
@@ -381,10 +381,7 @@ cdef class VcpuCore:
         self.check()
         with nogil:
             vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
-        out = result_dict(&op, self.c, &res, self.vm.vm.tdx != NULL)
-        if op.kind == OP_MAP and not self.c.abort:
-            out["tries"] = res.tries
-            out["pfn"] = res.pfn
+        out = result_dict(&op, self.c, &res)
         self.finish()
         return out
 

@@ -20,7 +20,7 @@ from tdpfast._tdx.design cimport TdxDesign
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES
 from tdpfast._tdx.hooks cimport tdx_hooks
 from tdpfast._tdx.gmem cimport tdx_fault_cancelled
-from tdpfast._tdx.ops cimport tdx_op_begin, tdx_op_end, tdx_reenter, tdx_run_op
+from tdpfast._tdx.ops cimport tdx_op_begin, tdx_op_end, tdx_reenter
 from tdpfast._tdx.pamt cimport pamt_balanced, pamt_host, pamt_host_init
 from tdpfast._tdx.premap cimport pin_count, pins_free, pins_init
 from tdpfast._tdx.td cimport TdConfig, tdx_td_build
@@ -108,7 +108,7 @@ cdef class TdVmCore(VmCore):
                                f" at {base:#x} taken by another TD?")
         self.vm.kvm.cut = &self.t.cut
         self.vm.tdx = self.t
-        self.vm.tdx_op = tdx_run_op
+        self.vm.nvcpus = nvcpus
         self.vm.op_begin = tdx_op_begin
         self.vm.op_end = tdx_op_end
         self.vm.fault_cancelled = tdx_fault_cancelled

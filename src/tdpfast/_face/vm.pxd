@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 
 from tdpfast._names cimport MAX_CPUS
 from tdpfast._mmu.arena cimport Sp
-from tdpfast._ops.ops cimport Op, Vm
+from tdpfast._ops.ops cimport Op, OpResult, Vm
 from tdpfast._sync.cpu cimport Cpu, Trace
 
 cdef class VmCore:
@@ -34,4 +34,4 @@ cdef class VmCore:
 
 cdef int fill_op(Op *op, object fields, bint td) except -1
 cdef list trace_list(const Trace *trace)
-cdef object result_dict(const Op *op, const Cpu *c, const void *res, bint td)
+cdef object result_dict(const Op *op, const Cpu *c, const OpResult *res)

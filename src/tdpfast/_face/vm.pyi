@@ -4,14 +4,11 @@ from typing import Any
 from tdpfast.design import Design
 
 OP_NAMES: tuple[str, ...]
-OP_KIND: dict[str, int]
-MODIFIERS: frozenset[str]
+OP_NUMBERS: dict[str, int]
+WORDS: dict[str, int]
+SMALL: dict[str, int]
 MAX_GFN: int
 TABLE_HPA: int
-LEVEL_FIELDS: tuple[str, ...]
-MAPPING_OPS: tuple[str, ...]
-DEFAULTS: dict[str, dict[str, int]]
-TD_DEFAULTS: dict[str, dict[str, int]]
 LOCKS: dict[str, int]
 HOOKS: dict[str, int]
 CHANGE_KINDS: dict[str, int]

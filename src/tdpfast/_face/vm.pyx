@@ -1,13 +1,13 @@
 # cython: language_level=3
 """The Python-owned VM: one Vm, its emulated CPUs, and their traces (see vm.py for the public class)."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from tdpfast._names cimport HOST_LP, MAX_CPUS, MAX_PFN_BITS, OP_VP_ENTER, RACE_HW, RACE_INSTALL, TDX_MAX_VCPUS
+from tdpfast._names cimport HOST_LP, MAX_CPUS, MAX_PFN_BITS, RACE_HW, RACE_INSTALL, TDX_MAX_VCPUS
 from tdpfast._mmu.arena cimport ARENA_HPA, ARENA_MAX_PAGES, SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops.ops cimport (
     OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, HookRule, Inject, Op, OpResult, vm_run_op_guarded,
@@ -26,15 +26,14 @@ from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 
 from operator import index
 
-from tdpfast._names import ChangeKind, HookId, InjectLock, OpKind, SeamLeaf
+from tdpfast._names import ChangeKind, HookId, InjectLock, SeamLeaf
 
 from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
+from tdpfast.ops import OPS, spec_of
 
-OP_NAMES = tuple(name[3:].lower() for name in OpKind.__members__)
-OP_KIND = {name: i for i, name in enumerate(OP_NAMES)}
-MODIFIERS = frozenset({"op", "hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "inject", "reenter",
-                       "rules"})
+OP_NAMES = tuple(OPS)        # in the order of OpKind
+OP_NUMBERS = {name: kind for kind, name in enumerate(OP_NAMES)}
 MAX_GFN = (1 << 52) - 1
 
 def as_u64(value, what):
@@ -160,97 +159,82 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
     return 0
 
 
-# What an operation's fields mean when they are absent, where that is not 0.
-LEVEL_FIELDS = ("level", "target_level", "min_level", "max_level")
-MAPPING_OPS = ("map", "honor_accept", "prefault", "map_exclusive")
-DEFAULTS = {
-    "map": {"level": 1, "map_writable": 1}, "fast_page_fault": {"present": 1}, "unmap": {"filter": 1, "may_block": 1},
-    "invalidate_roots": {"types": 6}, "wrprot_slot": {"min_level": 1}, "write_protect_gfn": {"min_level": 1},
-    "split": {"target_level": 1}, "recover": {"max_level": 1}, "age": {"filter": 1}, "test_age": {"filter": 1},
-    "track": {"on": 1}, "zap_spte": {"level": 1, "shared": 1, "tries": 1, "rcu": 1},
-    "zap_nx_sp": {"level": 2, "rcu": 1}, "poke_raw": {"level": 1}, "populate": {"src": 0x10000000},
-    "honor_accept": {"level": 1}, "guest_accept": {"tries": -1}, "prefault": {"level": 1},
-    "map_exclusive": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
-}
-# A TD's operations mean private memory when they do not say.
-TD_DEFAULTS = {
-    **DEFAULTS, "map": {"level": 1, "write": 1, "map_writable": 1, "private": 1},
-    "unmap": {"filter": 2, "may_block": 1}, "age": {"filter": 2}, "test_age": {"filter": 2},
-    "recover": {"max_level": 2}, "poke": {"private": 1}, "poke_raw": {"level": 1, "private": 1},
-}
 LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
 HOOKS = {name[5:].lower(): int(hook) for name, hook in HookId.__members__.items()}
 CHANGE_KINDS = {name[7:].lower(): int(change) for name, change in ChangeKind.__members__.items()}
 LEAF_NUMBERS = {name[4:].replace("_", "."): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
 
 
+cdef Op layout_op
+cdef size_t origin = <size_t>&layout_op
+# Where a field of an operation lies in its struct: unsigned 64-bit numbers, and small integers.
+WORDS = {
+    "gfn": <size_t>&layout_op.gfn - origin, "pfn": <size_t>&layout_op.pfn - origin,
+    "start": <size_t>&layout_op.start - origin, "end": <size_t>&layout_op.end - origin,
+    "mask": <size_t>&layout_op.mask - origin, "value": <size_t>&layout_op.value - origin,
+    "gen": <size_t>&layout_op.value - origin, "gpa": <size_t>&layout_op.value - origin,
+    "src": <size_t>&layout_op.src - origin, "set": <size_t>&layout_op.set_bits - origin,
+    "clear": <size_t>&layout_op.clear_bits - origin, "rcx": <size_t>&layout_op.regs[0] - origin,
+    "rdx": <size_t>&layout_op.regs[1] - origin, "r8": <size_t>&layout_op.regs[2] - origin,
+}
+SMALL = {
+    "level": <size_t>&layout_op.level - origin, "min_level": <size_t>&layout_op.level - origin,
+    "max_level": <size_t>&layout_op.level - origin, "target_level": <size_t>&layout_op.level - origin,
+    "write": <size_t>&layout_op.write - origin, "exec": <size_t>&layout_op.exec_ - origin,
+    "user": <size_t>&layout_op.user - origin, "present": <size_t>&layout_op.present - origin,
+    "prefetch": <size_t>&layout_op.prefetch - origin, "map_writable": <size_t>&layout_op.map_writable - origin,
+    "private": <size_t>&layout_op.is_private - origin, "noslot": <size_t>&layout_op.noslot - origin,
+    "filter": <size_t>&layout_op.filter - origin, "flush": <size_t>&layout_op.flush - origin,
+    "may_block": <size_t>&layout_op.may_block - origin, "types": <size_t>&layout_op.types - origin,
+    "shared": <size_t>&layout_op.shared - origin, "on": <size_t>&layout_op.on - origin,
+    "wrprot": <size_t>&layout_op.on - origin, "retries": <size_t>&layout_op.retries - origin,
+    "tries": <size_t>&layout_op.tries - origin, "rcu": <size_t>&layout_op.rcu - origin,
+    "vcpu": <size_t>&layout_op.vcpu - origin, "same_rip": <size_t>&layout_op.same_rip - origin,
+    "measure": <size_t>&layout_op.measure - origin,
+}
+
+
 cdef int fill_op(Op *op, object fields, bint td) except -1:
-    """Lowers an operation's dict; UsageError for an unknown op, an unreadable field or an impossible range."""
-    cdef dict f = dict(fields)
-    name = f.get("op")
-    if not isinstance(name, str) or name not in OP_KIND:
-        raise UsageError(f"unknown op {name!r}", "not an operation of the TDP MMU",
-                         "use one of " + ", ".join(sorted(OP_KIND)))
-    for key, value in (TD_DEFAULTS if td else DEFAULTS).get(name, {}).items():
-        f.setdefault(key, value)
+    """Lowers an operation's dict by its row in OPS; UsageError for an unknown op, an unreadable field or an impossible
+    value."""
+    name = fields.get("op")
+    spec = spec_of(name, td)
+    cdef dict f = spec.defaults(td)
+    f.update(fields)
     memset(op, 0, sizeof(Op))
-    op.kind = OP_KIND[name]
-    if op.kind >= OP_VP_ENTER and not td:
-        raise UsageError(f"op {name!r}", "this VM is no TD", "use a TD")
-    for key in LEVEL_FIELDS:
-        if key in f:
-            op.level = flag(f, key, 0)
-            # Above 1G it is the kernel's own assertion that answers, for the operations that have one.
-            if not (0 if op.kind >= OP_VP_ENTER else 1) <= op.level <= 5:
-                raise UsageError(f"field {key} of op {name!r} is {op.level}", "not a page table level",
-                                 "use 1 (4K), 2 (2M) or 3 (1G)")
-            if name in MAPPING_OPS and not 1 <= op.level <= 3:
-                raise UsageError(f"field level of op {name!r} is {op.level}",
-                                 "no page is smaller than 4K or larger than 1G", "use 1 (4K), 2 (2M) or 3 (1G)")
-    op.gfn = number(f, "gfn", 0)
-    op.pfn = number(f, "pfn", 0)
-    op.start = number(f, "start", 0)
-    op.end = number(f, "end", 0)
-    op.mask = number(f, "mask", 0)
-    op.value = number(f, "value", f.get("gen", f.get("gpa", 0)))
-    op.src = number(f, "src", 0)
-    if name == "raw":
-        op.leaf = choose(LEAF_NUMBERS, f.get("leaf"), "SEAMCALL leaf")
-        for i, key in enumerate(("rcx", "rdx", "r8")):
-            op.regs[i] = number(f, key, 0)
-    op.set_bits = number(f, "set", 0)
-    op.clear_bits = number(f, "clear", 0)
-    for key in ("gfn", "start", "end"):
-        if f.get(key, 0) and as_u64(f[key], key) > MAX_GFN + (key == "end"):
-            raise UsageError(f"{key} {f[key]} of op {name!r}", "out of range", "a gfn has at most 52 bits")
+    op.kind = OP_NUMBERS[name]
+    for key in spec.defaults(td):
+        if key in WORDS:
+            (<uint64_t *>(<char *>op + <size_t>WORDS[key]))[0] = number(f, key, 0)
+        elif key == "leaf":
+            op.leaf = choose(LEAF_NUMBERS, fields.get(key), "SEAMCALL leaf")
+        else:
+            (<int32_t *>(<char *>op + <size_t>SMALL[key]))[0] = flag(f, key, 0)
+    op.is_private = op.is_private != 0
+    check_values(op, f, spec)
+    fill_modifiers(op, f)
+    return 0
+
+
+cdef int check_values(const Op *op, dict f, object spec) except -1:
+    """UsageError for fields whose values the operation cannot have."""
+    name = f["op"]
+    low, high = spec.levels
+    for key in spec.fields:
+        if key.endswith("level") and not low <= op.level <= high:
+            raise UsageError(f"field {key} of op {name!r} is {op.level}",
+                             "no page is smaller than 4K or larger than 1G" if high == 3 else "not a page table level",
+                             "use 1 (4K), 2 (2M) or 3 (1G)")
+        if key in ("gfn", "start", "end") and as_u64(f[key], key) > MAX_GFN + (key == "end"):
+            raise UsageError(f"{key} {shown(f[key])} of op {name!r}", "out of range", "a gfn has at most 52 bits")
     if op.start > op.end:
         raise UsageError(f"op {name!r} has start {op.start} > end {op.end}", "the range [start, end) is reversed",
                          "swap them")
-    if name in MAPPING_OPS and op.pfn >> MAX_PFN_BITS:
+    if "pfn" in spec.fields and op.pfn >> MAX_PFN_BITS:
         raise UsageError(f"pfn {op.pfn:#x} of op {name!r}", f"more than {MAX_PFN_BITS} bits", "use a host frame number")
-    op.write = flag(f, "write", 0)
-    op.exec_ = flag(f, "exec", 0)
-    op.user = flag(f, "user", 0)
-    op.present = flag(f, "present", 0)
-    op.prefetch = flag(f, "prefetch", 0)
-    op.map_writable = flag(f, "map_writable", 0)
-    op.is_private = 1 if flag(f, "private", 0) else 0
-    op.noslot = flag(f, "noslot", 0)
-    op.filter = flag(f, "filter", 0)
-    op.flush = flag(f, "flush", 0)
-    op.may_block = flag(f, "may_block", 0)
-    op.types = flag(f, "types", 0)
-    op.shared = flag(f, "shared", 0)
-    op.on = flag(f, "on", 0) or flag(f, "wrprot", 0)
-    op.retries = flag(f, "retries", 0)
-    op.tries = flag(f, "tries", 1)
-    op.rcu = flag(f, "rcu", 0)
-    op.vcpu = flag(f, "vcpu", 0)
-    op.same_rip = flag(f, "same_rip", 0)
-    op.measure = flag(f, "measure", 0)
     if not 0 <= op.vcpu < TDX_MAX_VCPUS:
-        raise UsageError(f"vcpu {op.vcpu} of op {name!r}", f"a TD has at most {TDX_MAX_VCPUS}", f"use 0..{TDX_MAX_VCPUS - 1}")
-    fill_modifiers(op, f)
+        raise UsageError(f"vcpu {op.vcpu} of op {name!r}", f"a TD has at most {TDX_MAX_VCPUS}",
+                         f"use 0..{TDX_MAX_VCPUS - 1}")
     return 0
 
 
@@ -267,46 +251,22 @@ cdef list trace_list(const Trace *trace):
     return out
 
 
-cdef object result_dict(const Op *op, const Cpu *c, const void *result, bint td):
-    """The result as the conformance files write it, without the events."""
-    cdef const OpResult *res = <const OpResult *>result
+cdef object result_dict(const Op *op, const Cpu *c, const OpResult *res):
+    """The result as the conformance files write it, without the events: ``ret`` and what the operation's row says it
+    answers, None where it ended the VM or could not be done."""
     cdef int i
-    name = OP_NAMES[op.kind]
-    out = {"ret": res.ret}
-    if c.abort == ABORT_BUG:
-        out["ret"] = "BUG"
-    if c.abort == ABORT_LIVELOCK:
-        out["ret"] = "LIVELOCK"
-    if c.abort:
-        pass
-    elif name == "map":
-        out["level"] = res.level
-        out["pfn"] = res.pfn
-    elif name in ("get_walk", "mwalk"):
-        out["root_level"] = res.root_level
-        out["sptes"] = {i: res.sptes[i] for i in range(1, 6) if res.has_spte[i]}
-    elif name == "fast_pf_last":
-        out["level"] = res.level
-        out["spte"] = res.spte
-    if name == "guest_accept" and not c.abort:
-        out["tries"] = res.tries
-    if name in ("map", "zap_spte") and td and not c.abort:
-        out["tries"] = res.tries
-        if name == "map":
-            del out["pfn"]
+    spec = OPS[OP_NAMES[op.kind]]
+    cdef dict out = {"ret": "BUG" if c.abort == ABORT_BUG else "LIVELOCK" if c.abort == ABORT_LIVELOCK else res.ret}
+    if spec.answers:
+        values = <dict>res[0]
+        values["out"] = tuple(values["out"][:3])
+        values["sptes"] = {i: res.sptes[i] for i in range(1, 6) if res.has_spte[i]}
+        for name in spec.answers:
+            out[name] = values[name] if not c.abort and (res.ret >= 0 or not spec.none_if_failed) else None
     if op.nrules:
         out["hook_used"] = [op.rules[i].used for i in range(op.nrules)]
     if op.ninject:
         out["inject_used"] = [op.inject[i].used for i in range(op.ninject)]
-    if name == "poke":
-        if res.ret >= 0:
-            out["spte"] = res.spte
-    elif op.kind >= OP_VP_ENTER:
-        out.update(kind=res.kind, rax=res.rax, out=(res.out[0], res.out[1], res.out[2]), flags=res.flags)
-    if name == "zap_nx":
-        if res.ret >= 0:
-            out["gfn"] = res.gfn
-            out["sp_level"] = res.sp_level
     return out
 
 
@@ -452,7 +412,7 @@ cdef class VmCore:
         self.busy[0] = False
         self.over = self.cpus[0].abort != 0
         self.raise_hook_error()
-        return result_dict(&op, self.cpus[0], &res, self.vm.tdx != NULL)
+        return result_dict(&op, self.cpus[0], &res)
 
     def revive(self):
         """Goes on after a livelock as if its caller had been cut off there: its locks are dropped, what it wrote

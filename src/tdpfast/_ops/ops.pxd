@@ -108,10 +108,30 @@ cdef struct Vm:
     void *tdx
     void (*op_begin)(Cpu *c, Vm *vm, Op *op) noexcept nogil      # KVM's TDX side arms injections
     void (*op_end)(Cpu *c, Vm *vm, Op *op) noexcept nogil
-    int (*tdx_op)(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
+    int nvcpus           # of a TD
     bint (*fault_cancelled)(Cpu *c, Vm *vm) noexcept nogil   # stops local retries of a fault
     Op *current          # the operation a single-threaded run is in
 
+ctypedef void (*OpFn)(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
+
+cdef enum OpLock:        # in the order of ops.LOCKS
+    OP_LOCK_NONE = 0
+    OP_LOCK_READ
+    OP_LOCK_WRITE
+    OP_LOCK_SHARED       # for read if op.shared, else for write
+    OP_LOCK_OWN
+
+cdef struct OpRow:       # what the core knows about one operation; OPS in ops.py says it
+    OpFn fn              # runs it, mmu_lock held as lock says
+    int lock
+    int roots            # of its vCPU's own: 1 direct, 2 mirror
+    bint ends_roots
+    bint td_only
+    bint on_vcpu         # it has a field vcpu
+    bint refused_gated
+    bint refused_private
+
+cdef OpRow *op_row(int kind) noexcept nogil
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil

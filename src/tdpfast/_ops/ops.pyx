@@ -4,10 +4,10 @@
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EINVAL, EIO, ENOSPC, EV_RACE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT, OP_CLEAR_DIRTY_PT_MASKED,
+    EINVAL, EIO, ENOSPC, EV_RACE, GUEST_RET_NONE, GUEST_RET_NOT_INSIDE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT, OP_CLEAR_DIRTY_PT_MASKED,
     OP_CLEAR_DIRTY_SLOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_GMEM_CONVERT, OP_HONOR_ACCEPT,
     OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RECOVER, OP_RELOAD,
-    OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SPLIT, OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP, OP_VP_ENTER,
+    OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SPLIT, OP_SYNC_RCU, OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP,
     OP_WRITE_PROTECT_GFN, OP_WRPROT_SLOT, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
     OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_RETRY, SYNC_STORE,
 )
@@ -44,22 +44,23 @@ from tdpfast._mmu.tdp_mmu_zap cimport (
     kvm_tdp_mmu_zap_leafs, kvm_tdp_mmu_zap_possible_nx_huge_page,
 )
 
+from tdpfast.ops import LOCKS, OPS
+
 cdef extern from *:
     """
     #define KVM_PFN_NOSLOT (1ull << 63)
     """
     const uint64_t KVM_PFN_NOSLOT
 
+cdef enum:
+    OP_ROWS = 128
 
-cdef bint refused_today(const Kvm *kvm, const Op *op) noexcept nogil:
-    """guest_memfd slots know no dirty log, so today's callers never get these to a mirror; and hardware, which writes
-    to a direct root, never walks a mirror."""
-    if kvm.design.ungated or not kvm.has_mirror:
-        return False
-    if op.kind == OP_POKE or op.kind == OP_POKE_RAW:
-        return op.is_private != 0
-    return op.kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN, OP_SPLIT,
-                       OP_RECOVER, OP_ZAP_SPTE, OP_ZAP_NX_SP)
+cdef OpRow rows[OP_ROWS]     # by OpKind
+
+
+cdef OpRow *op_row(int kind) noexcept nogil:
+    """The row of an operation."""
+    return &rows[kind]
 
 
 # ---- what another CPU does just before an atomic ----------------------------------------------------------------
@@ -148,7 +149,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     res.tries = tries
 
 
-cdef void op_fast_page_fault(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_fast_page_fault(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A fault as far as it can be handled without mmu_lock: fast_page_fault()."""
     cdef Fault fault
     op_fault(&vm.kvm, op, &fault)
@@ -157,57 +158,104 @@ cdef void op_fast_page_fault(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexce
     res.ret = fast_page_fault(c, &vm.kvm, &fault)
 
 
-cdef void op_roots(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_gmem_convert(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_gmem_convert(c, &vm.kvm, op.start, op.end)
+
+
+cdef void op_honor_accept(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = tdx_honor_guest_accept_level(c, &vm.kvm, op.gfn, op.level)
+
+
+# ---- roots ----------------------------------------------------------------------------------------------------
+
+cdef void op_invalidate_roots(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
     cdef int types = op.types
-    if op.kind == OP_INVALIDATE_ROOTS:
-        # The fast zap of a memslot update spares mirrors: they go with the VM.
-        if kvm.has_mirror and not kvm.design.ungated:
-            types &= ~KVM_MIRROR_ROOTS
-        write_lock(c, &kvm.mmu_lock)
-        if types or not op.types:
-            kvm_tdp_mmu_invalidate_roots(c, kvm, types)
-        write_unlock(c, &kvm.mmu_lock)
-    elif op.kind == OP_ZAP_INVALIDATED_ROOTS:
-        kvm_tdp_mmu_zap_invalidated_roots(c, kvm, op.shared)
-    elif op.kind == OP_RELOAD:
-        res.ret = 2 * vcpu_load_root(c, kvm, True)
-        res.ret += vcpu_load_root(c, kvm, False)
-    elif op.kind == OP_PUT_ROOT:
-        vcpu_put_root(c, kvm, op.is_private)
-    elif op.kind == OP_PUT_ROOTS:
-        vcpu_put_root(c, kvm, True)
-        vcpu_put_root(c, kvm, False)
-    elif op.kind == OP_ALLOC_ROOT:
-        if vcpu_roots(c, kvm)[op.is_private] == NULL:
-            vcpu_roots(c, kvm)[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
-    elif op.kind == OP_UNINIT:
-        kvm_mmu_uninit_tdp_mmu(c, kvm)
+    # The fast zap of a memslot update spares mirrors: they go with the VM.
+    if kvm.has_mirror and not kvm.design.ungated:
+        types &= ~KVM_MIRROR_ROOTS
+    if types or not op.types:
+        kvm_tdp_mmu_invalidate_roots(c, kvm, types)
+
+
+cdef void op_zap_invalidated_roots(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_tdp_mmu_zap_invalidated_roots(c, &vm.kvm, op.shared)
+
+
+cdef void op_reload(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = 2 * vcpu_load_root(c, &vm.kvm, True)
+    res.ret += vcpu_load_root(c, &vm.kvm, False)
+
+
+cdef void op_put_root(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    vcpu_put_root(c, &vm.kvm, op.is_private)
+
+
+cdef void op_put_roots(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    vcpu_put_root(c, &vm.kvm, True)
+    vcpu_put_root(c, &vm.kvm, False)
+
+
+cdef void op_alloc_root(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    cdef Kvm *kvm = &vm.kvm
+    if vcpu_roots(c, kvm)[op.is_private] == NULL:
+        vcpu_roots(c, kvm)[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
+
+
+cdef void op_uninit(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_mmu_uninit_tdp_mmu(c, &vm.kvm)
+
+
+cdef void op_sync_rcu(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """Nothing: what an operation leaves to RCU runs at its end."""
 
 
 # ---- ranges ---------------------------------------------------------------------------------------------------
 
-cdef void op_range_write(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    """Operations whose callers hold mmu_lock for write."""
+cdef void op_zap_leafs(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_tdp_mmu_zap_leafs(c, &vm.kvm, op.start, op.end, op.flush != 0)
+
+
+cdef void op_unmap(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_tdp_mmu_unmap_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, op.may_block != 0, op.flush != 0)
+
+
+cdef void op_zap_all(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_tdp_mmu_zap_all(c, &vm.kvm)
+
+
+cdef void op_clear_dirty_pt_masked(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_tdp_mmu_clear_dirty_pt_masked(c, &vm.kvm, op.gfn, op.mask, op.on != 0)
+
+
+cdef void op_write_protect_gfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_tdp_mmu_write_protect_gfn(c, &vm.kvm, op.gfn, op.level)
+
+
+cdef void op_wrprot_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_tdp_mmu_wrprot_slot(c, &vm.kvm, op.start, op.end, op.level)
+
+
+cdef void op_clear_dirty_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_tdp_mmu_clear_dirty_slot(c, &vm.kvm, op.start, op.end)
+
+
+cdef void op_split(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    kvm_tdp_mmu_try_split_huge_pages(c, &vm.kvm, op.start, op.end, op.level, op.shared != 0)
+
+
+cdef void op_recover(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
-    write_lock(c, &kvm.mmu_lock)
-    if op.kind == OP_ZAP_LEAFS:
-        res.ret = kvm_tdp_mmu_zap_leafs(c, kvm, op.start, op.end, op.flush != 0)
-    elif op.kind == OP_UNMAP:
-        res.ret = kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, op.filter, op.may_block != 0, op.flush != 0)
-    elif op.kind == OP_ZAP_ALL:
-        kvm_tdp_mmu_zap_all(c, kvm)
-    elif op.kind == OP_CLEAR_DIRTY_PT_MASKED:
-        kvm_tdp_mmu_clear_dirty_pt_masked(c, kvm, op.gfn, op.mask, op.on != 0)
-    elif op.kind == OP_WRITE_PROTECT_GFN:
-        res.ret = kvm_tdp_mmu_write_protect_gfn(c, kvm, op.gfn, op.level)
-    elif op.kind == OP_SPLIT:
-        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, False)
-    write_unlock(c, &kvm.mmu_lock)
+    cdef Slot slot = kvm.slot
+    slot.dirty_log = slot_dirty_log(c, kvm)
+    slot.base_gfn = op.start
+    slot.npages = op.end - op.start
+    kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
 
 
-cdef void zap_first_nx(Cpu *c, Kvm *kvm, OpResult *res) noexcept nogil:
+cdef void op_zap_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """The first table of possible_nx_huge_pages, as kvm_recover_nx_huge_pages() takes it; ret -1 = none."""
+    cdef Kvm *kvm = &vm.kvm
     cdef Sp *sp
     rcu_read_lock(c)
     spin_lock(c, &kvm.tdp_mmu_pages_lock)
@@ -221,31 +269,13 @@ cdef void zap_first_nx(Cpu *c, Kvm *kvm, OpResult *res) noexcept nogil:
     rcu_read_unlock(c)
 
 
-cdef void op_range_read(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    """Operations whose callers hold mmu_lock for read."""
-    cdef Kvm *kvm = &vm.kvm
-    cdef Slot slot
-    read_lock(c, &kvm.mmu_lock)
-    if op.kind == OP_WRPROT_SLOT:
-        res.ret = kvm_tdp_mmu_wrprot_slot(c, kvm, op.start, op.end, op.level)
-    elif op.kind == OP_CLEAR_DIRTY_SLOT:
-        kvm_tdp_mmu_clear_dirty_slot(c, kvm, op.start, op.end)
-    elif op.kind == OP_SPLIT:
-        kvm_tdp_mmu_try_split_huge_pages(c, kvm, op.start, op.end, op.level, True)
-    elif op.kind == OP_RECOVER:
-        slot = kvm.slot
-        slot.dirty_log = slot_dirty_log(c, kvm)
-        slot.base_gfn = op.start
-        slot.npages = op.end - op.start
-        kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
-    elif op.kind == OP_ZAP_NX:
-        zap_first_nx(c, kvm, res)
-    read_unlock(c, &kvm.mmu_lock)
+cdef void op_age(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = kvm_tdp_mmu_age_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, op.kind == OP_TEST_AGE)
 
 
 # ---- walks ----------------------------------------------------------------------------------------------------
 
-cdef void op_walk(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_walk(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """get_walk and fast_pf_last on the direct root, mwalk on the mirror. Lockless."""
     cdef Kvm *kvm = &vm.kvm
     cdef Sp *root = vcpu_roots(c, kvm)[op.kind == OP_MWALK]
@@ -284,7 +314,7 @@ cdef bint find_spte(Cpu *c, Kvm *kvm, const Op *op, int level, TdpIter *iter) no
     return found
 
 
-cdef void op_poke(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_poke(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """What hardware or a test writes straight into an SPTE; a change that is lost to another CPU is not made."""
     cdef TdpIter iter
     cdef uint64_t new_spte
@@ -321,15 +351,11 @@ cdef bint find_present(Cpu *c, Kvm *kvm, const Op *op, TdpIter *iter) noexcept n
     return False
 
 
-cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_zap_spte(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """The present mirror SPTE at a level -> non-present, in either mode; ret 0, errno, or 1 = nothing there."""
     cdef Kvm *kvm = &vm.kvm
     cdef TdpIter iter
     cdef int tries = 0
-    if op.shared:
-        read_lock(c, &kvm.mmu_lock)
-    else:
-        write_lock(c, &kvm.mmu_lock)
     if op.rcu:
         rcu_read_lock(c)
     res.ret = 1
@@ -348,18 +374,13 @@ cdef void op_zap_spte(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogi
     res.tries = tries
     if op.rcu:
         rcu_read_unlock(c)
-    if op.shared:
-        read_unlock(c, &kvm.mmu_lock)
-    else:
-        write_unlock(c, &kvm.mmu_lock)
 
 
-cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_zap_nx_sp(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """NX huge page recovery aimed at the child table of a mirror SPTE; ret 1/0, -1 = no table there."""
     cdef Kvm *kvm = &vm.kvm
     cdef TdpIter iter
     cdef Sp *sp = NULL
-    read_lock(c, &kvm.mmu_lock)
     if op.rcu:
         rcu_read_lock(c)
     res.ret = -1
@@ -369,7 +390,6 @@ cdef void op_zap_nx_sp(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nog
         res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
     if op.rcu:
         rcu_read_unlock(c)
-    read_unlock(c, &kvm.mmu_lock)
 
 
 # ---- settings -------------------------------------------------------------------------------------------------
@@ -390,57 +410,113 @@ cdef bint track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
     return not on
 
 
-cdef void op_setting(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
-    cdef Kvm *kvm = &vm.kvm
-    if op.kind == OP_SET_DIRTY_LOG:
-        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.slot.dirty_log)
-        kvm.slot.dirty_log = op.on != 0
-    elif op.kind == OP_SET_GEN:
-        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.mmio_generation)
-        kvm.mmio_generation = op.value
-    elif op.kind == OP_TRACK:
-        write_lock(c, &kvm.mmu_lock)
-        sync_rare(c, SYNC_STORE, <uint64_t>&kvm.ntracked)
-        if not track_gfn(kvm, op.gfn, op.on != 0):
-            res.ret = -ENOSPC
-        write_unlock(c, &kvm.mmu_lock)
+cdef void op_track(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    sync_rare(c, SYNC_STORE, <uint64_t>&vm.kvm.ntracked)
+    if not track_gfn(&vm.kvm, op.gfn, op.on != 0):
+        res.ret = -ENOSPC
+
+
+cdef void op_set_dirty_log(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    sync_rare(c, SYNC_STORE, <uint64_t>&vm.kvm.slot.dirty_log)
+    vm.kvm.slot.dirty_log = op.on != 0
+
+
+cdef void op_set_gen(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    sync_rare(c, SYNC_STORE, <uint64_t>&vm.kvm.mmio_generation)
+    vm.kvm.mmio_generation = op.value
+
+
+# ---- the table ------------------------------------------------------------------------------------------------
+
+rows[<int>OP_MAP].fn = op_map
+rows[<int>OP_ZAP_LEAFS].fn = op_zap_leafs
+rows[<int>OP_UNMAP].fn = op_unmap
+rows[<int>OP_ZAP_ALL].fn = op_zap_all
+rows[<int>OP_INVALIDATE_ROOTS].fn = op_invalidate_roots
+rows[<int>OP_ZAP_INVALIDATED_ROOTS].fn = op_zap_invalidated_roots
+rows[<int>OP_RELOAD].fn = op_reload
+rows[<int>OP_PUT_ROOT].fn = op_put_root
+rows[<int>OP_ALLOC_ROOT].fn = op_alloc_root
+rows[<int>OP_WRPROT_SLOT].fn = op_wrprot_slot
+rows[<int>OP_CLEAR_DIRTY_SLOT].fn = op_clear_dirty_slot
+rows[<int>OP_CLEAR_DIRTY_PT_MASKED].fn = op_clear_dirty_pt_masked
+rows[<int>OP_WRITE_PROTECT_GFN].fn = op_write_protect_gfn
+rows[<int>OP_SPLIT].fn = op_split
+rows[<int>OP_RECOVER].fn = op_recover
+rows[<int>OP_AGE].fn = op_age
+rows[<int>OP_TEST_AGE].fn = op_age
+rows[<int>OP_GET_WALK].fn = op_walk
+rows[<int>OP_FAST_PF_LAST].fn = op_walk
+rows[<int>OP_ZAP_NX].fn = op_zap_nx
+rows[<int>OP_POKE].fn = op_poke
+rows[<int>OP_POKE_RAW].fn = op_poke
+rows[<int>OP_SET_DIRTY_LOG].fn = op_set_dirty_log
+rows[<int>OP_TRACK].fn = op_track
+rows[<int>OP_SET_GEN].fn = op_set_gen
+rows[<int>OP_ZAP_SPTE].fn = op_zap_spte
+rows[<int>OP_ZAP_NX_SP].fn = op_zap_nx_sp
+rows[<int>OP_MWALK].fn = op_walk
+rows[<int>OP_SYNC_RCU].fn = op_sync_rcu
+rows[<int>OP_UNINIT].fn = op_uninit
+rows[<int>OP_PUT_ROOTS].fn = op_put_roots
+rows[<int>OP_FAST_PAGE_FAULT].fn = op_fast_page_fault
+rows[<int>OP_GMEM_CONVERT].fn = op_gmem_convert
+rows[<int>OP_HONOR_ACCEPT].fn = op_honor_accept
+
+
+cdef int take_rows() except -1:
+    """Takes the rest of each row from OPS."""
+    cdef OpRow *row
+    for kind, spec in enumerate(OPS.values()):
+        row = &rows[kind]
+        row.lock = LOCKS.index(spec.lock)
+        row.roots = spec.roots
+        row.ends_roots = spec.ends_roots
+        row.td_only = spec.td_only
+        row.on_vcpu = "vcpu" in spec.fields
+        row.refused_gated = spec.refused == "gated"
+        row.refused_private = spec.refused == "private"
+    return 0
+
+
+take_rows()
+
+
+def functions():
+    """Names of the operations that have a function so far: those of a TD get theirs with its room."""
+    return tuple([name for kind, name in enumerate(OPS) if rows[kind].fn != NULL])
+
+
+cdef bint refused(const Kvm *kvm, const OpRow *row, const Op *op) noexcept nogil:
+    """Whether today's callers never get there (see OpSpec.refused)."""
+    return (kvm.has_mirror and not kvm.design.ungated
+            and (row.refused_gated or row.refused_private and op.is_private != 0))
 
 
 cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    cdef int kind = op.kind
-    if kind == OP_MAP:
-        op_map(c, vm, op, res)
-    elif kind in (OP_GET_WALK, OP_FAST_PF_LAST, OP_MWALK):
-        op_walk(c, vm, op, res)
-    elif kind >= OP_VP_ENTER:
-        if vm.tdx_op != NULL:
-            vm.tdx_op(c, vm, op, res)
-    elif refused_today(&vm.kvm, op):
+    """Runs the operation's function, with mmu_lock as its row says."""
+    cdef const OpRow *row = &rows[op.kind]
+    cdef int lock = row.lock
+    if row.td_only:
+        res.kind = GUEST_RET_NONE
+        if row.on_vcpu and op.vcpu >= vm.nvcpus:
+            res.kind = GUEST_RET_NOT_INSIDE
+            res.ret = -EINVAL
+            return
+    if refused(&vm.kvm, row, op):
         res.ret = -EINVAL
-    elif kind == OP_FAST_PAGE_FAULT:
-        op_fast_page_fault(c, vm, op, res)
-    elif kind == OP_GMEM_CONVERT:
-        res.ret = kvm_gmem_convert(c, &vm.kvm, op.start, op.end)
-    elif kind == OP_HONOR_ACCEPT:
-        res.ret = tdx_honor_guest_accept_level(c, &vm.kvm, op.gfn, op.level)
-    elif kind in (OP_ZAP_LEAFS, OP_UNMAP, OP_ZAP_ALL, OP_CLEAR_DIRTY_PT_MASKED, OP_WRITE_PROTECT_GFN):
-        op_range_write(c, vm, op, res)
-    elif kind == OP_SPLIT and not op.shared:
-        op_range_write(c, vm, op, res)
-    elif kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_SPLIT, OP_RECOVER, OP_ZAP_NX):
-        op_range_read(c, vm, op, res)
-    elif kind in (OP_AGE, OP_TEST_AGE):
-        res.ret = kvm_tdp_mmu_age_gfn_range(c, &vm.kvm, op.start, op.end, op.filter, kind == OP_TEST_AGE)
-    elif kind in (OP_POKE, OP_POKE_RAW):
-        op_poke(c, vm, op, res)
-    elif kind == OP_ZAP_SPTE:
-        op_zap_spte(c, vm, op, res)
-    elif kind == OP_ZAP_NX_SP:
-        op_zap_nx_sp(c, vm, op, res)
-    elif kind in (OP_SET_DIRTY_LOG, OP_SET_GEN, OP_TRACK):
-        op_setting(c, vm, op, res)
-    else:
-        op_roots(c, vm, op, res)
+        return
+    if lock == OP_LOCK_SHARED:
+        lock = OP_LOCK_READ if op.shared else OP_LOCK_WRITE
+    if lock == OP_LOCK_READ:
+        read_lock(c, &vm.kvm.mmu_lock)
+    elif lock == OP_LOCK_WRITE:
+        write_lock(c, &vm.kvm.mmu_lock)
+    row.fn(c, vm, op, res)
+    if lock == OP_LOCK_READ:
+        read_unlock(c, &vm.kvm.mmu_lock)
+    elif lock == OP_LOCK_WRITE:
+        write_unlock(c, &vm.kvm.mmu_lock)
 
 
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:

@@ -4,26 +4,21 @@
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tdpfast._names cimport (
-    CHECK_LIFE, EV_OP, EV_OP_END, MAX_THREADS, OP_ALLOC_ROOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_FREE_PFN,
-    OP_GET_WALK, OP_GUEST_ACCEPT, OP_INVALIDATE_ROOTS, OP_MAP, OP_MAP_EXCLUSIVE, OP_MWALK, OP_POKE, OP_POKE_RAW,
-    OP_POPULATE, OP_PREFAULT, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_TOUCH, OP_UNINIT, OP_ZAP_NX_SP, OP_ZAP_SPTE,
-    SYNC_OP,
-)
+from tdpfast._names cimport CHECK_LIFE, EV_OP, EV_OP_END, MAX_THREADS, SYNC_OP
 from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
-from tdpfast._ops.ops cimport vm_run_op
+from tdpfast._ops.ops cimport OpRow, op_row, vm_run_op
 from tdpfast._program.pyhooks cimport pyhook_cut, pyhook_reset, pyhook_serve
 from tdpfast._seam.module cimport seam_inject_clear, seam_restore, seam_snapshot
 from tdpfast._seam.record cimport seam_trace
 from tdpfast._sync.cpu cimport SLOW_RARE, Event, sync_point, trace_free, trace_new, trace_reset
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES
 from tdpfast._face.vm cimport fill_op, result_dict, trace_list
-from tdpfast._program.watch cimport watch_free, watch_image, watch_new, watch_report, watch_step
+from tdpfast._program.watch cimport watch_free, watch_image, watch_name, watch_new, watch_report, watch_step
 
 from tdpfast.errors import UsageError
-from tdpfast.ops import check_op
+from tdpfast.ops import OPS, check_op
 
 cdef enum:
     SHARE = 64           # table pages a CPU may allocate in one execution
@@ -45,19 +40,6 @@ cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
             e = trace_new(c, EV_OP_END)
             e.a[0] = i
             e.a[1] = <uint64_t>t.res[i].ret
-
-
-cdef int roots_used(int kind) noexcept nogil:
-    """Which of its vCPU's roots an operation walks, faults in or replaces: 1 the direct one, 2 the mirror."""
-    if kind in (OP_GET_WALK, OP_FAST_PF_LAST):
-        return 1
-    if kind in (OP_MWALK, OP_ZAP_SPTE, OP_ZAP_NX_SP, OP_FREE_PFN):
-        return 2
-    if kind in (OP_MAP, OP_FAST_PAGE_FAULT, OP_POKE, OP_POKE_RAW, OP_RELOAD, OP_PUT_ROOT, OP_PUT_ROOTS, OP_ALLOC_ROOT,
-                OP_TOUCH, OP_POPULATE, OP_GUEST_ACCEPT,
-                OP_PREFAULT, OP_MAP_EXCLUSIVE):
-        return 3
-    return 0
 
 
 cdef void world_reset(void *user) noexcept nogil:
@@ -96,14 +78,9 @@ cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
     return found if quiescent else found & CHECK_LIFE
 
 
-# What changes words that are constant while none of these is among the threads' operations (see sync_rare()).
-RARE_OPS = frozenset((
-    "invalidate_roots", "zap_invalidated_roots", "reload", "put_root", "put_roots", "alloc_root", "uninit",
-    "set_dirty_log", "set_gen", "populate", "finalize", "release_hkid", "vcpu_free", "vm_destroy", "raw"))
-
-
 cdef bint is_rare(object op) except -1:
-    return op["op"] in RARE_OPS or any([inject.get("until_kick") for inject in op.get("inject", ())])
+    """Whether words that are constant without it may change (see sync_rare())."""
+    return OPS[op["op"]].rare or any([inject.get("until_kick") for inject in op.get("inject", ())])
 
 
 cdef bint roots_invalid(const Kvm *kvm) noexcept nogil:
@@ -127,6 +104,8 @@ cdef class ScenarioProgram(ProgramRef):
     """Keeps the TD after its set-up as the state every execution starts from.
 
     threads: one list of operation mappings per thread, 1 to 16. The TD must not be used by others meanwhile.
+    Two arguments are for tests of what OPS says: rare offers the words of rare operations, or not, whatever operations
+    there are; every thread holds references to the roots (bits as in OpSpec.roots), whatever it does.
     Raises UsageError for a bad operation.
     """
 
@@ -166,7 +145,7 @@ cdef class ScenarioProgram(ProgramRef):
             raise UsageError("an empty program", "it was not made", "a ScenarioProgram that __init__() made")
         return 0
 
-    def __init__(self, TdVmCore vm not None, threads):
+    def __init__(self, TdVmCore vm not None, threads, *, rare=None, int roots=-1):
         cdef int i
         cdef World *w = self.world
         cdef Cpu *rcu_cpu
@@ -193,8 +172,9 @@ cdef class ScenarioProgram(ProgramRef):
             self.cpus[i] = vm.add_cpu()
             self.args[i] = &w.threads[i]
         rcu_cpu = vm.add_cpu()
-        rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
-        self.give_roots()
+        if rare is None:
+            rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
+        self.give_roots(roots)
         self.snapshot()
         w.cpus = self.cpus
         for i in range(self.nthreads):
@@ -238,21 +218,25 @@ cdef class ScenarioProgram(ProgramRef):
             fill_op(&t.master[i], ops[i], True)
         return 0
 
-    cdef int give_roots(self) except -1:
+    cdef int give_roots(self, int which) except -1:
         """Each thread that acts as a vCPU holds references to roots of its own, as the kernel's vCPUs do. Those of
         the set-up's vCPU go to the first of them, so that a root's last reference can be dropped."""
         cdef World *w = self.world
         cdef Kvm *kvm = &w.vm.kvm
+        cdef const OpRow *row
         cdef bint taken[2]
         cdef int i, j, k, used
         taken[0] = taken[1] = False
         for i in range(self.nthreads):
             used = 0
             for j in range(w.threads[i].nops):
-                used |= roots_used(w.threads[i].master[j].kind)
-                if w.threads[i].master[j].kind in (OP_INVALIDATE_ROOTS, OP_UNINIT):
+                row = op_row(w.threads[i].master[j].kind)
+                used |= row.roots
+                if row.ends_roots:
                     kvm.roots_change = True
-            self.cpus[i].has_roots = used != 0
+            if which >= 0:
+                used = which
+            self.cpus[i].has_roots = used != 0 or which >= 0
             for k in range(2):
                 if used >> k & 1 and kvm.vcpu_root[k] != NULL:
                     self.cpus[i].root[k] = w.root[i][k] = kvm.vcpu_root[k]
@@ -329,7 +313,7 @@ cdef class ScenarioProgram(ProgramRef):
     def results(self):
         """Per thread the results of the operations that ended, as VmCore.run() gives them."""
         cdef int i, j
-        return [[result_dict(&self.world.threads[i].ops[j], self.cpus[i], &self.world.threads[i].res[j], True)
+        return [[result_dict(&self.world.threads[i].ops[j], self.cpus[i], &self.world.threads[i].res[j])
                  for j in range(self.world.threads[i].done)] for i in range(self.nthreads)]
 
     def finding(self):
@@ -346,6 +330,11 @@ cdef class ScenarioProgram(ProgramRef):
         if not 0 <= thread < self.nthreads:
             raise UsageError(f"thread {thread}", "the scenario has fewer", f"use 0..{self.nthreads - 1}")
         return self.cpus[thread].id
+
+    def field(self, uint64_t obj):
+        """The field of a structure that an object of the explorer's steps is: as touched() names it; "" for another."""
+        self.made()
+        return watch_name(self.world, obj)
 
     def describe(self, uint64_t obj):
         """What an object of the explorer's steps is: a short name."""

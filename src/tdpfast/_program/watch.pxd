@@ -32,4 +32,5 @@ cdef Watch *watch_new(void *user) noexcept nogil
 cdef void watch_free(Watch *w) noexcept nogil
 cdef void watch_step(void *user, int agent, int kind, uint64_t obj, uint64_t arg) noexcept nogil
 cdef list watch_report(Watch *w)
+cdef str watch_name(void *user, uint64_t obj)
 cdef uint64_t watch_image(void *user) noexcept nogil

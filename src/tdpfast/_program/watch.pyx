@@ -339,6 +339,22 @@ cdef dict host_fields():
             <uint64_t>&p.refs: "refs"})
 
 
+cdef str watch_name(void *user, uint64_t obj):
+    """The field of KVM's or the module's structures that a word lies in, or ""."""
+    cdef World *x = <World *>user
+    cdef Arena *a = &x.vm.arena
+    cdef Td *td = seam_td(x.t.seam, x.t.tdr_pa)
+    if within(obj, &x.vm.kvm, sizeof(Kvm)):
+        return "Kvm." + field_of(kvm_fields(), obj - <uint64_t>&x.vm.kvm)
+    if within(obj, x.t, sizeof(Tdx)):
+        return "Tdx." + field_of(tdx_fields(), obj - <uint64_t>x.t)
+    if within(obj, a.sps, a.npages * sizeof(Sp)):
+        return "Sp." + field_of(sp_fields(), (obj - <uint64_t>a.sps) % sizeof(Sp))
+    if td != NULL and within(obj, td, sizeof(Td)):
+        return "Td." + field_of(td_fields(), obj - <uint64_t>td)
+    return "Seam" if within(obj, x.t.seam, sizeof(Seam)) else ""
+
+
 cdef list watch_report(Watch *w):
     """What was touched without an offer, by field: (name, how often, HOLDS_* bits held every time, kind of the last
     step), sorted."""

@@ -5,12 +5,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    CHECK_PAGE, EBUSY, EINVAL, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
+    CHECK_PAGE, EBUSY, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
     GUEST_RET_NOT_INSIDE, GUEST_RET_NO_FAULT, GUEST_RET_REEXECUTE, GUEST_RET_STATUS, GUEST_RET_TDEXIT, GUEST_RET_VE,
     OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
     OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
     OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDH_VP_ENTER,
 )
+from tdpfast._ops.ops cimport OpResult, op_row
 from tdpfast._sync.atomic cimport (
     tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
 )
@@ -124,7 +125,14 @@ cdef void tdx_reenter(Cpu *c, Tdx *t, int vcpu) noexcept nogil:
         vp_enter(c, t, vcpu, &res)
 
 
-cdef void td_exit_op(Cpu *c, Tdx *t, int vcpu, OpResult *res) noexcept nogil:
+cdef void op_vp_enter(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    vp_enter(c, <Tdx *>vm.tdx, op.vcpu, res)
+
+
+cdef void op_td_exit(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """An interrupt takes the vCPU out of the guest; ret 1, or -3: it was not inside. Waits for nobody; yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef int vcpu = op.vcpu
     cdef SeamRegs r
     cdef int lp = c.lp
     cdef uint64_t err
@@ -184,6 +192,14 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         res.kind = GUEST_RET_STATUS if accept else GUEST_RET_NO_FAULT
 
 
+cdef void op_accept(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    guest_op(c, <Tdx *>vm.tdx, op, True, res)
+
+
+cdef void op_guest_access(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    guest_op(c, <Tdx *>vm.tdx, op, False, res)
+
+
 cdef void end_sub(Cpu *c, int what, const OpResult *res) noexcept nogil:
     """Marks the end of one part of a composed operation in the trace."""
     cdef Event *e
@@ -200,7 +216,7 @@ cdef void end_sub(Cpu *c, int what, const OpResult *res) noexcept nogil:
     e.a[7] = (<uint64_t>res.flags << 32) | (<uint64_t>res.level << 16) | <uint64_t>res.tries
 
 
-cdef void touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+cdef void op_touch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A guest access and what KVM makes of its EPT violation: map, with local retries, and enter again."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef Op part = op[0]
@@ -246,7 +262,7 @@ cdef int handle_accept_violation(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     return <int>sub.ret
 
 
-cdef void accept_until_done(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+cdef void op_guest_accept(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A guest that wants to accept one page: every exit is handled as KVM does, and the vCPU enters again, until the
     TDCALL comes back or was made `tries` times (-1: no end). ret: 0, 1 out of tries, or an errno. Yields."""
     cdef Tdx *t = <Tdx *>vm.tdx
@@ -282,14 +298,14 @@ cdef void accept_until_done(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
 
 # ---- build and teardown -------------------------------------------------------------------------------------------
 
-cdef void raw(Cpu *c, Tdx *t, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_raw(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A SEAMCALL past KVM."""
     cdef SeamRegs r
     memset(&r, 0, sizeof(r))
     r.rcx = op.regs[0]
     r.rdx = op.regs[1]
     r.r8 = op.regs[2]
-    res.rax = tdx_seamcall(c, t, op.leaf, &r)
+    res.rax = tdx_seamcall(c, <Tdx *>vm.tdx, op.leaf, &r)
     res.kind = GUEST_RET_STATUS
 
 
@@ -318,7 +334,7 @@ cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
     return e.pt != PT_NDA
 
 
-cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+cdef void op_free_pfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
     must not use it any more. ret 0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's,
     -EBUSY (and nothing freed) while the mirror maps it."""
@@ -337,47 +353,56 @@ cdef void free_pfn(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
         res.ret = 1
 
 
-cdef int tdx_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    """Runs one TDX operation; 0, or -1 for a kind it does not know."""
-    cdef Tdx *t = <Tdx *>vm.tdx
-    cdef int kind = op.kind
-    res.kind = GUEST_RET_NONE
-    if op.vcpu >= t.nvcpus and kind in (OP_VP_ENTER, OP_TD_EXIT, OP_ACCEPT, OP_GUEST_ACCESS, OP_TOUCH, OP_VCPU_FREE,
-                                        OP_GUEST_ACCEPT):
-        res.kind = GUEST_RET_NOT_INSIDE
-        res.ret = -EINVAL
-    elif kind == OP_VP_ENTER:
-        vp_enter(c, t, op.vcpu, res)
-    elif kind == OP_TD_EXIT:
-        td_exit_op(c, t, op.vcpu, res)
-    elif kind == OP_ACCEPT or kind == OP_GUEST_ACCESS:
-        guest_op(c, t, op, kind == OP_ACCEPT, res)
-    elif kind == OP_TOUCH:
-        touch(c, vm, op, res)
-    elif kind == OP_RAW:
-        raw(c, t, op, res)
-    elif kind == OP_POPULATE:
-        res.ret = tdx_gmem_populate(c, vm, op)
-    elif kind == OP_FINALIZE:
-        res.ret = tdx_finalize(c, t, &res.rax)
-    elif kind == OP_RELEASE_HKID:
-        tdx_mmu_release_hkid(c, t)
-    elif kind == OP_VCPU_FREE:
-        tdx_vcpu_free(c, t, op.vcpu)
-    elif kind == OP_VM_DESTROY:
-        tdx_vm_destroy(c, t)
-    elif kind == OP_FREE_PFN:
-        free_pfn(c, vm, op, res)
-    elif kind == OP_GUEST_ACCEPT:
-        accept_until_done(c, vm, op, res)
-    elif kind == OP_PREFAULT:
-        tdx_pre_fault_memory(c, vm, op, res)
-    elif kind == OP_MAP_EXCLUSIVE:
-        tdx_map_exclusive(c, vm, op, res)
-    elif kind == OP_PAMT_GET:
-        res.ret = tdx_pamt_get(c, t, op.pfn << 12)
-    elif kind == OP_PAMT_PUT:
-        tdx_pamt_put(c, t, op.pfn << 12)
-    else:
-        return -1
-    return 0
+cdef void op_populate(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = tdx_gmem_populate(c, vm, op)
+
+
+cdef void op_finalize(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = tdx_finalize(c, <Tdx *>vm.tdx, &res.rax)
+
+
+cdef void op_release_hkid(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_mmu_release_hkid(c, <Tdx *>vm.tdx)
+
+
+cdef void op_vcpu_free(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_vcpu_free(c, <Tdx *>vm.tdx, op.vcpu)
+
+
+cdef void op_vm_destroy(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_vm_destroy(c, <Tdx *>vm.tdx)
+
+
+cdef void op_prefault(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_pre_fault_memory(c, vm, op, res)
+
+
+cdef void op_map_exclusive(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_map_exclusive(c, vm, op, res)
+
+
+cdef void op_pamt_get(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    res.ret = tdx_pamt_get(c, <Tdx *>vm.tdx, op.pfn << 12)
+
+
+cdef void op_pamt_put(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    tdx_pamt_put(c, <Tdx *>vm.tdx, op.pfn << 12)
+
+
+op_row(OP_VP_ENTER).fn = op_vp_enter
+op_row(OP_TD_EXIT).fn = op_td_exit
+op_row(OP_ACCEPT).fn = op_accept
+op_row(OP_GUEST_ACCESS).fn = op_guest_access
+op_row(OP_TOUCH).fn = op_touch
+op_row(OP_RAW).fn = op_raw
+op_row(OP_POPULATE).fn = op_populate
+op_row(OP_FINALIZE).fn = op_finalize
+op_row(OP_RELEASE_HKID).fn = op_release_hkid
+op_row(OP_VCPU_FREE).fn = op_vcpu_free
+op_row(OP_VM_DESTROY).fn = op_vm_destroy
+op_row(OP_FREE_PFN).fn = op_free_pfn
+op_row(OP_PAMT_GET).fn = op_pamt_get
+op_row(OP_PAMT_PUT).fn = op_pamt_put
+op_row(OP_GUEST_ACCEPT).fn = op_guest_accept
+op_row(OP_PREFAULT).fn = op_prefault
+op_row(OP_MAP_EXCLUSIVE).fn = op_map_exclusive
