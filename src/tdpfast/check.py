@@ -60,16 +60,40 @@ class Limits:
         check_bool("states", self.states)
 
 
+@dataclass(frozen=True)
+class Counterexample:
+    """The shortest schedule found that violates a check.
+
+    check: its name, the heaviest of those violated (of those the scenario expects, if there are any). token: replays
+    the schedule. story: what happened on it, line by line. assertions: those that fired, in order. finding: the first
+    place that was wrong at the end (check, gfn, level, mirror, external); None if the end was not reached. minimised:
+    context switches and steps of the schedule found, then of the one shown. reproduced: how many of REPRODUCE runs of
+    it violate the check.
+    """
+
+    check: str
+    token: str
+    story: list[Line]
+    assertions: list[str]
+    finding: dict | None
+    minimised: tuple[int, int, int, int]
+    reproduced: int
+
+    def to_json(self) -> dict:
+        """The fields scripts may rely on; a line of the story as Line.to_json()."""
+        switches, steps, fewer, less = self.minimised
+        return {"check": self.check, "token": self.token, "assertions": self.assertions,
+                "found": {"switches": switches, "steps": steps}, "shown": {"switches": fewer, "steps": less},
+                "reproduced": self.reproduced, "story": [line.to_json() for line in self.story]}
+
+
 @dataclass
 class Verdict:
     """What one search found.
 
-    checks: names of the violated checks, sorted. complete: the whole tree was explored. token: replays the shortest
-    schedule that violates the heaviest check. story: what happened on it, line by line; assertions: those that
-    fired, in order. ends: executions by how they ended (tdpfast.report.CLASSES); states: how many different final
-    states, 0 if they were not counted. minimised: context switches and steps of the schedule found, then of the one
-    shown; reproduced: how many of REPRODUCE runs of it violate the check. examples: stories of executions that hold,
-    if asked for.
+    checks: names of the violated checks, sorted. complete: the whole tree was explored. ends: executions by how they
+    ended (tdpfast.report.CLASSES); states: how many different final states, 0 if they were not counted. counterexample:
+    None where nothing is violated. examples: stories of executions that hold, if asked for.
     """
 
     scenario: str
@@ -81,29 +105,32 @@ class Verdict:
     executions: int
     transitions: int
     seconds: float
-    token: str | None
     strategy: str = "dpor"
     timed_out: bool = False
     issue: str = ""
     reason: str = ""
     threads: list[str] = field(default_factory=list)
-    shown: str = ""
-    assertions: list[str] = field(default_factory=list)
-    story: list[Line] = field(default_factory=list)
-    finding: dict | None = None
     ends: dict[str, int] = field(default_factory=dict)
     states: int = 0
-    minimised: tuple[int, int, int, int] | None = None
-    reproduced: int = 0
+    counterexample: Counterexample | None = None
     examples: list[list[Line]] = field(default_factory=list)
 
-    def to_json(self) -> dict:
-        """The fields scripts may rely on."""
-        return {
+    @property
+    def token(self) -> str | None:
+        """The counterexample's token."""
+        return None if self.counterexample is None else self.counterexample.token
+
+    def to_json(self, *, detail: bool = False) -> dict:
+        """The fields scripts may rely on. detail: also `threads`, and `counterexample` with its story."""
+        out = {
             "scenario": self.scenario, "design": self.design, "gated": self.gated, "verdict": self.verdict,
             "complete": self.complete, "checks": self.checks, "executions": self.executions,
             "transitions": self.transitions, "seconds": round(self.seconds, 6), "token": self.token,
         }
+        if detail:
+            found = self.counterexample
+            out |= {"threads": self.threads, "counterexample": None if found is None else found.to_json()}
+        return out
 
 
 def _known(scenario) -> None:
@@ -193,47 +220,46 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     out = verdict_of(scenario, design, gated, limits, result)
     out.seconds = time.perf_counter() - started
     if out.checks:
-        show(out, scenario, program_print(scenario, design, hooks), program, explorer, result, limits, prefix)
+        out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
+                                            print_=program_print(scenario, design, hooks), prefix=prefix)
     elif show_all:
         out.examples = examples(program, scenario, limits, prefix, show_all)
     return out
 
 
 def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, result: dict) -> Verdict:
-    """A result of Explorer.run() as a Verdict, without token and story."""
+    """A result of Explorer.run() as a Verdict, without its counterexample."""
     checks = names_of(result["checks"])
     verdict = VIOLATED if checks else HOLDS if result["complete"] else UNKNOWN
     return Verdict(
         scenario=scenario.name, design=design.name, gated=gated, verdict=verdict, complete=result["complete"],
         checks=checks, executions=result["executions"], transitions=result["transitions"],
-        seconds=0.0, token=None, strategy=limits.strategy,
+        seconds=0.0, strategy=limits.strategy,
         timed_out=result["timed_out"], issue=scenario.issue, threads=[t.name for t in scenario.threads],
         reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
         states=result["states"])
 
 
-def show(out: Verdict, scenario: Scenario, print_: int, program: ScenarioProgram, explorer: Explorer,
-         result: dict, limits: Limits, prefix: bytes = b"") -> None:
-    """Adds the token of the heaviest check's shortest schedule, and its story."""
-    expected = scenario.expect.get(out.design, "").split()
-    out.shown = heaviest([c for c in out.checks if c in expected] or out.checks)
-    bit = bit_of(out.shown)
+def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram, explorer: Explorer, result: dict,
+                   limits: Limits, *, print_: int, prefix: bytes = b"") -> Counterexample:
+    """The shortest schedule of the heaviest check among the failures of a result, minimised, replayed and told."""
+    checks, expected = names_of(result["checks"]), scenario.expect.get(design.name, "").split()
+    check = heaviest([c for c in checks if c in expected] or checks)
+    bit = bit_of(check)
     schedule = result["failures"][bit]
-    if out.shown == "life":
+    if check == "life":
         schedule = use_of_freed(program, limits, bit, prefix) or schedule
     found = cost(schedule)
     schedule = minimise(explorer, schedule, bit, attempts=200)
-    out.minimised = (*found, *cost(schedule))
     again = [explorer.try_schedule(schedule) for _ in range(REPRODUCE)]
-    out.reproduced = sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule)
     program.life_by_use(False)
     program.record(True)
     replay = explorer.replay(schedule)
-    out.token = str(Token(schedule, print_, digest_of(replay["steps"]), limits.strategy,
-                          limits.seed))
-    out.story = tell(program, scenario, replay)
-    out.assertions = assertions_of(program.events())
-    out.finding = program.finding() if replay["end"] == "done" else None
+    return Counterexample(
+        check=check, token=str(Token(schedule, print_, digest_of(replay["steps"]), limits.strategy, limits.seed)),
+        story=tell(program, scenario, replay), assertions=assertions_of(program.events()),
+        finding=program.finding() if replay["end"] == "done" else None, minimised=(*found, *cost(schedule)),
+        reproduced=sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule))
 
 
 def examples(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefix: bytes, n: int) -> list[list[Line]]:
@@ -350,7 +376,8 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     out = verdict_of(scenario, design, gated, limits, result)
     if out.checks:
         program = build(scenario, design)
-        show(out, scenario, program_print(scenario, design), program, explore(program, limits), result, limits)
+        out.counterexample = counterexample(scenario, design, program, explore(program, limits), result, limits,
+                                            print_=program_print(scenario, design))
     out.seconds = time.perf_counter() - started
     return out
 

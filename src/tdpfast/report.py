@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Verdict
-from tdpfast.checks import WEIGHT
+from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Counterexample, Verdict
+from tdpfast.checks import MEANING, WEIGHT
+from tdpfast.columns import WIDTH, columns_text, wrap
 from tdpfast.scenario import Scenario
-from tdpfast.story import columns_text
 
 
 def by_weight(checks: Iterable[str]) -> list[str]:
@@ -20,51 +20,119 @@ def refusals(verdicts: list[Verdict]) -> list[str]:
     """The kernel assertions by which a design refused, without repeats."""
     out: list[str] = []
     for v in verdicts:
-        for assertion in v.assertions:
+        for assertion in v.counterexample.assertions if v.counterexample else ():
             if not assertion.startswith("LOCKDEP") and assertion not in out:
                 out.append(assertion)
     return out
 
 
-def cell(verdicts: list[Verdict], notes: list[str]) -> str:
+class Notes:
+    """What cells of a matrix refer to: texts by a mark, equal ones once. Refusals are numbered, words too wide for
+    their column have letters."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        self.words: list[str] = []
+
+    def refusal(self, label: str, text: str) -> str:
+        if text not in self.refusals:
+            self.refusals.append(text)
+        return f"{label} [{self.refusals.index(text) + 1}]"
+
+    def short(self, text: str, width: int) -> str:
+        if len(text) <= width:
+            return text
+        if text not in self.words:
+            self.words.append(text)
+        return f"[{letters(self.words.index(text))}]" + " *" * text.endswith(" *")
+
+    def legend(self) -> list[tuple[str, str]]:
+        """(mark, what it stands for) of each."""
+        return [(f"[{letters(i)}]", text.removesuffix(" *")) for i, text in enumerate(self.words)] + [
+            (f"[{i + 1}]", text) for i, text in enumerate(self.refusals)]
+
+
+def letters(i: int) -> str:
+    """a, b, ... z, aa, ab, ..."""
+    return (letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
+
+
+def cell(verdicts: list[Verdict], notes: Notes) -> str:
     """One cell of the matrix: what the scenarios of one issue come to under one design. A refusal refers to a note
     that names the assertions; equal ones share a note."""
     checks = by_weight(c for v in verdicts for c in v.checks)
     if not checks:
         return HOLDS if all(v.verdict == HOLDS for v in verdicts) else UNKNOWN
     if set(checks) <= {"kernel"}:
-        note = "refused by " + ", ".join(refusals(verdicts)[:3])
-        if note not in notes:
-            notes.append(note)
-        return f"refused [{notes.index(note) + 1}]"
+        return notes.refusal("refused", "refused by " + ", ".join(refusals(verdicts)[:3]) + "; nothing else is wrong")
     return " ".join(c for c in checks if c != "kernel") + (" *" if "kernel" in checks else "")
 
 
-def matrix(verdicts: list[Verdict], scenarios: list[Scenario]) -> str:
-    """Rows: issue and gating; columns: designs."""
+def label_of(issue: str) -> str:
+    return f"issue {issue}" if issue.isdigit() else issue
+
+
+NARROW = 10
+"""What a column of the matrix holds at least: "progress *"."""
+
+
+def block(designs: list[str], rows: list[tuple[str, str, list[str]]], room: int, notes: Notes) -> list[str]:
+    """Some columns of the matrix; room: how wide all of them may be, with two blanks before each."""
+    names = [len(design) for design in designs]
+    wanted = [max(name, *(len(cells[i]) for *_, cells in rows)) for i, name in enumerate(names)]
+    given = [max(name, min(want, NARROW)) for name, want in zip(names, wanted)]
+    spare = room - sum(given) - 2 * len(designs)
+    for i in sorted(range(len(designs)), key=lambda i: wanted[i] - given[i]):
+        if wanted[i] - given[i] <= spare:
+            spare -= wanted[i] - given[i]
+            given[i] = wanted[i]
+    table = [["issue", "callers", *designs]]
+    table += [[label, callers, *(notes.short(text, width) for text, width in zip(cells, given))]
+              for label, callers, cells in rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in table]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return lines
+
+
+def columns_that_fit(designs: list[str], room: int) -> list[list[str]]:
+    """The designs in blocks, as many beside one another as there is room for."""
+    blocks: list[list[str]] = []
+    left = -1
+    for design in designs:
+        need = max(len(design), NARROW) + 2
+        if need > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(design)
+        left -= need
+    return blocks
+
+
+def matrix(verdicts: list[Verdict], scenarios: list[Scenario], *, width: int = WIDTH) -> str:
+    """Rows: issue and gating; columns: designs, in blocks below one another where they do not fit the width."""
     designs = list(dict.fromkeys(v.design for v in verdicts))
     titles = {s.issue or s.name: s.title or s.name for s in scenarios}
     groups: dict[tuple[str, bool], dict[str, list[Verdict]]] = {}
     for v in verdicts:
         groups.setdefault((v.issue or v.scenario, v.gated), {}).setdefault(v.design, []).append(v)
     issues = list(dict.fromkeys(key for key, _ in groups))
-    rows = [["issue", "callers", *designs]]
-    notes: list[str] = []
-    for issue in issues:
-        for gated in (False, True):
-            if (issue, gated) in groups:
-                label = f"issue {issue}" if issue.isdigit() else issue
-                rows.append([label, "gated" if gated else "ungated",
-                             *(cell(groups[issue, gated][d], notes) if d in groups[issue, gated] else "-"
-                               for d in designs)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * w for w in widths))
-    legend = [f"issue {issue}: {titles[issue]}" for issue in issues if issue.isdigit()]
-    legend += [f"[{i + 1}] {note}; nothing else is wrong" for i, note in enumerate(notes)]
-    legend += ["*: kernel assertions fired as well",
-               "gated: by the rules of today's callers; ungated: those rules lifted"]
-    return "\n".join([*lines, "", *legend])
+    room = width - max([len(label_of(issue)) for issue in issues] + [5]) - 2 - len("ungated")
+    notes = Notes()
+    lines: list[str] = []
+    for some in columns_that_fit(designs, room):
+        rows = []
+        for issue in issues:
+            for gated in (False, True):
+                group = groups.get((issue, gated))
+                if group is not None:
+                    rows.append((label_of(issue), "gated" if gated else "ungated",
+                                 [cell(group[d], notes) if d in group else "-" for d in some]))
+        lines += [*block(some, rows, room, notes), ""]
+    legend = [(f"issue {issue}:", titles[issue]) for issue in issues if issue.isdigit()] + notes.legend()
+    legend += [("*:", "kernel assertions fired as well"),
+               ("gated:", "by the rules of today's callers; ungated: those rules lifted")]
+    return "\n".join([*lines, *(part for mark, text in legend for part in wrap(f"{mark} {text}", width))])
 
 
 def scope(v: Verdict) -> str:
@@ -88,44 +156,49 @@ def counts(v: Verdict) -> list[str]:
     return [f"   {name} {v.ends.get(end, 0)}" for name, end in CLASSES] + [f"   states {v.states}"] * bool(v.states)
 
 
-def minimised(v: Verdict) -> list[str]:
+def minimised(found: Counterexample) -> str:
     """How a counterexample got shorter, and whether it repeats."""
-    if v.minimised is None:
-        return []
-    switches, steps, fewer, less = v.minimised
-    return [f"   minimised: {steps} -> {less} steps, {switches} -> {fewer} context switches, "
-            f"reproduced {v.reproduced}/{REPRODUCE}"]
+    switches, steps, fewer, less = found.minimised
+    return (f"minimised: {steps} -> {less} steps, {switches} -> {fewer} context switches, "
+            f"reproduced {found.reproduced}/{REPRODUCE}")
 
 
 def heading(v: Verdict) -> str:
     return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
 
 
-def counterexample(v: Verdict, *, verbose: bool = False) -> str:
+def indented(text: str, width: int) -> list[str]:
+    """Lines below a heading."""
+    return ["   " + part for part in wrap(text, width - 3)]
+
+
+def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One failing cell: what fails, the interleaving, how to replay it. verbose: counts, and what minimising did."""
-    lines = [f"== {heading(v)}: {' '.join(by_weight(v.checks))}", f"   {scope(v)}"]
+    found = v.counterexample
+    assert found is not None
+    lines = [*wrap(f"== {heading(v)}: {' '.join(by_weight(v.checks))}", width), *indented(scope(v), width)]
     if verbose:
-        lines += counts(v) + minimised(v)
+        lines += [*counts(v), *indented(minimised(found), width)]
     if v.reason:
-        lines.append(f"   why: {v.reason}")
-    if v.assertions:
-        shown = v.assertions[:6]
-        more = len(v.assertions) - len(shown)
-        lines.append("   fired: " + "; ".join(shown) + (f"; and {more} more" if more else ""))
-    lines += [f"   shown: the shortest schedule found that violates `{v.shown}`", "",
-              columns_text(v.story, v.threads), "", f"   tdpfast replay {v.token}"]
+        lines += indented(f"why: {v.reason}", width)
+    if found.assertions:
+        shown = found.assertions[:6]
+        more = len(found.assertions) - len(shown)
+        lines += indented("fired: " + "; ".join(shown) + (f"; and {more} more" if more else ""), width)
+    lines += [f"   shown: the shortest schedule found that violates `{found.check}`", "",
+              columns_text(found.story, v.threads, width), "", f"   tdpfast replay {found.token}"]
     return "\n".join(lines)
 
 
-def holding(v: Verdict, *, verbose: bool = False) -> str:
+def holding(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One cell where nothing was found, with the reason the scenario gives, and executions if they were asked for."""
-    lines = [f"== {heading(v)}: {v.verdict}", f"   {scope(v)}"]
+    lines = [*wrap(f"== {heading(v)}: {v.verdict}", width), *indented(scope(v), width)]
     if verbose:
         lines += counts(v)
     if v.reason and v.verdict == HOLDS:
-        lines.append(f"   why: {v.reason}")
+        lines += indented(f"why: {v.reason}", width)
     for i, story in enumerate(v.examples):
-        lines += ["", f"   execution {i + 1}", "", columns_text(story, v.threads)]
+        lines += ["", f"   execution {i + 1}", "", columns_text(story, v.threads, width)]
     return "\n".join(lines)
 
 
@@ -147,14 +220,37 @@ def unexpected(v: Verdict, scenario: Scenario) -> str | None:
     return None
 
 
-def report(verdicts: list[Verdict], scenarios: list[Scenario], *, brief: bool = False, verbose: bool = False) -> str:
+def report(verdicts: list[Verdict], scenarios: list[Scenario], *, brief: bool = False, verbose: bool = False,
+           width: int = WIDTH) -> str:
     """The whole report: matrix, failing cells with their interleavings, reasons of the others, matrix again. verbose:
-    each cell with executions by class."""
-    table = matrix(verdicts, scenarios)
+    each cell with executions by class. width: of the longest line, a token's apart."""
+    table = matrix(verdicts, scenarios, width=width)
     parts = [table]
     if not brief:
-        parts += [counterexample(v, verbose=verbose) for v in verdicts if v.verdict == VIOLATED]
-        parts += [holding(v, verbose=verbose) for v in verdicts if v.verdict != VIOLATED]
+        parts += [counterexample(v, verbose=verbose, width=width) for v in verdicts if v.verdict == VIOLATED]
+        parts += [holding(v, verbose=verbose, width=width) for v in verdicts if v.verdict != VIOLATED]
         if len(parts) > 1:
             parts.append(table)
     return "\n\n".join(parts)
+
+
+def mail(verdicts: list[Verdict], scenarios: list[Scenario], *, width: int = 72) -> str:
+    """Each violation as plain text for a mail: what was asked, what is violated, the interleaving, how to replay it;
+    then in a line what holds."""
+    about = {s.name: s for s in scenarios}
+    parts = [mail_part(v, about[v.scenario], width) for v in verdicts if v.counterexample is not None]
+    rest = [f"{heading(v)}: {v.verdict}" for v in verdicts if v.counterexample is None]
+    if rest:
+        parts.append("\n".join(part for text in rest for part in wrap(text, width)))
+    return "\n\n".join(parts)
+
+
+def mail_part(v: Verdict, scenario: Scenario, width: int) -> str:
+    found = v.counterexample
+    assert found is not None
+    callers = "with the rules of today's callers" if v.gated else "with the rules of today's callers lifted"
+    lines = wrap(f"{scenario.title or scenario.name}, on {v.design}, {callers}:", width)
+    lines += [part for check in by_weight(v.checks) for part in wrap(f"- {check}: {MEANING[check]}", width)]
+    lines += ["", columns_text(found.story, v.threads, width), "",
+              *wrap(f"Found by tdpfast ({scope(v)}). To see it again:", width), f"  tdpfast replay {found.token}"]
+    return "\n".join(lines)

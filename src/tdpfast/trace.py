@@ -1,8 +1,9 @@
-"""The trace of a VM: a numpy dtype, readable records, and the kernel's own text.
+"""The trace of a run: a numpy dtype, readable records, and the kernel's own text.
 
-A record is one thing that happened on one CPU, in order. `EVENT_FIELDS` says what the numbers of each kind
-are; `trace_lines()` writes the kernel's tracepoints byte for byte as tracefs shows them and everything else as
-``tdpfast_*`` lines beside them, so that ``grep -v tdpfast_`` leaves a kernel trace.
+A record is one thing that happened on one CPU, in order; the rows of `events.EVENTS` say what its numbers are and how a
+trace shows it. `trace_lines()` writes the kernel's tracepoints byte for byte as tracefs shows them and everything else
+as ``tdpfast_*`` lines beside them, so that ``grep -v tdpfast_`` leaves a kernel trace: the same for a `Vm` and for a
+schedule that was replayed.
 """
 
 from __future__ import annotations
@@ -12,101 +13,76 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tdpfast.events import ASSERT_KINDS, EVENT_KINDS, PY_HOOK_KINDS, leaf_name, signed
-from tdpfast.status import status_name
+from tdpfast._names import RetPf
+from tdpfast.events import EVENT_KINDS, EVENTS, FORMS, Event, py_hook_text
 
 EVENT_DTYPE = np.dtype([("kind", "i4"), ("cpu", "i4"), ("step", "u8"), ("a", "u8", (8,)), ("function", "S48"),
                         ("id", "S48")])
-"""One record: index into events.EVENT_KINDS, CPU, step of the explorer (0 elsewhere), up to eight numbers
-named by `EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it; for a step of a Python
-hook the hook and the label it yielded."""
+"""One record: index into events.EVENT_KINDS, CPU, step of the explorer (0 elsewhere), up to eight numbers named by
+`EVENT_FIELDS`, and for an assertion the kernel function and tdpfast's name of it; for a step of a Python hook the hook
+and the label it yielded."""
 
-_SET = ("gfn", "level", "old_spte", "new_spte", "ret")
-EVENT_FIELDS: dict[str, tuple[str, ...]] = {
-    "chg": ("as_id", "gfn", "level", "old_spte", "new_spte"),
-    "set_ext": _SET,
-    "link_ext": ("gfn", "level", "ret", "has_page"),
-    "remove_ext": ("gfn", "level", "old_spte"),
-    "free_ext": ("gfn", "level", "page", "ret", "has_page"),
-    "flush_all": (),
-    "flush_range": ("gfn", "npages"),
-    "flush_slot": ("gfn", "npages"),
-    "yield": ("write",),
-    "split": ("gfn", "level", "spte", "errno"),
-    "dirty": ("gfn",),
-    "race": ("gfn", "level", "before", "after"),
-    "assert": ("assert",),
-    "LIVELOCK": (),
-    "rcu_free": ("level", "gfn", "direct"),
-    "uaf": ("access", "level", "gfn"),
-    "rcu_again": ("level", "gfn", "state"),
-    "rm_ext": ("gfn", "level", "old_spte"),
-    "get_page": ("level", "gfn", "mirror"),
-    "prepare_zap": ("level", "gfn", "mirror"),
-    "fast_pf": ("gfn", "error_code", "old_spte", "new_spte", "ret"),
-    "spte_frozen": ("gfn", "level", "old_spte"),
-    "py_hook": ("gfn", "level", "ret", "what"),
-    "seam": ("leaf", "record", "status", "rcx", "rdx", "r8", "lp", "injected"),
-    "seamcall_failed": ("leaf", "status"),
-    "req": ("request",),
-    "kick": ("vcpu", "rax"),
-    "td_exit": ("vcpu", "rax"),
-    "wait_for_sept_zap": ("vcpu",),
-    "reset_paddr": ("hpa",),
-    "free_page": ("hpa",),
-    "keyid_free": ("hkid",),
-    "op_end": ("part", "ret", "rax", "rcx", "rdx", "r8", "kind", "more"),
-}
-"""Kind -> names of the numbers of a record, in order. Gfns are guest frame numbers, levels are PG_LEVEL_*.
 
-The last ones are of a TD on a module. seam: a SEAMCALL with its operands; record: its place among the records of a
-replay (a Record leaves it out); injected: another processor held a lock, or an interrupt was pending. req:
-KVM_REQ_OUTSIDE_GUEST_MODE (0) or KVM_REQ_VM_DEAD (1) to all vCPUs. kick, td_exit: a vCPU left the TD; rax: what
-VP.ENTER answered. wait_for_sept_zap: a vCPU was kept out. op_end: a part of an operation that is made of several (0 the
-guest's access, 1 the fault, 2 VP.ENTER)."""
+class Field(NamedTuple):
+    """One field of a record: its name, how it is read (events.FORMS), and its place: a number's, or s0 or s1."""
 
-_REQUESTS = ("OUTSIDE_GUEST_MODE", "VM_DEAD")
-_HEX = frozenset({"gfn", "old_spte", "new_spte", "spte", "before", "after", "error_code", "hpa", "rax", "rcx", "rdx",
-"r8",
-                  "more"})
-_SIGNED = frozenset({"ret", "errno"})
+    name: str
+    form: str
+    place: int
+
+
+def fields_of(row: Event) -> tuple[Field, ...]:
+    """The fields of a row of events.EVENTS."""
+    out, numbers = [], 0
+    for word in row.fields.split():
+        name, _, form = word.partition(":")
+        if form in ("s0", "s1"):
+            out.append(Field(name, form, int(form[1])))
+        else:
+            out.append(Field(name, form, numbers))
+            numbers += 1
+    return tuple(out)
+
+
+_FIELDS = {kind: fields_of(row) for kind, row in EVENTS.items()}
+_HEX = {kind: frozenset(field.name for field in fields if field.form == "x") for kind, fields in _FIELDS.items()}
+EVENT_FIELDS: dict[str, tuple[str, ...]] = {kind: tuple(field.name for field in fields)
+                                            for kind, fields in _FIELDS.items()}
+"""Kind -> names of its fields, in order."""
 
 
 class Record(NamedTuple):
     """One thing that happened."""
 
     kind: str
-    """A key of `EVENT_FIELDS`."""
+    """A key of `events.EVENTS`."""
     cpu: int
     step: int
     fields: dict[str, Any]
 
     def __str__(self) -> str:
-        words = [f"{name} {value:x}" if name in _HEX else f"{name} {value}" for name, value in self.fields.items()]
-        return " ".join([self.kind, *words])
+        return " ".join([self.kind, *self.words()])
+
+    def words(self) -> list[str]:
+        """The fields as "name value"; a flag by its name alone, where it is set."""
+        hexadecimal = _HEX[self.kind]
+        return [name if value is True else f"{name} {value:x}" if name in hexadecimal else f"{name} {value}"
+                for name, value in self.fields.items() if value is not False and value != ""]
+
+
+def read_record(kind: int, cpu: int, step: int, numbers: Any, s0: str | None, s1: str | None) -> Record:
+    """A record of the native core, readable."""
+    name = EVENT_KINDS[kind]
+    texts = (s0 or "", s1 or "")
+    fields = {field.name: texts[field.place] if field.form in ("s0", "s1") else FORMS[field.form](numbers[field.place])
+              for field in _FIELDS[name] if field.name != "record"}
+    return Record(name, cpu, step, fields)
 
 
 def make_record(row: Any) -> Record:
     """One element of an EVENT_DTYPE array as a Record."""
-    kind = EVENT_KINDS[row["kind"]]
-    numbers = row["a"].tolist()
-    if kind == "assert":
-        fields: dict[str, Any] = {"assert": ASSERT_KINDS[numbers[0]], "function": row["function"].decode(),
-                                  "id": row["id"].decode()}
-    elif kind == "py_hook":
-        fields = {"hook": row["function"].decode(), "gfn": numbers[0], "level": numbers[1], "ret": signed(numbers[2]),
-                  "what": PY_HOOK_KINDS[numbers[3]], "label": row["id"].decode(errors="replace")}
-    else:
-        names = EVENT_FIELDS.get(kind)
-        if names is None:
-            names = tuple(f"a{i}" for i in range(8))
-        fields = {name: signed(value) if name in _SIGNED else value for name, value in zip(names, numbers)}
-        if "leaf" in fields:
-            fields.pop("record", None)
-            fields |= {"leaf": leaf_name(fields["leaf"]), "status": status_name(fields["status"])}
-        if kind == "req":
-            fields["request"] = _REQUESTS[fields["request"]]
-    return Record(kind, int(row["cpu"]), int(row["step"]), fields)
+    return read_record(int(row["kind"]), int(row["cpu"]), int(row["step"]), row["a"].tolist(),
+                       row["function"].decode(errors="replace"), row["id"].decode(errors="replace"))
 
 
 def records(events: np.ndarray) -> Iterator[Record]:
@@ -115,33 +91,50 @@ def records(events: np.ndarray) -> Iterator[Record]:
         yield make_record(row)
 
 
-def fast_page_fault_event(vcpu: int, gfn: int, error_code: int, old: int, new: int, ret: int) -> str:
-    """Tracepoint fast_page_fault. The gva of a TDP fault is its gpa; the SPTE's address is nobody's business."""
-    words = [word for bit, word in enumerate("PWU-F") if error_code >> bit & 1]
-    return (f"fast_page_fault: vcpu {vcpu} gva {gfn << 12:x} error_code {'|'.join(words)} sptep 0000000000000000 "
-            f"old {old:#x} new {new:x} spurious {int(ret == 6)} fixed {int(ret == 5)}")
+def program_records(program: Any) -> Iterator[Record]:
+    """What the schedule that was replayed last left, by thread: `cpu` is the thread's number, RCU's the one after the
+    last. program: a tdpfast._program.program.ScenarioProgram."""
+    threads = {program.cpu_of(i): i for i in range(program.nthreads)}
+    for kind, cpu, step, numbers, s0, s1 in program.events():
+        yield read_record(kind, threads.get(cpu, len(threads)), step, numbers, s0, s1)
 
 
-def seamcall_event(leaf: str, status: str, rcx: int, rdx: int, r8: int, lp: int) -> str:
-    """``event: fields`` of a SEAMCALL."""
-    return f"tdpfast_seamcall: {leaf} lp {lp} rcx {rcx:x} rdx {rdx:x} r8 {r8:x} status {status}"
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+class _Values(dict):
+    """The fields of a record, and what tracepoints make of them."""
+
+    def __init__(self, record: Record):
+        super().__init__(record.fields, cpu=record.cpu)
+
+    def __missing__(self, name: str) -> Any:
+        if name == "access_text":       # of all access: 7.3 has ACC_READ as well
+            return "rwux" if self["access"] & 8 else "wux"
+        if name == "ad":
+            return "!ad" if self["ad_disabled"] else "ad"
+        if name == "gva":               # of a TDP fault: its gpa
+            return self["gfn"] << 12
+        if name == "error_text":
+            return "|".join(word for bit, word in enumerate("PWU-F") if self["error_code"] >> bit & 1)
+        if name == "ended":
+            return py_hook_text(self["what"], self["ret"], self["label"])
+        if name in ("spurious", "fixed"):
+            return int(self["ret"] == RetPf[f"RET_PF_{name.upper()}"])
+        raise KeyError(name)
+
+
+def trace_name(record: Record) -> str:
+    """What a trace calls the record's event: the kernel's tracepoint or tdpfast_*; "" for what traces leave out."""
+    row = EVENTS[record.kind]
+    flag, other = row.other
+    return other if flag and record.fields[flag] else row.trace
 
 
 def trace_event(record: Record) -> str:
     """``event: fields`` as the kernel's tracepoint prints it, or as a ``tdpfast_*`` event."""
-    f = record.fields
-    if record.kind == "chg":
-        return (f"kvm_tdp_mmu_spte_changed: as id {f['as_id']} gfn {f['gfn']:x} level {f['level']} "
-                f"old_spte {f['old_spte']:x} new_spte {f['new_spte']:x}")
-    if record.kind == "split":
-        return (f"kvm_mmu_split_huge_page: gfn {f['gfn']:x} spte {f['spte']:x} level {f['level']} "
-                f"errno {f['errno']}")
-    if record.kind == "fast_pf":
-        return fast_page_fault_event(record.cpu, *f.values())
-    if record.kind == "seam":
-        return seamcall_event(*(f[name] for name in ("leaf", "status", "rcx", "rdx", "r8", "lp")))
-    name, _, text = str(record).partition(" ")
-    return f"tdpfast_{name.lower()}: {text}".rstrip()
+    form = EVENTS[record.kind].form
+    text = form.format_map(_Values(record)) if form else " ".join(record.words())
+    return f"{trace_name(record)}: {text}".rstrip()
 
 
 TRACE_HEADER = """\
@@ -158,9 +151,21 @@ TRACE_HEADER = """\
 """What tracefs' ``trace`` file begins with."""
 
 
-def trace_lines(records: Iterable[Record]) -> Iterator[str]:
-    """Records as lines of tracefs' ``trace`` file. The time is the number of the record, in microseconds."""
+def trace_lines(records: Iterable[Record], *, threads: int | None = None) -> Iterator[str]:
+    """Records as lines of tracefs' ``trace`` file.
+
+    The time is the number of the record in microseconds; of a replay (threads: how many its scenario has) the number of
+    the explorer's step, and whoever is not a thread is RCU. So the same run gives the same bytes.
+    """
     for i, record in enumerate(records):
-        task = f"CPU {record.cpu}/KVM"
-        yield (f"{task:>16}-{4242 + record.cpu:<7} [{record.cpu:03}] ..... {i // 1000000:5}.{i % 1000000:06}: "
+        if not trace_name(record):
+            continue
+        task = "rcu" if threads is not None and record.cpu >= threads else f"CPU {record.cpu}/KVM"
+        time = i if threads is None else record.step
+        yield (f"{task:>16}-{4242 + record.cpu:<7} [{record.cpu:03}] ..... {time // 1000000:5}.{time % 1000000:06}: "
                f"{trace_event(record)}")
+
+
+def replay_trace(program: Any) -> str:
+    """The trace of the schedule that was replayed last, header included, ending with a newline."""
+    return "\n".join([TRACE_HEADER, *trace_lines(program_records(program), threads=program.nthreads)]) + "\n"

@@ -136,8 +136,10 @@ def test_replay(tdpfast, token):
     assert (code, err) == (1, "") and out == tdpfast("replay", token)[1]
     lines = out.splitlines()
     assert lines[0].startswith("issue1-collapse-by-fault on v7.3, ungated: agree ")
-    assert lines[2].startswith("CPU 0 (vcpu0)") and " | CPU 1 (vcpu1)" in lines[2] and (
-        lines[-1].startswith("  => agree: "))
+    assert lines[2].startswith("CPU 0 (vcpu0)") and " | CPU 1 (vcpu1)" in lines[2]
+    ended = [line.split()[1] for line in lines if line.startswith("  => ")]
+    assert ended[0] == "agree:" and set(ended) == {f"{check}:" for check in lines[0].split(": ")[1].split()}
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_check_shows_what_replay_shows(tdpfast):

@@ -67,8 +67,8 @@ def test_answers(verdicts, scenarios, name):
         checks = v.checks if v.checks == KERNEL_ONLY else [c for c in v.checks if c != "kernel"]
         got[design] = " ".join(checks) or HOLDS
         if v.verdict == VIOLATED:
-            assert v.token and v.story and v.shown in v.checks
-            assert v.assertions or "kernel" not in v.checks
+            assert v.counterexample.token and v.counterexample.story and v.counterexample.check in v.checks
+            assert v.counterexample.assertions or "kernel" not in v.checks
     assert got == ANSWERS[name]
 
 

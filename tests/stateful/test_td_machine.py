@@ -56,7 +56,8 @@ def violation(scenario, design, gated, limits):
     found = check(scenario, design, gated=gated, limits=limits)
     if not found.checks:
         return None
-    return f"{found.checks} {found.assertions}\n{columns_text(found.story, found.threads)}"
+    shown = found.counterexample
+    return f"{found.checks} {shown.assertions}\n{columns_text(shown.story, found.threads)}"
 
 
 def hold(design, examples, transitions):

@@ -191,8 +191,8 @@ def test_a_count_that_drops_outside_the_lock_is_found():
     """Two puts see 0 and both remove: the looking again that an earlier posting did is not enough."""
     result = check(scenario(GET_PUT, GET_PUT_B), DYNAMIC.replace(name="dec-outside", pamt_dec_outside=True))
     assert result.verdict == "violated" and result.checks == ["kernel", "pamt"]
-    assert any("TDX_HPA_RANGE_NOT_FREE" in line.text for line in result.story)
-    assert any("TDX_NO_PAMT_PAGE_PAIR" in line.text for line in result.story)
+    assert any("TDX_HPA_RANGE_NOT_FREE" in line.text for line in result.counterexample.story)
+    assert any("TDX_NO_PAMT_PAGE_PAIR" in line.text for line in result.counterexample.story)
 
 
 def test_two_vcpus_get_and_put_one_range():

@@ -16,7 +16,7 @@ from tdpfast.scenario import parse
 from tdpfast.story import columns_text
 from tdpfast.threads import audit, run_threads
 from tdpfast.token import NondeterminismError, Token
-from tdpfast.tracefs import tracefs
+from tdpfast.trace import replay_trace
 
 MAP = {"op": "map", "gfn": 0x200, "pfn": 0x140200, "private": 1}
 FAULTS = [{"ops": [{**MAP, "gfn": gfn, "pfn": 0x140000 + gfn, "retries": -1}]} for gfn in (0x201, 0x202)]
@@ -100,7 +100,7 @@ def test_wrong_only_when_interrupted():
     assert (found.checks, found.complete) == (["agree"], True)
     assert marked.open == 0 and not marked.busy
     again = check(TWO_FAULTS, "v7.3", hooks=hooked(Marked().steps))
-    assert again.token == found.token and again.story == found.story
+    assert again.token == found.token and again.counterexample.story == found.counterexample.story
     assert (again.executions, again.transitions) == (found.executions, found.transitions)
 
 
@@ -109,9 +109,9 @@ def test_the_token_replays_to_the_same_steps():
     runs = []
     for _ in range(2):
         hooks = hooked(Marked().steps)
-        scenario, _, program, replay = replay_token(token, [TWO_FAULTS], [PRESETS["v7.3"]], hooks)
+        _, _, program, replay = replay_token(token, [TWO_FAULTS], [PRESETS["v7.3"]], hooks)
         runs.append((replay["schedule"], [(a, k, program.describe(o), v) for a, k, o, v in replay["steps"]],
-                     tracefs(program, scenario)))
+                     replay_trace(program)))
     assert runs[0] == runs[1] and runs[0][0] == token.schedule
     objects = [name for _, _, name, _ in runs[0][1]]
     assert "hook set_external_spte" in objects and "hook set_external_spte after 'marked'" in objects
@@ -126,7 +126,7 @@ def test_a_token_knows_the_steps_of_its_hook():
 
 def test_the_story_shows_the_steps():
     found = check(TWO_FAULTS, "v7.3", hooks=hooked(Marked("half  \n way" + "!" * 60).steps))
-    text = columns_text(found.story, found.threads, width=100)
+    text = columns_text(found.counterexample.story, found.threads, width=180)
     assert "hook set_external_spte gfn 201 4K yields 'half way!!!" in text and "!" * 40 not in text
     assert "hook set_external_spte gfn 202 4K returns 0" in text
     assert "hook set_external_spte gfn 201 4K asks for the native hook" in text

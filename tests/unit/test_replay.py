@@ -21,7 +21,7 @@ from tdpfast.report import report
 from tdpfast.story import columns_text, tell
 from tdpfast.stress import StressConfig, check_writable
 from tdpfast.token import NondeterminismError, Token, TokenError, TokenMismatchError, TokenVersionError
-from tdpfast.tracefs import tracefs
+from tdpfast.trace import replay_trace
 
 REVIEW = catalogue("review")
 TASKS = [(s, d, False) for s in REVIEW[2:5] for d in ("patch07", "single-hook")]
@@ -44,13 +44,13 @@ def shown(text):
     token = Token.parse(text)
     scenario, _, program, replay = replay_token(token, REVIEW, PRESETS.values())
     story = tell(program, scenario, replay)
-    return columns_text(story, [t.name for t in scenario.threads]), tracefs(program, scenario), replay["checks"], story
+    return columns_text(story, [t.name for t in scenario.threads]), replay_trace(program), replay["checks"], story
 
 
 def test_twice_in_one_process(found):
     _, verdict = found
     first, second = shown(verdict.token), shown(verdict.token)
-    assert first == second and first[2] and first[3] == verdict.story
+    assert first == second and first[2] and first[3] == verdict.counterexample.story
 
 
 def test_in_fresh_processes(found, capsys):

@@ -316,7 +316,7 @@ def test_two_populators_wait_for_each_other(design):
     threads = [{"ops": [{"op": "populate", "gfn": BASE + i, "pfn": PFN + i}]} for i in range(2)]
     setup = [{"op": "populate", "gfn": BASE + 7, "pfn": PFN + 7}]
     found = check(parse({"name": "two", "vm": {"runnable": 0}, "setup": setup, "thread": threads}, "two"), design)
-    assert (found.verdict, found.complete, found.assertions) == ("holds", True, [])
+    assert (found.verdict, found.complete, found.counterexample) == ("holds", True, None)
 
 
 def test_finalize_needs_a_key_and_is_not_to_fail():

@@ -335,21 +335,25 @@ cdef void wake_resting(Exec *x) noexcept nogil:
             x.agent[i].equal = 1
 
 
-cdef void record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
-    cdef size_t cap
+cdef size_t record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
+    """Puts the step that comes now into the trace and among the steps; the number of its record in the trace, counted
+    from 1, or 0 if it has none."""
+    cdef size_t cap, n = 0
     cdef void *grown
     cdef Event *e
     if g.cpu.trace != NULL:
         e = trace_new(g.cpu, EV_STEP)
         e.a[0] = g.kind
         e.a[1] = g.obj
-        e.a[2] = val
-        e.a[3] = g.id
+        e.a[2] = e.a[3] = val
+        e.a[4] = g.arg
+        if e != &g.cpu.scratch:
+            n = g.cpu.trace.n
     if x.nsteps == x.steps_cap:
         cap = x.steps_cap * 2 if x.steps_cap else 1024
         grown = realloc(x.steps, cap * sizeof(StepRecord))
         if grown == NULL:
-            return
+            return n
         x.steps = <StepRecord *>grown
         x.steps_cap = cap
     x.steps[x.nsteps].agent = g.id
@@ -357,6 +361,7 @@ cdef void record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
     x.steps[x.nsteps].obj = g.obj
     x.steps[x.nsteps].val = val
     x.nsteps += 1
+    return n
 
 
 cdef void check_quiescent(Exec *x) noexcept nogil:
@@ -373,6 +378,7 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     """Agent a performs the access it offers and runs on to its next offer. May set x.end."""
     cdef Agent *g = &x.agent[a]
     cdef Seen *seen = NULL
+    cdef size_t record = 0
     cdef int kind = g.kind
     cdef uint64_t obj = g.obj, arg = g.arg
     if may_decide(kind):
@@ -386,7 +392,7 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
     g.at_op = False
     g.cpu.step = x.depth
     if x.record:
-        record_step(x, g, word_at(kind, g.obj) if shows_word(kind) else 0)
+        record = record_step(x, g, word_at(kind, g.obj) if shows_word(kind) else 0)
     x.depth += 1
     if kind == SYNC_ABORT:
         x.end = END_ABORT
@@ -401,6 +407,8 @@ cdef void exec_step(Exec *x, int a) noexcept nogil:
         run_to_offer(x, g)
         if seen != NULL:
             seen.after = (<uint64_t *>seen.obj)[0]
+        if record and shows_word(kind):
+            g.cpu.trace.ev[record - 1].a[3] = word_at(kind, obj)
     rcu_offer(x)
     if x.prog.watch != NULL:
         x.prog.watch(x.prog.user, a, kind, obj, arg)

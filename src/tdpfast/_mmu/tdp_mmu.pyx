@@ -24,9 +24,9 @@ from tdpfast._spte cimport (
     is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update, make_nonleaf_spte, spte_to_pfn,
 )
 from tdpfast._sync.cpu cimport (
-    ABORT_LIVELOCK, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
+    ABORT_LIVELOCK, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, Event, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
     lockdep_assert_held_write, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
-    sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5,
+    sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5, trace_new,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage, spte_to_child_pt
 
@@ -113,6 +113,20 @@ cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexc
     tdp_mmu_free_sp(c, kvm, sp)
 
 
+cdef void trace_page(Cpu *c, int kind, const Sp *sp) noexcept nogil:
+    """Tracepoints kvm_mmu_get_page and kvm_mmu_prepare_zap_page: what they show of a kvm_mmu_page."""
+    cdef Event *e
+    if c.trace == NULL:
+        return
+    e = trace_new(c, kind)
+    e.a[0] = sp.level
+    e.a[1] = sp.gfn
+    e.a[2] = sp.is_mirror
+    e.a[3] = sp.access
+    e.a[4] = sp.ad_disabled
+    e.a[5] = sp_hpa(sp)
+
+
 cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gfn, int level, bint is_mirror,
                           uint8_t access) noexcept nogil:
     sp.gfn = gfn
@@ -120,7 +134,7 @@ cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gf
     sp.level = level
     sp.is_mirror = is_mirror
     sp.access = access
-    trace3(c, EV_GET_PAGE, level, gfn, is_mirror)
+    trace_page(c, EV_GET_PAGE, sp)
 
 
 cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil:
@@ -270,7 +284,7 @@ cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcep
     cdef uint64_t old_spte, gfn
     cdef bint skip
     cdef int i
-    trace3(c, EV_PREPARE_ZAP, level, base_gfn, sp.is_mirror)
+    trace_page(c, EV_PREPARE_ZAP, sp)
     tdp_mmu_unlink_sp(c, kvm, sp)
     if sp.state == SP_LINKED:
         tdp_write_once32(&sp.state, SP_REMOVED)

@@ -13,6 +13,7 @@ from tdpfast._program.world cimport ThreadOps, World
 
 cdef class ScenarioProgram(ProgramRef):
     cdef readonly TdVmCore vm
+    cdef readonly list tables        # those in use when executions begin, see tdpfast._program.places.tables()
     cdef Program program
     cdef World *world
     cdef Cpu *cpus[16]

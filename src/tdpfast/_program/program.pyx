@@ -19,9 +19,11 @@ from tdpfast._program.watch cimport watch_free, watch_image, watch_name, watch_n
 
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS, check_op
+from tdpfast._program.places import place_of, tables
 
 cdef enum:
     SHARE = 64           # table pages a CPU may allocate in one execution
+    WHOLE = 255          # kind of an EV_OP_END that is no part of an operation (events.WHOLE)
 
 
 cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
@@ -40,6 +42,7 @@ cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
             e = trace_new(c, EV_OP_END)
             e.a[0] = i
             e.a[1] = <uint64_t>t.res[i].ret
+            e.a[6] = WHOLE
 
 
 cdef void world_reset(void *user) noexcept nogil:
@@ -176,6 +179,7 @@ cdef class ScenarioProgram(ProgramRef):
             rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
         self.give_roots(roots)
         self.snapshot()
+        self.tables = tables(vm)
         w.cpus = self.cpus
         for i in range(self.nthreads):
             w.lp[i] = self.cpus[i].lp
@@ -323,6 +327,11 @@ cdef class ScenarioProgram(ProgramRef):
         if not vm_check(self.world.vm, f):
             return None
         return {"check": f.check, "gfn": f.gfn, "level": f.level, "mirror": f.mirror, "external": f.external}
+
+    def place_of(self, uint64_t obj):
+        """(HPA of the page, index of the entry) of a word in a table; None for other words."""
+        self.made()
+        return place_of(self.vm, obj)
 
     def cpu_of(self, int thread):
         """The CPU number events of a thread carry."""

@@ -16,6 +16,8 @@ from tdpfast.catalogue import CATALOGUES, REVIEW_DESIGNS, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast.cli.knobs import knob_option, knobs_code
+from tdpfast.cli.output import MAIL_WIDTH, show, width_of, width_option
+from tdpfast.columns import WIDTH
 from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
@@ -56,23 +58,26 @@ def design_list(names: tuple[str, ...], what: tuple[str, ...] = ()) -> list[str]
 
 def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str], gatings: list[bool],
               limits: Limits, jobs: int, as_json: bool, brief: bool, verbose: bool, show_all: int,
-              knobs: dict) -> str:
+              knobs: dict, width: int, mail: bool) -> str:
     """The Python that does the same."""
     plain = Limits()
     changed = [f"{f.name}={value!r}" for f in fields(Limits)
                if (value := getattr(limits, f.name)) != getattr(plain, f.name)]
     options = [f"limits=Limits({', '.join(changed)})"] * bool(changed) + [f"jobs={jobs}"] * bool(jobs)
     options += [f"show_all={show_all}"] * bool(show_all)
-    style = ", brief=True" * brief + ", verbose=True" * verbose
+    style = ", brief=True" * (brief and not mail) + ", verbose=True" * (verbose and not mail)
+    style += f", width={width}" * (width != (MAIL_WIDTH if mail else WIDTH))
+    text = "mail" if mail else "report"
     found = " + ".join(f"catalogue({n!r})" if n in CATALOGUES else f"[load({n!r})]" for n in names)
-    show = ["    for verdict in verdicts:", "        print(json.dumps(verdict.to_json()))"] if as_json else [
-        f"    print(report(list(verdicts), scenarios{style}))"]
+    show = ["    for verdict in verdicts:",
+            f"        print(json.dumps(verdict.to_json({'detail=True' * verbose})))"] if as_json else [
+        f"    print({text}(list(verdicts), scenarios{style}))"]
     return "\n".join([
         *["import json", ""] * as_json,
         *["from tdpfast.catalogue import catalogue"] * ("catalogue(" in found),
         f"from tdpfast.check import {'Limits, ' if changed else ''}check_many",
         *["from tdpfast.design import with_knobs"] * bool(knobs),
-        *["from tdpfast.report import report"] * (not as_json),
+        *[f"from tdpfast.report import {text}"] * (not as_json),
         *["from tdpfast.scenario import load"] * ("load(" in found), "",
         "if __name__ == '__main__':      # check_many() starts processes",
         f"    scenarios = {found}",
@@ -91,6 +96,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--gated", is_flag=True, help="Only with the rules of today's callers in place.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per result.")
 @click.option("--brief", is_flag=True, help="The matrix alone.")
+@click.option("--mail", "as_mail", is_flag=True, help="Each violation as text to paste into a mail, 72 columns wide.")
+@width_option
 @click.option("--expect", is_flag=True, help="Exit with 0 if every result is what its scenario expects, else 1.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even if a violation was found.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
@@ -104,7 +111,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
               help="Stop after N executions.")
 @click.option("--seconds", type=click.FloatRange(0), default=0.0, metavar="T", help="Time budget of each search.")
 @click.option("--jobs", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes; 0 = one per CPU.")
-@click.option("--verbose", "-v", is_flag=True, help="Each result with its executions by class, a class per line.")
+@click.option("--verbose", "-v", is_flag=True,
+              help="Each result with its executions by class, a class per line; with --json its story.")
 @click.option("--show-all", type=click.IntRange(0, COUNT), default=0, metavar="N",
               help="Show N executions of each result where nothing was found.")
 @click.option("--shares", type=click.IntRange(0, COUNT), default=0, metavar="N",
@@ -112,14 +120,15 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--progress/--no-progress", default=None,
               help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect, exit_zero, strategy, bound, depth,
-            seed, max_transitions, max_executions, seconds, jobs, verbose, show_all, shares, progress, as_python):
+def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, exit_zero, strategy,
+            bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
+            shares, progress, as_python):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a
     violation was found, with 124 if a time budget ran out and nothing was found.
     """
-    from tdpfast.report import report, unexpected
+    from tdpfast.report import mail, report, unexpected
 
     scenarios = select(gather(what), wanted)
     names, knobs = design_list(designs, what), parse_knobs(knobs)
@@ -131,8 +140,13 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect
     if shares and (show_all or as_python):
         raise UsageError(f"--shares {shares} with" + " --show-all" * bool(show_all) + " --python" * as_python,
                          "nothing of the shares is kept", "one of them")
+    if as_mail and (as_json or brief):
+        raise UsageError("--mail with" + " --json" * as_json + " --brief" * brief, "it is a text of its own",
+                         "one of them")
+    width = MAIL_WIDTH if as_mail and width is None else width_of(width)
     if as_python:
-        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all, knobs))
+        click.echo(python_of(what, wanted, names, gatings, limits, jobs, as_json, brief, verbose, show_all, knobs,
+                             width, as_mail))
         return EXIT_OK
     if strategy in ("random", "pct"):
         click.echo(f"seed {seed}", err=True)
@@ -145,9 +159,11 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, expect
     for verdict in found:
         verdicts.append(verdict)
         if as_json:
-            click.echo(json.dumps(verdict.to_json()))
-    if not as_json:
-        click.echo(report(verdicts, scenarios, brief=brief, verbose=verbose))
+            click.echo(json.dumps(verdict.to_json(detail=verbose)))
+    if as_mail:
+        click.echo(mail(verdicts, scenarios, width=width))
+    elif not as_json:
+        show(report(verdicts, scenarios, brief=brief, verbose=verbose, width=width))
     if expect:
         by_name = {s.name: s for s in scenarios}
         wrong = [text for v in verdicts if (text := unexpected(v, by_name[v.scenario]))]

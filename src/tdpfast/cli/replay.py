@@ -12,6 +12,7 @@ from tdpfast.checks import names_of
 from tdpfast.cli import EXIT_FOUND, EXIT_OK
 from tdpfast.cli.check import STRATEGIES, gather
 from tdpfast.cli.knobs import knob_option
+from tdpfast.cli.output import show, width_of, width_option
 from tdpfast.design import parse_knobs, presets_with
 from tdpfast.errors import UsageError
 from tdpfast.token import Token
@@ -31,7 +32,7 @@ def python_of(token: str, files: tuple[str, ...], knobs: dict) -> str:
 
 
 def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str, keep: int | None,
-               as_json: bool) -> int:
+               as_json: bool, width: int) -> int:
     """replay --then: the verdict about what can follow the kept steps."""
     from tdpfast.report import counterexample, holding
 
@@ -41,9 +42,9 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
     elif verdict.checks:
-        click.echo(counterexample(verdict, verbose=True))
+        show(counterexample(verdict, verbose=True, width=width))
     else:
-        click.echo(holding(verdict, verbose=True))
+        show(holding(verdict, verbose=True, width=width))
     return EXIT_FOUND if verdict.checks else EXIT_OK
 
 
@@ -53,29 +54,36 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
 @knob_option
 @click.option("--trace", is_flag=True, help="Kernel trace format (tracefs), with tdpfast_ events between.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks, steps.")
+@click.option("--verbose", "-v", is_flag=True,
+              help="Leave no step out; with --json: the story as well, with names, old and new values.")
+@width_option
 @click.option("--then", "strategy", type=click.Choice(STRATEGIES),
               help="Follow the beginning of the schedule only, and explore what can come after it.")
 @click.option("--keep", type=click.IntRange(0), metavar="N",
               help="With --then: steps to follow; default: up to the last context switch.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(token, files, knobs, trace, as_json, strategy, keep, as_python):
+def command(token, files, knobs, trace, as_json, verbose, width, strategy, keep, as_python):
     """Run the schedule of a TOKEN again and show what happens.
 
     The token says which scenario and design it belongs to: those of the catalogues and presets are known, others are
     named with --file and --knob. Exits with 1 if the schedule violates a check.
     """
     from tdpfast.story import columns_text, tell
-    from tdpfast.tracefs import tracefs
+    from tdpfast.trace import replay_trace
 
     parsed, knobs = Token.parse(token), parse_knobs(knobs)
+    width = width_of(width)
     if strategy is not None and (trace or as_python):
         raise UsageError("--then with --trace or --python", "those are about one schedule",
                          "--then alone or with --json")
+    if trace and (as_json or verbose):
+        raise UsageError("--trace with" + " --json" * as_json + " --verbose" * verbose, "a trace has one form",
+                         "one of them")
     if as_python:
         click.echo(python_of(token, files, knobs))
         return EXIT_OK
     if strategy is not None:
-        return explore_on(parsed, files, knobs, strategy, keep, as_json)
+        return explore_on(parsed, files, knobs, strategy, keep, as_json, width)
     if keep is not None:
         raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
     scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)),
@@ -83,12 +91,17 @@ def command(token, files, knobs, trace, as_json, strategy, keep, as_python):
     checks = names_of(replay["checks"])
     if as_json:
         steps = [{"agent": a, "kind": k, "object": program.describe(o), "value": v} for a, k, o, v in replay["steps"]]
-        click.echo(json.dumps({"scenario": scenario.name, "design": design.name, "gated": not design.ungated,
-                               "checks": checks, "end": replay["end"], "steps": steps}))
+        out = {"scenario": scenario.name, "design": design.name, "gated": not design.ungated,
+               "checks": checks, "end": replay["end"], "steps": steps}
+        if verbose:
+            out |= {"threads": [t.name for t in scenario.threads],
+                    "story": [line.to_json() for line in tell(program, scenario, replay, everything=True)]}
+        click.echo(json.dumps(out))
     elif trace:
-        click.echo(tracefs(program, scenario), nl=False)
+        click.echo(replay_trace(program), nl=False)
     else:
         gating = "ungated" if design.ungated else "gated"
         click.echo(f"{scenario.name} on {design.name}, {gating}: {' '.join(checks) or 'holds'}\n")
-        click.echo(columns_text(tell(program, scenario, replay), [t.name for t in scenario.threads]))
+        story = tell(program, scenario, replay, everything=verbose)
+        show(columns_text(story, [t.name for t in scenario.threads], width))
     return EXIT_FOUND if checks else EXIT_OK

@@ -1,0 +1,9 @@
+from typing import Any
+
+from tdpfast._face.vm import VmCore
+
+STATES: tuple[str, ...]
+
+def tables(vm: VmCore) -> list[tuple[int, str, int, int]]: ...
+def place_of(vm: VmCore, obj: int) -> tuple[int, int] | None: ...
+def sides(vm: VmCore, gfn: int, level: int) -> tuple[dict[str, Any] | None, dict[str, Any] | None]: ...
