@@ -2,9 +2,9 @@
 
     python tools/docs_tables.py
 
-A table stands between ``<!-- table: name -->`` and ``<!-- end -->``. What an operation does, and what a preset is, are prose,
-and kept: the last column of the row. tests/docs/test_pages.py fails when a page is not what this writes, or when such a
-text is missing.
+A table stands between ``<!-- table: name -->`` and ``<!-- end -->``. What an operation does, and what a preset is, are
+prose, and kept: the last column of the row. tests/docs/test_pages.py fails when a page is not what this writes, or when
+such a text is missing.
 """
 
 import re

@@ -26,6 +26,8 @@ EXIT_CODES = {
 }
 """Exit code -> what it means, of every command."""
 EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME, EXIT_INTERRUPTED, EXIT_PIPE = EXIT_CODES
+COMPLETE = "_TDPFAST_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What a write fails with when nobody can have the output."""
 
@@ -76,6 +78,9 @@ def run(argv: list[str] | None = None) -> int:
     if sys.stdout is None:
         return _usage("cannot write the output (standard output is closed); try > FILE, or > /dev/null")
     try:
+        if instruction := os.environ.get(COMPLETE):
+            from click.shell_completion import shell_complete
+            return shell_complete(group, {}, "tdpfast", COMPLETE, instruction)
         code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code

@@ -17,6 +17,7 @@ from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, c
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.cli.output import MAIL_WIDTH, show, width_of, width_option
+from tdpfast.cli.results import check_formats, format_options, give_results
 from tdpfast.columns import WIDTH
 from tdpfast.design import PRESETS, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
@@ -25,11 +26,14 @@ from tdpfast.scenario import Scenario, load
 COUNT = (1 << 63) - 1       # the largest number of anything
 
 
-def gather(names: tuple[str, ...]) -> list[Scenario]:
-    """Scenarios of catalogues and files, in the order given; a name may occur once."""
+def gather(names: tuple[str, ...], sources: dict[str, str] | None = None) -> list[Scenario]:
+    """Scenarios of catalogues and files, in the order given; a name may occur once. sources: gets the file of each
+    scenario that was read from one."""
     found: list[Scenario] = []
     for name in names:
         found += catalogue(name) if name in CATALOGUES else [load(name)]
+        if sources is not None and name not in CATALOGUES:
+            sources[found[-1].name] = name
     seen: set[str] = set()
     for s in found:
         if s.name in seen:
@@ -98,6 +102,7 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--brief", is_flag=True, help="The matrix alone.")
 @click.option("--mail", "as_mail", is_flag=True, help="Each violation as text to paste into a mail, 72 columns wide.")
 @width_option
+@format_options
 @click.option("--expect", is_flag=True, help="Exit with 0 if every result is what its scenario expects, else 1.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even if a violation was found.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
@@ -122,7 +127,7 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, exit_zero, strategy,
             bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
-            shares, progress, as_python):
+            shares, progress, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a
@@ -130,7 +135,9 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
     """
     from tdpfast.report import mail, report, unexpected
 
-    scenarios = select(gather(what), wanted)
+    sources: dict[str, str] = {}
+    scenarios = select(gather(what, sources), wanted)
+    check_formats(formats, {"--json": as_json, "--mail": as_mail}, as_python)
     names, knobs = design_list(designs, what), parse_knobs(knobs)
     gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
     if strategy in ("random", "pct"):
@@ -162,8 +169,9 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
             click.echo(json.dumps(verdict.to_json(detail=verbose)))
     if as_mail:
         click.echo(mail(verdicts, scenarios, width=width))
-    elif not as_json:
+    elif not as_json and not formats["ktap"]:
         show(report(verdicts, scenarios, brief=brief, verbose=verbose, width=width))
+    give_results(verdicts, scenarios, sources, expect, formats)
     if expect:
         by_name = {s.name: s for s in scenarios}
         wrong = [text for v in verdicts if (text := unexpected(v, by_name[v.scenario]))]

@@ -8,14 +8,13 @@ them violates a check the burst violated; then it is made smaller still.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tdpfast._arguments import shown
+from tdpfast._write import check_place, write_whole
 from tdpfast.check import Limits, Verdict, check
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
@@ -223,14 +222,8 @@ def scenario_toml(scenario: Scenario) -> str:
 
 def check_writable(path: str | Path) -> None:
     """UsageError unless a file can be written there."""
-    if not isinstance(path, (str, Path)):
-        raise UsageError(f"bad path {shown(path)}", "neither str nor Path", "a name that ends in .toml or .json")
-    path = Path(path)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write {path}", "no such directory, or not writable",
-                         "a file in a directory that exists")
-    if path.suffix not in (".toml", ".json"):
+    place = check_place(path, "a name that ends in .toml or .json")
+    if place.suffix not in (".toml", ".json"):
         raise UsageError(f"cannot write {path}", "a scenario is TOML or JSON", "a name that ends in .toml or .json")
 
 
@@ -239,12 +232,4 @@ def write_scenario(path: str | Path, scenario: Scenario) -> None:
     check_writable(path)
     path = Path(path)
     text = json.dumps(scenario.to_record(), indent=1) + "\n" if path.suffix == ".json" else scenario_toml(scenario)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text)
