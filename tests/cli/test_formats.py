@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from shutil import which
 
 import pytest
 
-from tdpfast.check import Verdict
+from tdpfast.check import Limits, check
 from tdpfast.ci import FAIL, PASS, SKIP, Case, cases, github, junit, ktap
 from tdpfast.cli import COMMANDS, EXIT_CODES
+from tdpfast.design import with_knobs
 from tdpfast.scenario import parse
 
 ROOT = Path(__file__).parents[2]
@@ -38,25 +40,19 @@ def file(tmp_path):
     return tmp_path / "fault.toml"
 
 
-def verdict(**fields):
-    return Verdict(**{"scenario": "a<b", "design": "v7.3", "gated": True, "verdict": "holds", "complete": True,
-                      "checks": [], "executions": 1, "transitions": 2, "seconds": 0.5, "token": None} | fields)
-
-
-def scenario(**fields):
-    return replace(parse({"name": "a<b", "thread": [{"name": "t", "ops": []}]}, "here"), **fields)
-
-
 def test_what_passes_fails_and_is_skipped():
-    found = [verdict(), verdict(gated=False, verdict="violated", checks=["agree", "life"]),
-             verdict(verdict="unknown", complete=False)]
-    got = cases(found, [scenario()])
+    scenario = parse(tomllib.loads(SCENARIO), "here")
+    broken = with_knobs("v7.3", {"no_hook_on_zap": True})
+    found = [check(scenario, "v7.3"), check(scenario, broken, gated=False),
+             check(scenario, "v7.3", limits=Limits(max_executions=1, strategy="dfs"))]
+    assert [v.verdict for v in found] == ["holds", "violated", "unknown"]
+    got = cases(found, [scenario])
     assert [c.outcome for c in got] == [PASS, FAIL, SKIP]
-    assert [c.name for c in got] == ["v7.3-gated", "v7.3-ungated", "v7.3-gated"]
-    assert got[1].message == "violated: life agree" and "a<b on v7.3, ungated" in got[1].text
-    expected = cases(found, [scenario(expect={"v7.3": "life"})], expect=True)
-    assert [c.outcome for c in expected] == [PASS, PASS, FAIL]
-    assert [c.outcome for c in cases(found[1:2], [scenario(expect={"v7.3": "page"})], expect=True)] == [FAIL]
+    assert [c.name for c in got] == ["v7.3-gated", f"{broken.name}-ungated", "v7.3-gated"]
+    assert got[1].message == "violated: agree" and f"walk-and-zap on {broken.name}, ungated: agree" in got[1].text
+    for said, outcome in (("agree", PASS), ("life", FAIL), ("holds", FAIL)):
+        asked = replace(scenario, expect={broken.name: said}, expect_gated={"v7.3": "holds"})
+        assert [c.outcome for c in cases(found, [asked], expect=True)] == [PASS, outcome, FAIL]
 
 
 def test_junit_is_xml_of_the_cases():
