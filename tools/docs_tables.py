@@ -57,7 +57,7 @@ def readers() -> dict[str, list[str]]:
         function = ""
         for line in path.read_text().split("\n"):
             if match := FUNCTION.match(line):
-                function = match[1]
+                function = match[1].removeprefix("base_")
             for knob in re.findall(r"\bdesign\.(\w+)", line):
                 where = found.setdefault(knob, [])
                 if function not in ("", "__init__", *where):
@@ -77,7 +77,7 @@ def knobs(_page: str) -> str:
     said = dict(re.findall(r"\b(\w+): ([^.:]*)\.", " ".join((Design.__doc__ or "").split())))
     lines = []
     for knob in fields(Design):
-        if knob.name == "name":
+        if knob.name in ("name", "code"):
             continue
         presets = own_value(knob.name)
         values = ", ".join(code(p) if value is True else f"{code(p)} {shown(value)}" for p, value in presets.items())

@@ -47,6 +47,13 @@ cpdef enum Check:        # bits
     CHECK_EPOCH = 128
     CHECK_PAMT = 256
     CHECK_KERNEL = 512
+    CHECK_CRASH = 1024
+    CHECK_HANG = 2048
+
+cpdef enum CodeFault:    # how a design file's code ended an execution
+    FAULT_CRASH = 0      # SIGSEGV, SIGBUS, SIGFPE or SIGILL in it
+    FAULT_HANG           # its code runs on without a step
+    FAULT_WILD           # an access that belongs to nobody
 
 cpdef enum EventKind:
     EV_CHG = 0           # as_id gfn level old new
@@ -83,6 +90,7 @@ cpdef enum EventKind:
     EV_SPTE_FROZEN       # gfn level old
     EV_FAST_PF           # gfn error_code old new ret
     EV_PY_HOOK           # gfn level ret what (PyHookWhat); s0 hook, s1 label
+    EV_CODE_FAULT        # what (CodeFault) line pc
 
 cpdef enum UafKind:
     UAF_READ = 0

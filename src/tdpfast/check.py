@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -93,7 +95,8 @@ class Verdict:
 
     checks: names of the violated checks, sorted. complete: the whole tree was explored. ends: executions by how they
     ended (tdpfast.report.CLASSES); states: how many different final states, 0 if they were not counted. counterexample:
-    None where nothing is violated. examples: stories of executions that hold, if asked for.
+    None where nothing is violated. examples: stories of executions that hold, if asked for. file: the design
+    file, if the design is one.
     """
 
     scenario: str
@@ -114,6 +117,7 @@ class Verdict:
     states: int = 0
     counterexample: Counterexample | None = None
     examples: list[list[Line]] = field(default_factory=list)
+    file: str = ""
 
     @property
     def token(self) -> str | None:
@@ -211,8 +215,9 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     check_int("show_all", show_all, 0, U64_MAX)
     started = time.perf_counter()
     program = build(scenario, design, hooks, reset)
-    explorer = explore(program, limits, prefix)
-    result = explorer.run(progress)
+    explorer = explore(program, limits, prefix, **ends_at(design))
+    with looking_for_hangs(design):
+        result = explorer.run(progress)
     program.raise_hook_error()
     if result["ends"].get("diverged"):
         raise UsageError(f"the first {len(prefix)} steps do not fit {scenario.name} on {design.name}",
@@ -220,11 +225,32 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     out = verdict_of(scenario, design, gated, limits, result)
     out.seconds = time.perf_counter() - started
     if out.checks:
-        out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
-                                            print_=program_print(scenario, design, hooks), prefix=prefix)
+        with looking_for_hangs(design):
+            out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
+                                                print_=program_print(scenario, design, hooks), prefix=prefix)
     elif show_all:
         out.examples = examples(program, scenario, limits, prefix, show_all)
     return out
+
+
+def ends_at(design: Design) -> dict[str, int]:
+    """Options of the Explorer for a design: a search of a design file's code ends at the first hang."""
+    return {"wanted": bit_of("hang")} if design.code else {}
+
+
+@contextlib.contextmanager
+def looking_for_hangs(design: Design) -> Iterator[None]:
+    """Within it code of a design file that makes no step any more ends its execution."""
+    if design.code is None:
+        yield
+        return
+    from tdpfast._program.code_crash import timer
+
+    timer(True)
+    try:
+        yield
+    finally:
+        timer(False)
 
 
 def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, result: dict) -> Verdict:
@@ -237,7 +263,7 @@ def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, 
         seconds=0.0, strategy=limits.strategy,
         timed_out=result["timed_out"], issue=scenario.issue, threads=[t.name for t in scenario.threads],
         reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
-        states=result["states"])
+        states=result["states"], file=design.code.shown if design.code else "")
 
 
 def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram, explorer: Explorer, result: dict,
@@ -250,7 +276,8 @@ def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram,
     if check == "life":
         schedule = use_of_freed(program, limits, bit, prefix) or schedule
     found = cost(schedule)
-    schedule = minimise(explorer, schedule, bit, attempts=200)
+    # A hang takes a quarter of a second each time.
+    schedule = minimise(explorer, schedule, bit, attempts=3 if check == "hang" else 200)
     again = [explorer.try_schedule(schedule) for _ in range(REPRODUCE)]
     program.life_by_use(False)
     program.record(True)
@@ -439,6 +466,28 @@ def _task(task: tuple) -> Verdict:
                  progress=Reporter(label) if progress else None)
 
 
+def _contained(work: list[tuple], jobs: int) -> Iterator[Verdict]:
+    """The tasks in processes of their own: one that dies is tried alone, and is a crash if it dies again."""
+    with ProcessPoolExecutor(jobs) as pool:
+        for task, future in [(task, pool.submit(_task, task)) for task in work]:
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield _alone(task)
+
+
+def _alone(task: tuple) -> Verdict:
+    scenario, design, gated, limits = task[:4]
+    try:
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(_task, task).result()
+    except BrokenProcessPool:
+        return Verdict(scenario=scenario.name, design=get_design(design).name, gated=gated, verdict=VIOLATED,
+                       complete=False, checks=["crash"], executions=0, transitions=0, seconds=0.0,
+                       strategy=limits.strategy, threads=[t.name for t in scenario.threads],
+                       reason="the process that searched it died: the file's code wrote over the core's memory")
+
+
 def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: Limits = Limits(), jobs: int = 0,
                executor: Executor | None = None, show_all: int = 0, progress: bool = False) -> Iterator[Verdict]:
     """check() of many (scenario, design, gated), in their order, on any concurrent.futures.Executor.
@@ -454,6 +503,8 @@ def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: 
     jobs = check_int("jobs", jobs, 0, 1024) or os.cpu_count() or 1
     if executor is not None:
         yield from executor.map(_task, work)
+    elif any(get_design(task[1]).code for task in work):
+        yield from _contained(work, jobs)
     elif jobs == 1 or len(work) == 1:
         yield from map(_task, work)
     else:

@@ -18,10 +18,12 @@ MEANING = {
     "epoch": "a page was removed or demoted before its TLB tracking was complete",
     "pamt": "the module's page metadata or child count does not match the S-EPT",
     "kernel": "a kernel WARN, BUG or KVM_BUG_ON fired",
+    "crash": "the code of a design file crashed, or touched memory that belongs to nobody",
+    "hang": "the code of a design file ran on without ever making a step",
 }
 
 # Which check tells most when several are violated: what shows first in a report.
-WEIGHT = ("life", "page", "progress", "agree", "epoch", "frozen", "pamt", "lock", "stat", "kernel")
+WEIGHT = ("crash", "hang", "life", "page", "progress", "agree", "epoch", "frozen", "pamt", "lock", "stat", "kernel")
 
 
 def names_of(bits: int) -> list[str]:

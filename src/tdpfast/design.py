@@ -9,14 +9,19 @@ kernels and postings named in their docstring text; a design of your own is a pr
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tdpfast._arguments import INTEGERS, check_bool, one_of, shown
 from tdpfast._face.td import tdx_knobs
 from tdpfast._face.vm import mmu_knobs
 from tdpfast._names import Dispatch, Gate, Reclaim, SplitShared
 from tdpfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpfast.designfile import Code
 
 GATE_HELPER, GATE_ELIF_PRESENT, GATE_ELIF_MIRROR, GATE_IF_MIRROR, GATE_TWICE = map(int, Gate.__members__.values())
 RECLAIM_OP_RCU, RECLAIM_OP_NOW, RECLAIM_IN_SET = map(int, Reclaim.__members__.values())
@@ -49,6 +54,8 @@ class Design:
     premap: 6.16's TDX side: a leaf mapped before finalisation is only counted and added later, pages are pinned
     while they are mapped, removal reports its result. bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror
     SPTE that is present already.
+
+    code: what a design file put in place of functions of this design; see from_file().
     """
 
     name: str
@@ -91,6 +98,7 @@ class Design:
     inhibit_first: bool = False
     split_direct_root: bool = False
     prefault_first: bool = False
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -143,9 +151,17 @@ class Design:
     def canonical(self) -> str:
         """What decides how the design behaves, as one line: what tokens are tied to. Knobs that came after the first
         tokens are left out while they do nothing."""
-        fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self) if f.name != "code")
+        code = f", code={self.code.text}" if self.code else ""
         return "Design(" + ", ".join(f"{name}={value!r}" for name, value, default in fields
-                                     if name not in _LATER or value != default) + ")"
+                                     if name not in _LATER or value != default) + code + ")"
+
+    @staticmethod
+    def from_file(path: str | os.PathLike[str], name: str | None = None) -> Design:
+        """The design that a C file describes, compiled with the machine's compiler: see tdpfast.designfile."""
+        from tdpfast.designfile import from_file
+
+        return from_file(path, name)
 
     def replace(self, **knobs: object) -> Design:
         """A copy with knobs replaced; UsageError names an unknown knob."""
@@ -160,7 +176,7 @@ class Design:
 def _knobs_agree() -> None:
     """ImportError unless the core's structs and Design have the same knobs: one that either lacks would be a 0 that
     nobody wrote."""
-    python = {f.name for f in dataclasses.fields(Design)} - {"name"}
+    python = {f.name for f in dataclasses.fields(Design)} - {"name", "code"}
     native = (*mmu_knobs(), *tdx_knobs())
     odd = python.symmetric_difference(native) | {knob for knob in native if native.count(knob) > 1}
     if odd:
@@ -221,9 +237,11 @@ PRESETS: dict[str, Design] = {
 
 
 def get_design(design: str | Design) -> Design:
-    """A Design by preset name (or itself); UsageError lists the presets."""
+    """A Design by preset name or design file (mine.c), or itself; UsageError lists the presets."""
     if isinstance(design, Design):
         return design
+    if isinstance(design, str) and design.endswith(".c"):
+        return Design.from_file(design)
     try:
         return PRESETS[design]
     except (KeyError, TypeError):
@@ -233,7 +251,7 @@ def get_design(design: str | Design) -> Design:
 
 def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
     """Knobs as command lines write them, ``no_freeze`` or ``max_level=2``; UsageError for one that is none."""
-    kinds = {f.name: f.type for f in dataclasses.fields(Design) if f.name not in ("name", "ungated")}
+    kinds = {f.name: f.type for f in dataclasses.fields(Design) if f.name not in ("name", "ungated", "code")}
     words = {"": 1, "true": 1, "false": 0}
     out: dict[str, int | bool] = {}
     for text in texts:

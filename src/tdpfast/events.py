@@ -105,7 +105,8 @@ EVENTS: dict[str, Event] = {
     "keyid_free": Event("tdpfast_keyid_free", "hkid"),
     "op": Event("tdpfast_op", "index"),
     "op_end": Event("tdpfast_op_end", "part ret:d rax:x rcx:x rdx:x r8:x kind more:x"),
-    "step": Event("", "kind object:x before:x after:x arg:x"),
+    "step": Event("", "kind object:x before:x after:x arg:x line pc:x"),
+    "code_fault": Event("tdpfast_code_fault", "what line pc:x"),
 }
 """Kind -> what its numbers are and how a trace shows it. Gfns are guest frame numbers, levels are PG_LEVEL_*.
 
@@ -114,7 +115,8 @@ among the records of a replay (a Record leaves it out); injected: another proces
 pending. req: a request to all vCPUs. kick, td_exit: a vCPU left the TD; rax: what VP.ENTER answered. wait_for_sept_zap:
 a vCPU was kept out. op: an operation of a scenario's thread, by its place; op_end: its end (kind WHOLE, part its
 place), or that of a part of an operation made of several (PARTS). step: one access that the explorer schedules, an
-object by its address in this process."""
+object by its address in this process; line, pc: of the design file that makes it. code_fault: how a design file's code
+ended the execution (CodeFault)."""
 
 
 PRESENT = 1 << 11

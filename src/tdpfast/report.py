@@ -167,6 +167,11 @@ def heading(v: Verdict) -> str:
     return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
 
 
+def with_file(v: Verdict) -> str:
+    """What a replay needs to find the design again."""
+    return f" --design {v.file}" if v.file else ""
+
+
 def indented(text: str, width: int) -> list[str]:
     """Lines below a heading."""
     return ["   " + part for part in wrap(text, width - 3)]
@@ -175,8 +180,9 @@ def indented(text: str, width: int) -> list[str]:
 def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One failing cell: what fails, the interleaving, how to replay it. verbose: counts, and what minimising did."""
     found = v.counterexample
-    assert found is not None
     lines = [*wrap(f"== {heading(v)}: {' '.join(by_weight(v.checks))}", width), *indented(scope(v), width)]
+    if found is None:
+        return "\n".join([*lines, *indented(f"why: {v.reason}", width)])
     if verbose:
         lines += [*counts(v), *indented(minimised(found), width)]
     if v.reason:
@@ -186,7 +192,7 @@ def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> 
         more = len(found.assertions) - len(shown)
         lines += indented("fired: " + "; ".join(shown) + (f"; and {more} more" if more else ""), width)
     lines += [f"   shown: the shortest schedule found that violates `{found.check}`", "",
-              columns_text(found.story, v.threads, width), "", f"   tdpfast replay {found.token}"]
+              columns_text(found.story, v.threads, width), "", f"   tdpfast replay {found.token}{with_file(v)}"]
     return "\n".join(lines)
 
 
@@ -252,5 +258,6 @@ def mail_part(v: Verdict, scenario: Scenario, width: int) -> str:
     lines = wrap(f"{scenario.title or scenario.name}, on {v.design}, {callers}:", width)
     lines += [part for check in by_weight(v.checks) for part in wrap(f"- {check}: {MEANING[check]}", width)]
     lines += ["", columns_text(found.story, v.threads, width), "",
-              *wrap(f"Found by tdpfast ({scope(v)}). To see it again:", width), f"  tdpfast replay {found.token}"]
+              *wrap(f"Found by tdpfast ({scope(v)}). To see it again:", width),
+              f"  tdpfast replay {found.token}{with_file(v)}"]
     return "\n".join(lines)

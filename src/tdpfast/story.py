@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tdpfast._explore.explorer import KIND_NAMES
+from tdpfast._names import CodeFault
 from tdpfast._program.program import ScenarioProgram
 from tdpfast.columns import END, FOLDED, RCU, columns_text
 from tdpfast.ending import endings
@@ -20,8 +21,14 @@ from tdpfast.scenario import Scenario
 from tdpfast.trace import Record, program_records
 from tdpfast.words import FROZEN, SEPT_LOCK, STORY, at, level_name, op_text, ret_text, sept_text, spte_text
 
+if TYPE_CHECKING:
+    from tdpfast.designfile import Code
+
 __all__ = ["Line", "assertions_of", "columns_text", "level_name", "spte_text", "tell"]
 
+FAULTS = ("CRASH", "HANG, no step any more,", "ACCESS to memory that belongs to nobody")
+"""CodeFault, in words."""
+FAULT_WILD = int(CodeFault.FAULT_WILD)
 LOCKS = {"read_lock": "read_lock", "read_unlock": "read_unlock", "write_lock": "write_lock",
          "write_unlock": "write_unlock", "spin_lock": "spin_lock", "spin_unlock": "spin_unlock"}
 """Steps on a lock, as the kernel calls them."""
@@ -89,6 +96,8 @@ class Teller:
         self.names: dict[int, str] = {}                     # objects that are no entry
         self.entries: dict[int, Entry | None] = {}
         self.lines: list[Line] = []
+        self.code: Code | None = program.code()
+        self.where = ""                                      # the design file's line that makes the step
         self.folded: dict[str, int] = {}
         self.pending: dict[int, Line] = {}                  # an operation whose first step is still to come
         self.op: dict[int, dict] = {}                       # the operation a thread is in
@@ -144,6 +153,7 @@ class Teller:
 
     def say(self, record: Record, text: str, **more: Any) -> None:
         column = record.cpu if record.cpu < self.nthreads else RCU
+        text = self.where + text
         if column in self.pending:
             self.lines.append(replace(self.pending.pop(column), step=record.step))
         self.lines.append(Line(column, text, step=record.step, **more))
@@ -159,7 +169,11 @@ class Teller:
         for record in self.records:
             self.learn(record)
             if record.kind == "step":
+                self.where = self.line_of(record)
                 self.step(record)
+                self.where = ""
+            elif record.kind == "code_fault":
+                self.fault(record)
             else:
                 self.event(record)
         lines = squeeze(self.lines)
@@ -189,6 +203,20 @@ class Teller:
         elif record.kind in STORY:
             self.say(record, STORY[record.kind](f))
 
+    def line_of(self, record: Record) -> str:
+        """Which line of a design file makes a step, "" for steps of the core."""
+        line, pc = record.fields["line"], record.fields["pc"]
+        if self.code is None or not (line or pc):
+            return ""
+        return f"{self.code.where(pc - 1) if pc else f'{self.code.file}:{line}'}: "
+
+    def fault(self, record: Record) -> None:
+        """How a design file's code ended the execution."""
+        assert self.code is not None
+        what, line, pc = (record.fields[name] for name in ("what", "line", "pc"))
+        where = self.code.where(pc - (what == FAULT_WILD)) if pc else f"{self.code.file}:{line}"
+        self.say(record, f"{FAULTS[what]} at {where}", what="fault")
+
     def step(self, record: Record) -> None:
         """One access that the explorer scheduled."""
         f = record.fields
@@ -211,6 +239,10 @@ class Teller:
             self.say(record, f"waits for {self.name(f['object'])}", what="lock", object=self.name(f["object"]))
         elif kind in MODULE_STEPS or kind in ("load", "store", "rmw"):
             name = self.name(f["object"])
+            if self.where:
+                verb = {"load": "reads", "store": "writes"}.get(kind, kind)
+                self.say(record, f"{verb} {name}", object=name)
+                return
             self.fold(record, MODULE if kind in MODULE_STEPS else OTHER, f"{kind} {name}", object=name)
 
     def access(self, record: Record, kind: str, entry: Entry, before: int, after: int) -> None:

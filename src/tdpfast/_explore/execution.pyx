@@ -10,7 +10,8 @@ from tdpfast._names cimport (
     SYNC_RCU_FREE, SYNC_READ_LOCK, SYNC_RETRY, SYNC_RMW, SYNC_START, SYNC_STORE, SYNC_TRY_SHARED, SYNC_WAIT,
 )
 from tdpfast._sync.fiber cimport tdp_fiber_arm, tdp_fiber_map, tdp_fiber_switch, tdp_fiber_unmap
-from tdpfast._sync.cpu cimport SLOW_YIELD, Event, rcu_ready, rcu_run, sync_enabled, trace_new
+from tdpfast._sync.atomic cimport tdp_unlikely
+from tdpfast._sync.cpu cimport SLOW_YIELD, Event, rcu_ready, rcu_run, run_as, sync_enabled, trace_new
 
 
 cdef int exec_init(Exec *x, Program *prog, uint32_t max_steps, uint32_t retry_bound) except -1:
@@ -58,6 +59,8 @@ cdef void fiber_yield(Cpu *c) noexcept nogil:
     """Cpu.yield_to: leaves the fiber; returns when the scheduler chose this thread."""
     cdef Agent *g = <Agent *>c.fiber
     tdp_fiber_switch(&g.fiber, &g.exec.main)
+    if tdp_unlikely(c.code.depth != 0):
+        run_as(c)
 
 
 cdef void fiber_main(void *arg) noexcept nogil:
@@ -116,6 +119,7 @@ cdef void cpu_clear(Cpu *c) noexcept nogil:
     memset(c.found.asserts, 0, sizeof(c.found.asserts))
     memset(c.found.first_fn, 0, sizeof(c.found.first_fn))
     memset(c.found.first_id, 0, sizeof(c.found.first_id))
+    memset(&c.code, 0, sizeof(c.code))
     c.abort = 0
     c.dead = False
     c.offer.kind = SYNC_START
@@ -149,6 +153,8 @@ cdef void exec_begin(Exec *x) noexcept nogil:
             seen_clear(g)
             g.cpu.fiber = g
             g.cpu.yield_to = fiber_yield
+            g.cpu.code.stack = <uint64_t>g.fiber.map
+            g.cpu.code.stack_end = <uint64_t>g.fiber.map + g.fiber.map_len
             tdp_fiber_arm(&g.fiber, fiber_main, g)
     attach(x)
     for i in range(x.nthreads):
@@ -347,6 +353,8 @@ cdef size_t record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
         e.a[1] = g.obj
         e.a[2] = e.a[3] = val
         e.a[4] = g.arg
+        e.a[5] = g.cpu.code.line
+        e.a[6] = g.cpu.code.pc
         if e != &g.cpu.scratch:
             n = g.cpu.trace.n
     if x.nsteps == x.steps_cap:

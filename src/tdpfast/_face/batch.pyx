@@ -77,7 +77,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
         return 0
     op_fault(kvm, op, &first)
     read_lock(c, &kvm.mmu_lock)
-    if sp_invalid(root) or is_page_fault_stale(c, kvm, mirror):
+    if sp_invalid(root) or is_page_fault_stale(c, kvm, &first):
         read_unlock(c, &kvm.mmu_lock)
         return 0
     rcu_read_lock(c)

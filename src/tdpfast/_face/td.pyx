@@ -15,6 +15,7 @@ from tdpfast._seam.record cimport SEAM_RECORDED, seam_record, seam_records, seam
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync.cpu cimport SLOW_CHECK
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
+from tdpfast._mmu.tdp_mmu cimport kvm_set_special
 from tdpfast._tdx.tdx cimport tdx_vcpu_inside
 from tdpfast._tdx.design cimport TdxDesign
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES
@@ -106,7 +107,7 @@ cdef class TdVmCore(VmCore):
         if err:
             raise TdpfastError(f"the module refused to build the TD (status {err:#x}); is hkid {hkid} or its memory"
                                f" at {base:#x} taken by another TD?")
-        self.vm.kvm.cut = &self.t.cut
+        kvm_set_special(&self.vm.kvm, self.vm.kvm.ops, &self.t.cut)
         self.vm.tdx = self.t
         self.vm.nvcpus = nvcpus
         self.vm.op_begin = tdx_op_begin

@@ -20,7 +20,8 @@ from tdpfast._sync.cpu cimport (
     ABORT_BUG, ABORT_LIVELOCK, Event, sync_new_cpu, trace_free, trace_reset,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
-from tdpfast._mmu.tdp_mmu cimport Kvm, kvm_init, kvm_page_stat
+from tdpfast._mmu.tdp_mmu cimport DesignOps, Kvm, kvm_init, kvm_set_special
+from tdpfast._mmu.tdp_mmu_sp cimport kvm_page_stat
 from tdpfast._mmu.design cimport Design
 from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 
@@ -314,6 +315,9 @@ cdef class VmCore:
         self.vm.arena.keep_dead = keep_dead
         kvm_init(kvm, &self.vm.arena)
         fill_design(&kvm.design, design)
+        code = getattr(design, "code", None)
+        if code is not None:
+            kvm_set_special(kvm, <const DesignOps *><size_t>code.load(), NULL)
         if spte_cfg_init(&kvm.spte, design.layout, mmu, maxphyaddr, l1tf, cache_bits, exec_only):
             raise UsageError(f"SPTE format with MAXPHYADDR {maxphyaddr}", "not a format KVM knows",
                              "use 36..52 physical address bits")

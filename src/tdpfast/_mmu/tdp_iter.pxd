@@ -24,6 +24,7 @@ cdef struct TdpIter:
     int32_t root_level
     int32_t min_level
     int32_t level
+    int32_t as_id              # address space: 0, as there is no SMM here
     bint valid
     bint yielded
 
@@ -68,6 +69,7 @@ cdef inline void tdp_iter_start(Cpu *c, TdpIter *iter, const Arena *arena, Sp *r
     iter.gfn_bits = gfn_bits
     iter.root_level = root.level
     iter.min_level = min_level
+    iter.as_id = 0
     iter.pt_path[root.level - 1] = root.spt
     tdp_iter_restart(c, iter)
 

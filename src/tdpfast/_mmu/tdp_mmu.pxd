@@ -32,8 +32,40 @@ cdef struct Hooks:           # the external half of kvm_x86_ops; NULL = not impl
     void *native             # Hooks *: the design's own, behind Python ones
     void *python             # the VmCore whose Python hooks these are (borrowed: it owns the VM)
 
+cdef struct Fault
+
+# A design file: what stands for each replaceable function, the file's (entered through an adapter) or the built-in one.
+# Same functions, contracts and names as below; `tdx` is the same for KVM's TDX side (_tdx/design_ops.pxd).
+cdef struct DesignOps:
+    int (*__tdp_mmu_set_spte_atomic)(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+    int (*tdp_mmu_set_spte_atomic)(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+    int (*__handle_changed_spte)(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                 int level, bint shared) noexcept nogil
+    void (*handle_changed_spte)(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                int level, bint shared) noexcept nogil
+    void (*handle_removed_pt)(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil
+    uint64_t (*tdp_mmu_set_spte)(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
+                                 uint64_t gfn, int level) noexcept nogil
+    int (*tdp_mmu_link_sp)(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+    void (*tdp_mmu_unlink_sp)(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
+    int (*tdp_mmu_split_huge_page)(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+    int (*tdp_mmu_map_handle_target_level)(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil
+    bint (*is_page_fault_stale)(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
+    void (*clear_dirty_gfn_range)(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil
+    bint (*wrprot_gfn_range)(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, int min_level) noexcept nogil
+    bint (*age_gfn_range)(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint test_only) noexcept nogil
+    void (*__tdp_mmu_zap_root)(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_level) noexcept nogil
+    bint (*tdp_mmu_zap_leafs)(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint can_yield,
+                              bint flush) noexcept nogil
+    void (*tdp_mmu_free_sp_rcu_callback)(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil
+    void (*own_rcu_callback)(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil    # RcuHead.func
+    void (*restore)(const DesignOps *ops) noexcept nogil     # the file's static data, as it was when it was loaded
+    const void *tdx
+    void *file
+
 cdef enum:
     MAX_INHIBIT = 64
+    PRIVATE_WORDS = 8
 
 cdef struct Slot:            # struct kvm_memory_slot
     uint64_t base_gfn
@@ -48,6 +80,8 @@ cdef enum:
     MAX_TRACKED = 64
 
 cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP MMU uses
+    bint special             # ops or cut is set: what changes an SPTE goes a longer way
+    const DesignOps *ops     # NULL: no design file
     SpteCfg spte
     Design design
     Hooks hooks
@@ -84,6 +118,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t external_next   # the recording hooks' external pages: next number, and how many are out
     uint64_t external_live
     const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
+    uint64_t private_words[PRIVATE_WORDS]    # a design file's own
     uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
 
 cdef struct Fault:           # struct kvm_page_fault
@@ -110,15 +145,14 @@ cdef void kvm_warn(Cpu *c, const char *fn, const char *id) noexcept nogil
 cdef void kvm_spte_warn(Cpu *c, uint32_t warn) noexcept nogil
 
 # ---- tables ---------------------------------------------------------------------------------------------
-cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil
-cdef void tdp_mmu_free_unused_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
-cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gfn, int level, bint is_mirror,
-                          uint8_t access) noexcept nogil
-cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil
-cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+cdef void tdp_mmu_unlink_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
+cdef void base_tdp_mmu_unlink_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
+cdef void sp_unlinked(Sp *sp) noexcept nogil
+cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
+cdef void tdp_mmu_free_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil
+cdef void base_tdp_mmu_free_sp_rcu_callback(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil
+cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil
 cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil
-cdef void track_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil
-cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil
 
 # A CPU counts by itself, so that threads do not meet here. The explorer counts in the VM, which a snapshot restores.
 cdef inline void kvm_update_page_stats(Cpu *c, Kvm *kvm, int level, int64_t count) noexcept nogil:
@@ -131,8 +165,30 @@ cdef inline void kvm_update_page_stats(Cpu *c, Kvm *kvm, int level, int64_t coun
 
 # ---- SPTE changes ---------------------------------------------------------------------------------------
 cdef void trace_spte_changed(Cpu *c, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte) noexcept nogil
+# f() is what everybody calls: a design file's function if there is one, else base_f(), the built-in one.
+cdef void kvm_set_special(Kvm *kvm, const DesignOps *ops, const bint *cut) noexcept nogil
 cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+cdef int base___tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
 cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+cdef int base_tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
+cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                               int level, bint shared) noexcept nogil
+cdef int base___handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                    int level, bint shared) noexcept nogil
+cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                              int level, bint shared) noexcept nogil
+cdef void base_handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                   int level, bint shared) noexcept nogil
+cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil
+cdef void base_handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil
+cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
+                               uint64_t gfn, int level) noexcept nogil
+cdef uint64_t base_tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
+                                    uint64_t gfn, int level) noexcept nogil
+cdef int propagate_external(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                            int level) noexcept nogil
+cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
+                                     int level) noexcept nogil
 # KVM_MMU_WARN_ON(): such a value would hand the guest a #VE. The MMIO SPTEs of a TD are meant to, and come by cmpxchg.
 cdef inline void check_ve_possible(Cpu *c, const Kvm *kvm, uint64_t spte, const char *fn) noexcept nogil:
     if tdp_unlikely(kvm.design.prove_mmu) and is_ept_ve_possible(&kvm.spte, spte):
@@ -143,8 +199,6 @@ cdef inline void __kvm_tdp_mmu_write_spte(Cpu *c, const Kvm *kvm, uint64_t *spte
     sync_store(c, sptep, spte)
 
 cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil
-cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
-                                      int level) noexcept nogil
 cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept nogil:
     return 0 if root.is_mirror else kvm.gfn_direct_bits
 

@@ -9,26 +9,26 @@ from libc.string cimport memset
 
 from tdpfast._names cimport (
     ASSERT_BUG, ASSERT_KVM_BUG_ON, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_LIFE, CHECK_PROGRESS, EBUSY, EOPNOTSUPP,
-    EV_CHG, EV_GET_PAGE, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, GATE_ELIF_MIRROR, GATE_HELPER,
+    EV_CHG, EV_PREPARE_ZAP, EV_RCU_AGAIN, EV_RCU_FREE, EV_SPTE_FROZEN, GATE_ELIF_MIRROR, GATE_HELPER,
     GATE_IF_MIRROR, GATE_TWICE, RECLAIM_IN_SET, RECLAIM_OP_RCU, SYNC_RMW,
 )
 from tdpfast._mmu.arena cimport (
-    SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_alloc, arena_free, hpa_to_sp, sp_hpa,
-    sptep_to_sp,
+    SP_FREED, SP_LINKED, SP_QUEUED, SP_REMOVED, SPTE_ENTRIES, arena_free, hpa_to_sp, sptep_to_sp,
 )
 from tdpfast._sync.atomic cimport (
     tdp_fetch_add, tdp_read_once, tdp_read_once32, tdp_unlikely, tdp_write_once8, tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._spte cimport (
     PT64_ROOT_MAX_LEVEL, SPTE_BASE_ADDR_MASK, check_spte_writable_invariants, is_frozen_spte, is_last_spte,
-    is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update, make_nonleaf_spte, spte_to_pfn,
+    is_mmio_spte, is_shadow_present_pte, kvm_tdp_mmu_spte_need_atomic_update, spte_to_pfn,
 )
 from tdpfast._sync.cpu cimport (
-    ABORT_LIVELOCK, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, Event, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
+    ABORT_LIVELOCK, RETRY_ANNOUNCED, RETRY_FROZEN_CHILD, call_rcu, lockdep_assert_held, lockdep_assert_held_read,
     lockdep_assert_held_write, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
-    sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5, trace_new,
+    sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage, spte_to_child_pt
+from tdpfast._mmu.tracepoints cimport trace_page
 
 
 # ---- assertions ---------------------------------------------------------------------------------------------
@@ -74,19 +74,6 @@ cdef Sp *spte_to_child_sp(const Kvm *kvm, uint64_t spte) noexcept nogil:
     return hpa_to_sp(kvm.arena, spte & SPTE_BASE_ADDR_MASK)
 
 
-cdef Sp *tdp_mmu_alloc_sp(Cpu *c, Kvm *kvm, bint external) noexcept nogil:
-    """A table from the vCPU's caches, with a page for the external table if asked; NULL without memory."""
-    cdef Sp *sp = arena_alloc(kvm.arena, c)
-    if sp == NULL:
-        return NULL
-    if external and kvm.hooks.alloc_external != NULL:
-        sp.external_spt = kvm.hooks.alloc_external(c, kvm)
-        if sp.external_spt == 0:
-            arena_free(kvm.arena, sp)
-            return NULL
-    return sp
-
-
 cdef void tdp_mmu_free_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
     if sp.external_spt and kvm.hooks.free_external != NULL:
         kvm.hooks.free_external(c, kvm, sp.external_spt)
@@ -94,14 +81,19 @@ cdef void tdp_mmu_free_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
     arena_free(kvm.arena, sp)
 
 
-cdef void tdp_mmu_free_unused_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
-    """Frees a table that was never linked, at once."""
-    tdp_mmu_free_sp(c, kvm, sp)
-
-
 cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexcept nogil:
-    """Runs after the grace period. Designs that free the external page elsewhere must have done so."""
     cdef Kvm *kvm = <Kvm *>owner
+    if tdp_unlikely(kvm.ops != NULL):
+        if head.func != NULL:
+            kvm.ops.own_rcu_callback(c, kvm, head)
+        else:
+            kvm.ops.tdp_mmu_free_sp_rcu_callback(c, kvm, head)
+        return
+    base_tdp_mmu_free_sp_rcu_callback(c, kvm, head)
+
+
+cdef void base_tdp_mmu_free_sp_rcu_callback(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil:
+    """Runs after the grace period. Designs that free the external page elsewhere must have done so."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, <uint64_t *>head.page)
     head.epoch = 0
     trace3(c, EV_RCU_FREE, sp.level, sp.gfn, not sp.is_mirror)
@@ -111,52 +103,6 @@ cdef void tdp_mmu_free_sp_rcu_callback(Cpu *c, void *owner, RcuHead *head) noexc
         arena_free(kvm.arena, sp)
         return
     tdp_mmu_free_sp(c, kvm, sp)
-
-
-cdef void trace_page(Cpu *c, int kind, const Sp *sp) noexcept nogil:
-    """Tracepoints kvm_mmu_get_page and kvm_mmu_prepare_zap_page: what they show of a kvm_mmu_page."""
-    cdef Event *e
-    if c.trace == NULL:
-        return
-    e = trace_new(c, kind)
-    e.a[0] = sp.level
-    e.a[1] = sp.gfn
-    e.a[2] = sp.is_mirror
-    e.a[3] = sp.access
-    e.a[4] = sp.ad_disabled
-    e.a[5] = sp_hpa(sp)
-
-
-cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gfn, int level, bint is_mirror,
-                          uint8_t access) noexcept nogil:
-    sp.gfn = gfn
-    sp.ptep = sptep
-    sp.level = level
-    sp.is_mirror = is_mirror
-    sp.access = access
-    trace_page(c, EV_GET_PAGE, sp)
-
-
-cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil:
-    cdef Sp *parent = sptep_to_sp(kvm.arena, iter.sptep)
-    child.ad_disabled = parent.ad_disabled
-    tdp_mmu_init_sp(c, kvm, child, iter.sptep, iter.gfn, parent.level - 1, parent.is_mirror, parent.access)
-
-
-cdef void track_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil:
-    """Under tdp_mmu_pages_lock. Newest last."""
-    if sp.nx_tracked:
-        return
-    sp.nx_tracked = 1
-    sp.nx_next = NULL
-    sp.nx_prev = kvm.nx_tail
-    if kvm.nx_tail != NULL:
-        kvm.nx_tail.nx_next = sp
-    else:
-        kvm.nx_head = sp
-    kvm.nx_tail = sp
-    kvm.nx_lpage_splits += 1
-    kvm.nx_possible += 1
 
 
 cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil:
@@ -176,33 +122,24 @@ cdef void untrack_possible_nx_huge_page(Kvm *kvm, Sp *sp) noexcept nogil:
     kvm.nx_possible -= 1
 
 
-cdef int64_t kvm_page_stat(const Kvm *kvm, int level) noexcept nogil:
-    """Mapped leaves of a level (1..3) now; exact while nobody maps or zaps."""
-    cdef uint64_t n = kvm.pages[level - 1]
-    cdef int i
-    for i in range(kvm.rcu.ncpu):
-        n += tdp_read_once(&kvm.rcu.cpus[i].pages[level - 1])
-    return <int64_t>n
-
-
-cdef int tdp_mmu_link_sp(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil:
-    """Replaces the SPTE by a pointer to sp; 0, or an errno under the read lock with the SPTE as it was."""
-    cdef uint64_t spte = make_nonleaf_spte(&kvm.spte, sp_hpa(sp), not kvm.spte.kvm_ad_enabled)
-    cdef int ret
-    tdp_write_once32(&sp.state, SP_LINKED)
-    if shared:
-        ret = tdp_mmu_set_spte_atomic(c, kvm, iter, spte)
-        if ret:
-            return ret
-    else:
-        tdp_mmu_iter_set_spte(c, kvm, iter, spte)
-    tdp_fetch_add(&kvm.tdp_mmu_pages, 1)
-    return 0
-
-
 # ---- removal of a table ---------------------------------------------------------------------------------------
 
+cdef inline void sp_unlinked(Sp *sp) noexcept nogil:
+    """New walks do not find the table any more: for the checks."""
+    if sp.state == SP_LINKED:
+        tdp_write_once32(&sp.state, SP_REMOVED)
+
+
 cdef void tdp_mmu_unlink_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        kvm.ops.tdp_mmu_unlink_sp(c, kvm, sp)
+    else:
+        base_tdp_mmu_unlink_sp(c, kvm, sp)
+
+
+cdef inline void base_tdp_mmu_unlink_sp(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
+    """Takes a table that was just removed out of the accounts. mmu_lock in either mode; takes tdp_mmu_pages_lock."""
+    sp_unlinked(sp)
     tdp_fetch_add(&kvm.tdp_mmu_pages, <uint64_t>-1)
     if not sp.nx_huge_page_disallowed:
         return
@@ -274,6 +211,13 @@ cdef void queue_removed_sp(Cpu *c, Sp *sp) noexcept nogil:
 
 
 cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        kvm.ops.handle_removed_pt(c, kvm, pt, shared)
+    else:
+        base_handle_removed_pt(c, kvm, pt, shared)
+
+
+cdef void base_handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcept nogil:
     """Tears a table down that was just unlinked: freezes its entries, recurses, queues the page for freeing.
 
     mmu_lock in the mode `shared` says; inside RCU. May yield. Nothing is undone here on failure.
@@ -286,8 +230,6 @@ cdef void handle_removed_pt(Cpu *c, Kvm *kvm, uint64_t *pt, bint shared) noexcep
     cdef int i
     trace_page(c, EV_PREPARE_ZAP, sp)
     tdp_mmu_unlink_sp(c, kvm, sp)
-    if sp.state == SP_LINKED:
-        tdp_write_once32(&sp.state, SP_REMOVED)
     for i in range(SPTE_ENTRIES):
         gfn = base_gfn + i * pages_per_hpage(level)
         old_spte = freeze_removed_spte(c, kvm, pt + i, level, shared, &skip)
@@ -366,6 +308,13 @@ cdef inline bint gate_open(const Kvm *kvm, bint is_mirror, bint removed_table, b
 
 cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
                                int level, bint shared) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        return kvm.ops.__handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, shared)
+    return base___handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, shared)
+
+
+cdef inline int base___handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte,
+                                           uint64_t new_spte, int level, bint shared) noexcept nogil:
     """Bookkeeping of one SPTE change, and in the centralised designs its way to the external table.
 
     0, or the hook's errno: then the change is neither traced nor counted. mmu_lock as `shared` says, inside RCU.
@@ -416,6 +365,14 @@ cdef int __handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t 
 
 cdef void handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
                               int level, bint shared) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        kvm.ops.handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, shared)
+    elif base___handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, shared):
+        kvm_bug_on(c, kvm, b"handle_changed_spte", b"external_update_failed")
+
+
+cdef void base_handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                   int level, bint shared) noexcept nogil:
     """For callers that cannot undo the change: a failed external update kills the VM."""
     if __handle_changed_spte(c, kvm, sp, gfn, old_spte, new_spte, level, shared):
         kvm_bug_on(c, kvm, b"handle_changed_spte", b"external_update_failed")
@@ -463,6 +420,12 @@ cdef int split_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, u
     return kvm.hooks.split_external_spt(c, kvm, gfn, level, old_spte, new_spte, shared)
 
 
+cdef inline int set_spte_of(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte, bint built_in) noexcept nogil:
+    if built_in:
+        return base___tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+    return __tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+
+
 cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
     """v6.18, RFCv5: freezes the mirror SPTE, updates the external table, writes the result. iter->old_spte is only
     refreshed by some when the freezing cmpxchg is lost. Restores the old value when the hook fails."""
@@ -485,6 +448,12 @@ cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new
 
 
 cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        return kvm.ops.__tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+    return base___tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+
+
+cdef inline int base___tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
     """One cmpxchg, no bookkeeping; -EBUSY when it is lost (iter->old_spte is then what stands there)."""
     if iter.yielded or is_frozen_spte(&kvm.spte, iter.old_spte):
         kvm_warn(c, b"__tdp_mmu_set_spte_atomic", b"yielded_or_frozen")
@@ -503,33 +472,54 @@ cdef int __tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new
 
 
 cdef int tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    if tdp_unlikely(kvm.special):
+        return special_set_spte_atomic(c, kvm, iter, new_spte)
+    return set_spte_atomic(c, kvm, iter, new_spte, True)
+
+
+cdef int special_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    if kvm.cut != NULL and kvm.cut[0]:
+        c.retry.why = RETRY_ANNOUNCED
+        sync_abort(c, ABORT_LIVELOCK)
+    if kvm.ops != NULL:
+        return kvm.ops.tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+    return set_spte_atomic(c, kvm, iter, new_spte, True)
+
+
+cdef int base_tdp_mmu_set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
+    return set_spte_atomic(c, kvm, iter, new_spte, False)
+
+
+cdef inline int set_spte_atomic(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte, bint built_in) noexcept nogil:
     """Changes an SPTE with mmu_lock held for read. 0, or an errno with the SPTE as it was (or as another CPU
-    made it). In the centralised designs a mirror SPTE is frozen while the external table is updated."""
+    made it). In the centralised designs a mirror SPTE is frozen while the external table is updated.
+
+    built_in, a constant: no design file replaces the functions called here."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, iter.sptep)
     cdef bint freeze = sp.is_mirror and not frozen_by_helper(kvm) and not kvm.design.no_freeze
     cdef uint64_t old_spte
     cdef int ret
-    if kvm.cut != NULL and kvm.cut[0]:
-        c.retry.why = RETRY_ANNOUNCED
-        sync_abort(c, ABORT_LIVELOCK)
     lockdep_assert_held_read(c, b"tdp_mmu_set_spte_atomic", b"mmu_lock_read")
     if is_frozen_spte(&kvm.spte, new_spte):
         kvm_warn(c, b"tdp_mmu_set_spte_atomic", b"frozen")
     if frozen_by_helper(kvm):
-        ret = __tdp_mmu_set_spte_atomic(c, kvm, iter, new_spte)
+        ret = set_spte_of(c, kvm, iter, new_spte, built_in)
         if ret:
             return ret
         handle_changed_spte(c, kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True)
         return 0
     old_spte = iter.old_spte
-    ret = __tdp_mmu_set_spte_atomic(c, kvm, iter, kvm.spte.frozen_spte if freeze else new_spte)
+    ret = set_spte_of(c, kvm, iter, kvm.spte.frozen_spte if freeze else new_spte, built_in)
     if ret:
         if sp.is_mirror and not kvm.design.refresh_old_spte:
             iter.old_spte = old_spte
         return ret
     if freeze:
         trace3(c, EV_SPTE_FROZEN, iter.gfn, iter.level, iter.old_spte)
-    ret = __handle_changed_spte(c, kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True)
+    if built_in:
+        ret = base___handle_changed_spte(c, kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True)
+    else:
+        ret = __handle_changed_spte(c, kvm, sp, iter.gfn, iter.old_spte, new_spte, iter.level, True)
     if sp.is_mirror:
         if freeze or ret:
             if not (ret and kvm.design.no_rollback):
@@ -553,6 +543,13 @@ cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t
 
 cdef uint64_t tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
                                uint64_t gfn, int level) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        return kvm.ops.tdp_mmu_set_spte(c, kvm, sptep, old_spte, new_spte, gfn, level)
+    return base_tdp_mmu_set_spte(c, kvm, sptep, old_spte, new_spte, gfn, level)
+
+
+cdef inline uint64_t base_tdp_mmu_set_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t new_spte,
+                                           uint64_t gfn, int level) noexcept nogil:
     """Changes an SPTE with mmu_lock held for write; the value that stood there. A failed external update is a
     KVM_BUG_ON and the mirror keeps the new value."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, sptep)
@@ -580,16 +577,14 @@ cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_sp
     iter.old_spte = tdp_mmu_set_spte(c, kvm, iter.sptep, iter.old_spte, new_spte, iter.gfn, iter.level)
 
 
-cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
-                                      int level) noexcept nogil:
-    """Clears bits, atomically when others may change the SPTE; the value that stood there."""
-    if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
-        return sync_fetch_and(c, sptep, ~mask)
-    __kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte & ~mask)
-    return old_spte
-
-
 # ---- the VM -------------------------------------------------------------------------------------------------
+
+cdef void kvm_set_special(Kvm *kvm, const DesignOps *ops, const bint *cut) noexcept nogil:
+    """Ties a design file, or the switch that ends an operation, to the VM. Nothing runs in it meanwhile."""
+    kvm.ops = ops
+    kvm.cut = cut
+    kvm.special = ops != NULL or cut != NULL
+
 
 cdef void kvm_init(Kvm *kvm, Arena *arena) noexcept nogil:
     """Zeroes the VM and ties it to its arena; the caller fills in formats, design and hooks."""

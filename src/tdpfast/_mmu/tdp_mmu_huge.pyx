@@ -14,9 +14,9 @@ from tdpfast._sync.cpu cimport (
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
-    kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp,
-    tdp_mmu_init_child_sp, tdp_mmu_set_spte_atomic,
+    kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, spte_to_child_sp, tdp_mmu_set_spte_atomic,
 )
+from tdpfast._mmu.tdp_mmu_sp cimport tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_iter_need_resched, tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_map cimport max_mapping_level_in, tdp_mmu_split_huge_page
 from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root

@@ -16,6 +16,7 @@ cdef inline bint fault_allowed(const Kvm *kvm, const Fault *fault, uint64_t spte
 
 cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
+cdef int base_tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil
 cdef int kvm_tdp_mmu_get_walk(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t *sptes) noexcept nogil
 cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int max_level) noexcept nogil
 cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil
@@ -25,4 +26,7 @@ cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil
 # Parts of kvm_tdp_mmu_map(), for batches that walk on instead of starting at the root again.
 cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil
+cdef int base_tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil
+cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, const TdpIter *iter,
+                          uint64_t *new_spte) noexcept nogil
 cdef int link_or_split(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil

@@ -23,8 +23,11 @@ from tdpfast._mmu.tdp_iter cimport (
 )
 from tdpfast._mmu.tdp_mmu cimport (
     MAX_INHIBIT, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn, slot_dirty_log,
-    spte_to_child_sp, tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
-    tdp_mmu_set_spte_atomic, tdp_mmu_iter_set_spte, track_possible_nx_huge_page, vcpu_roots,
+    spte_to_child_sp, tdp_mmu_set_spte_atomic, tdp_mmu_iter_set_spte, vcpu_roots,
+)
+from tdpfast._mmu.tdp_mmu_sp cimport (
+    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, tdp_mmu_link_sp,
+    track_possible_nx_huge_page,
 )
 from tdpfast._mmu.tdp_mmu_loop cimport kvm_flush_remote_tlbs_range
 
@@ -153,6 +156,12 @@ cdef inline int set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noe
 
 
 cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        return kvm.ops.tdp_mmu_map_handle_target_level(c, kvm, fault, iter)
+    return base_tdp_mmu_map_handle_target_level(c, kvm, fault, iter)
+
+
+cdef inline int base_tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept nogil:
     """Installs the leaf. RET_PF_*; any failure to set the SPTE, of whatever kind, is RET_PF_RETRY."""
     cdef Sp *sp = sptep_to_sp(kvm.arena, iter.sptep)
     cdef const char *fn = b"tdp_mmu_map_handle_target_level"
@@ -189,6 +198,12 @@ cdef int tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fault, TdpIter
 
 
 cdef int tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil:
+    if tdp_unlikely(kvm.ops != NULL):
+        return kvm.ops.tdp_mmu_split_huge_page(c, kvm, iter, sp, shared)
+    return base_tdp_mmu_split_huge_page(c, kvm, iter, sp, shared)
+
+
+cdef int base_tdp_mmu_split_huge_page(Cpu *c, Kvm *kvm, TdpIter *iter, Sp *sp, bint shared) noexcept nogil:
     """Replaces a huge leaf by sp, filled with 512 small leaves. Under the write lock it reports success even
     when the external table refused (the VM is bugged then)."""
     cdef uint64_t huge_spte = iter.old_spte

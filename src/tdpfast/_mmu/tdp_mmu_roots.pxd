@@ -2,7 +2,7 @@
 
 from tdpfast._mmu.arena cimport Sp
 from tdpfast._sync.cpu cimport Cpu
-from tdpfast._mmu.tdp_mmu cimport Kvm
+from tdpfast._mmu.tdp_mmu cimport Fault, Kvm
 
 cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 cdef void root_flags_point(Cpu *c, Sp *root, int kind) noexcept nogil
@@ -17,4 +17,5 @@ cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) n
 cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil
 cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil
 cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil
-cdef bint is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil
+cdef bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil

@@ -16,7 +16,8 @@ from tdpfast._sync.cpu cimport (
     SLOW_RARE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, spin_lock, spin_unlock, sync_point, sync_rare,
 )
-from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn, sp_point, tdp_mmu_init_sp, vcpu_roots
+from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn, sp_point, vcpu_roots
+from tdpfast._mmu.tdp_mmu_sp cimport tdp_mmu_init_sp
 
 
 cdef inline void root_point(Cpu *c, Kvm *kvm, const Sp *root) noexcept nogil:
@@ -235,7 +236,13 @@ cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
         roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, False)
 
 
-cdef bint is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil:
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
+    if kvm.ops != NULL:
+        return kvm.ops.is_page_fault_stale(c, kvm, fault)
+    return base_is_page_fault_stale(c, kvm, fault.is_private and kvm.has_mirror)
+
+
+cdef inline bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil:
     """Whether a root went invalid between reload and mmu_lock: the fault is retried then. mmu_lock in either mode.
 
     The kernel looks at the direct root, whichever root the fault is for: mirrors are not invalidated while a vCPU

@@ -7,7 +7,7 @@ from tdpfast._names cimport ASSERT_BUG, KVM_VALID_ROOTS
 from tdpfast._mmu.arena cimport Sp, sptep_to_sp
 from tdpfast._spte cimport (
     PT_WRITABLE_MASK, SPTE_LAYOUT_6_18, is_accessed_spte, is_last_spte, is_shadow_present_pte,
-    mark_spte_for_access_track, spte_ad_enabled, spte_ad_need_write_protect,
+    kvm_tdp_mmu_spte_need_atomic_update, mark_spte_for_access_track, spte_ad_enabled, spte_ad_need_write_protect,
 )
 from tdpfast._sync.cpu cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, sync_assert,
@@ -15,7 +15,7 @@ from tdpfast._sync.cpu cimport (
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
-    __tdp_mmu_set_spte_atomic, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, tdp_mmu_clear_spte_bits,
+    __tdp_mmu_set_spte_atomic, __kvm_tdp_mmu_write_spte, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn,
     tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, trace_spte_changed,
 )
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
@@ -25,6 +25,15 @@ from tdpfast._mmu.tdp_mmu_roots cimport (
 
 cdef enum:
     KVM_MAX_HUGEPAGE_LEVEL = 3
+
+
+cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t old_spte, uint64_t mask,
+                                      int level) noexcept nogil:
+    """Clears bits, atomically when others may change the SPTE; the value that stood there."""
+    if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
+        return sync_fetch_and(c, sptep, ~mask)
+    __kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte & ~mask)
+    return old_spte
 
 
 cdef inline bint is_leaf(const TdpIter *iter) noexcept nogil:
@@ -41,6 +50,13 @@ cdef void check_min_level(Cpu *c, Kvm *kvm, int min_level, const char *fn) noexc
 
 
 cdef bint wrprot_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, int min_level) noexcept nogil:
+    if kvm.ops != NULL:
+        return kvm.ops.wrprot_gfn_range(c, kvm, root, start, end, min_level)
+    return base_wrprot_gfn_range(c, kvm, root, start, end, min_level)
+
+
+cdef bint base_wrprot_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end,
+                                int min_level) noexcept nogil:
     """Takes W from the leaves at or above min_level; whether one changed. mmu_lock for read. May yield."""
     cdef TdpIter iter
     cdef bint spte_set = False
@@ -88,6 +104,13 @@ cdef inline void check_dirty_bit(Cpu *c, const Kvm *kvm, uint64_t spte, uint64_t
 
 
 cdef void clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:
+    if kvm.ops != NULL:
+        kvm.ops.clear_dirty_gfn_range(c, kvm, root, start, end)
+    else:
+        base_clear_dirty_gfn_range(c, kvm, root, start, end)
+
+
+cdef void base_clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:
     """Clears the dirty state of the leaves. mmu_lock for read. May yield.
 
     Unlike the other loops it looks at the SPTE before it asks whether to yield.
@@ -216,25 +239,36 @@ cdef void kvm_tdp_mmu_age_spte(Cpu *c, Kvm *kvm, TdpIter *iter) noexcept nogil:
     trace_spte_changed(c, iter.gfn, iter.level, iter.old_spte, new_spte)
 
 
+cdef bint base_age_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint test_only) noexcept nogil:
+    """The leaves of one root. Inside RCU; no lock."""
+    cdef TdpIter iter
+    cdef bint ret = False
+    tdp_iter_start(c, &iter, kvm.arena, root, 1, start, kvm_gfn_root_bits(kvm, root))
+    while iter.valid and iter.gfn < end:
+        if is_leaf(&iter) and is_accessed_spte(&kvm.spte, iter.old_spte):
+            ret = True
+            if test_only:
+                return True
+            kvm_tdp_mmu_age_spte(c, kvm, &iter)
+        tdp_iter_next(c, &iter)
+    return ret
+
+
 cdef bint kvm_tdp_mmu_age_gfn_range(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int attr_filter,
                                     bint test_only) noexcept nogil:
     """Whether a page of [start, end) was accessed; clears that unless test_only. No lock, RCU only."""
     cdef int types = kvm_gfn_range_filter_to_root_types(c, kvm, attr_filter)
-    cdef TdpIter iter
     cdef bint ret = False
     cdef Sp *root
     rcu_read_lock(c)
     root = next_root_rcu(c, kvm, NULL, types)
     while root != NULL:
-        tdp_iter_start(c, &iter, kvm.arena, root, 1, start, kvm_gfn_root_bits(kvm, root))
-        while iter.valid and iter.gfn < end:
-            if is_leaf(&iter) and is_accessed_spte(&kvm.spte, iter.old_spte):
-                ret = True
-                if test_only:
-                    rcu_read_unlock(c)
-                    return True
-                kvm_tdp_mmu_age_spte(c, kvm, &iter)
-            tdp_iter_next(c, &iter)
+        if kvm.ops != NULL:
+            ret |= kvm.ops.age_gfn_range(c, kvm, root, start, end, test_only)
+        else:
+            ret |= base_age_gfn_range(c, kvm, root, start, end, test_only)
+        if ret and test_only:
+            break
         root = next_root_rcu(c, kvm, root, types)
     rcu_read_unlock(c)
     return ret

@@ -6,6 +6,9 @@ from tdpfast._mmu.arena cimport Sp
 from tdpfast._sync.cpu cimport Cpu
 from tdpfast._mmu.tdp_mmu cimport Kvm
 
+cdef void base___tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_level) noexcept nogil
+cdef bint base_tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint can_yield,
+                                 bint flush) noexcept nogil
 cdef bint kvm_tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, bint flush) noexcept nogil
 cdef bint kvm_tdp_mmu_unmap_gfn_range(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int attr_filter,
                                       bint may_block, bint flush) noexcept nogil

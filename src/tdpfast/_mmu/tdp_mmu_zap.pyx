@@ -25,6 +25,13 @@ cdef uint64_t tdp_mmu_max_gfn_exclusive(const Kvm *kvm) noexcept nogil:
 
 
 cdef void __tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_level) noexcept nogil:
+    if kvm.ops != NULL:
+        kvm.ops.__tdp_mmu_zap_root(c, kvm, root, shared, zap_level)
+    else:
+        base___tdp_mmu_zap_root(c, kvm, root, shared, zap_level)
+
+
+cdef void base___tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared, int zap_level) noexcept nogil:
     """One pass: everything present at zap_level or below goes. Gfns carry the shared bit, as the kernel's do."""
     cdef TdpIter iter
     cdef int ret
@@ -64,6 +71,13 @@ cdef void tdp_mmu_zap_root(Cpu *c, Kvm *kvm, Sp *root, bint shared) noexcept nog
 
 cdef bint tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint can_yield,
                             bint flush) noexcept nogil:
+    if kvm.ops != NULL:
+        return kvm.ops.tdp_mmu_zap_leafs(c, kvm, root, start, end, can_yield, flush)
+    return base_tdp_mmu_zap_leafs(c, kvm, root, start, end, can_yield, flush)
+
+
+cdef bint base_tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint64_t end, bint can_yield,
+                                 bint flush) noexcept nogil:
     """Zaps the leaves of [start, end) in one root; whether a TLB flush is due. mmu_lock for write. May yield."""
     cdef TdpIter iter
     end = min(end, tdp_mmu_max_gfn_exclusive(kvm))

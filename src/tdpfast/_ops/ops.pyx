@@ -129,7 +129,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         if c.has_roots:
             vcpu_reload(c, kvm)
         read_lock(c, &kvm.mmu_lock)
-        if is_page_fault_stale(c, kvm, op.is_private != 0 and kvm.has_mirror):
+        if is_page_fault_stale(c, kvm, &fault):
             ret = RET_PF_RETRY
         else:
             ret = kvm_tdp_mmu_map(c, kvm, &fault)
@@ -582,6 +582,7 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         if vm.op_end != NULL:
             vm.op_end(c, vm, op)
         c.user = NULL
+        c.code.depth = 0
         if c.abort == ABORT_LIVELOCK:
             c.dead = False
         # Whoever reads the tables from here on finds what a grace period leaves of them.

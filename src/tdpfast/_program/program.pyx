@@ -52,6 +52,8 @@ cdef void world_reset(void *user) noexcept nogil:
     arena_restore(&w.vm.arena)
     seam_restore(w.t.seam)
     memcpy(&w.vm.kvm, &w.kvm_copy, sizeof(Kvm))
+    if w.vm.kvm.ops != NULL:
+        w.vm.kvm.ops.restore(w.vm.kvm.ops)
     memcpy(w.t, &w.tdx_copy, sizeof(Tdx))
     memcpy(w.t.sept_state, w.t.sept_state_copy, w.t.sept_share_base)
     seam_inject_clear(w.t.seam)
@@ -345,6 +347,10 @@ cdef class ScenarioProgram(ProgramRef):
         self.made()
         return watch_name(self.world, obj)
 
+    def code(self):
+        """The design file's Code, None without one."""
+        return getattr(self.vm.design, "code", None)
+
     def describe(self, uint64_t obj):
         """What an object of the explorer's steps is: a short name."""
         self.made()
@@ -360,6 +366,14 @@ cdef class ScenarioProgram(ProgramRef):
             return "tdp_mmu_pages_lock"
         if obj == <uint64_t>&vm.kvm.vm_dead:
             return "vm_dead"
+        if <uint64_t>&vm.kvm.private_words <= obj < <uint64_t>&vm.kvm.private_words + sizeof(vm.kvm.private_words):
+            return f"kvm->tdpfast_private[{(obj - <uint64_t>&vm.kvm.private_words) // 8}]"
+        if <uint64_t>vm.arena.sps <= obj < <uint64_t>vm.arena.sps + vm.arena.npages * sizeof(Sp):
+            sp = &vm.arena.sps[(obj - <uint64_t>vm.arena.sps) // sizeof(Sp)]
+            what = "tdpfast_private" if obj == <uint64_t>&sp.private_word else "descriptor"
+            return f"{what} of {'mirror' if sp.is_mirror else 'direct'} table l{sp.level} gfn {sp.gfn:x}"
+        if self.code() is not None and (name := self.code().name_of(obj)):
+            return name
         if base <= obj < base + (vm.arena.npages << 12):
             sp = &vm.arena.sps[(obj - base) >> 12]
             gfn = sp.gfn + ((obj >> 3 & 511) << (9 * (sp.level - 1) if sp.level > 0 else 0))

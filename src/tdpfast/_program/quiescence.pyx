@@ -19,7 +19,8 @@ from tdpfast._spte cimport (
     SPTE_BASE_ADDR_MASK, is_frozen_spte, is_last_spte, is_shadow_present_pte,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
-from tdpfast._mmu.tdp_mmu cimport Kvm, kvm_page_stat
+from tdpfast._mmu.tdp_mmu cimport Kvm
+from tdpfast._mmu.tdp_mmu_sp cimport kvm_page_stat
 from tdpfast._tdx.state cimport TD_STATE_RUNNABLE, Tdx
 from tdpfast._tdx.pamt cimport pamt_balanced
 from tdpfast._face.vm cimport VmCore

@@ -23,6 +23,7 @@ cdef enum AbortCode:
     ABORT_NONE = 0
     ABORT_BUG = 1
     ABORT_LIVELOCK = 2
+    ABORT_CODE = 3       # a design file's code crashed or hung
 
 cdef struct Event:
     int32_t kind
@@ -52,6 +53,7 @@ cdef struct RcuHead:
     uint64_t epoch       # 0: not queued
     uint64_t page        # address of the page this callback frees
     uint64_t step        # explorer: the step that queued it
+    void *func           # a design file's own callback; NULL: the owner's
 
 cdef enum RetryWhy:      # what a loop waits for, for the record of its livelock
     RETRY_FROZEN_CHILD = 1
@@ -123,6 +125,19 @@ cdef struct CpuResched:      # need_resched()
     uint32_t calls
     bint gp_at_yield         # a grace period ends whenever a walk yields
 
+cdef struct CpuCode:         # the design file's code that runs on a CPU
+    int32_t depth        # its calls that are under way; 0: none, and what follows means nothing
+    uint32_t line        # of the file: what makes the access offered now; 0: the core itself
+    uint64_t pc          # where the file's machine code makes it, when it is a plain access
+    uint32_t called      # the line that called the core function now running
+    uint64_t seen        # digests what the file's code read since it last went round a loop
+    uint64_t frozen      # the SPTE it found frozen last, since then
+    void *iter           # the walk whose SPTE it failed to set last: going on with it is going round
+    int32_t error        # and what that failed with
+    uint32_t steps       # accesses made, so that code that makes none is noticed
+    uint64_t stack       # the stack that a fiber runs on: [stack, stack_end)
+    uint64_t stack_end
+
 cdef struct Cpu:
     int32_t id
     int32_t lp           # the logical processor it runs on, for the module
@@ -142,6 +157,7 @@ cdef struct Cpu:
     CpuResched resched
     CpuRetry retry
     CpuScript script
+    CpuCode code
     bint hook_raised     # a Python hook raised in this operation: its loops end
     uint64_t used_up     # scripted failures and injected faults so far: a retry after one is not the same round again
     # results
@@ -162,6 +178,12 @@ cdef struct Cpu:
 
 
 cdef uint64_t now_ns() noexcept nogil
+
+# The CPU that this OS thread runs a design file's code for: its functions have no argument that says so. Set at every
+# entry of such code and after every switch back to a fiber inside it.
+cdef Cpu *running_cpu() noexcept nogil
+cdef void run_as(Cpu *c) noexcept nogil
+
 cdef inline uint64_t xorshift(uint64_t *x) noexcept nogil:
     x[0] ^= x[0] << 13
     x[0] ^= x[0] >> 7

@@ -31,6 +31,22 @@ cdef enum:
     NAP_NS = 10000
 
 
+cdef extern from *:
+    """
+    static __thread void *tdp_running;
+    """
+    void *tdp_running
+
+
+cdef Cpu *running_cpu() noexcept nogil:
+    return <Cpu *>tdp_running
+
+
+cdef void run_as(Cpu *c) noexcept nogil:
+    global tdp_running
+    tdp_running = c
+
+
 cdef uint64_t now_ns() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)

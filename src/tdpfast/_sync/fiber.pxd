@@ -2,7 +2,8 @@
 
 cdef extern from "tdpfast/_sync/fiber.h" nogil:
     ctypedef struct tdp_fiber:
-        pass
+        char *map
+        size_t map_len
     ctypedef void (*tdp_fiber_fn)(void *arg) noexcept nogil
     int tdp_fiber_map(tdp_fiber *f) noexcept
     void tdp_fiber_unmap(tdp_fiber *f) noexcept

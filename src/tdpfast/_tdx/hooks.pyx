@@ -17,6 +17,7 @@ from tdpfast._names cimport (
 from tdpfast._mmu.arena cimport Sp
 from tdpfast._ops.ops cimport HookRule, Op
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
+from tdpfast._sync.atomic cimport tdp_unlikely
 from tdpfast._sync.cpu cimport ABORT_LIVELOCK, Event, lockdep_assert_held, sync_abort, trace1, trace3, trace_new
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, spte_to_child_sp
 from tdpfast._tdx.tdx cimport (
@@ -24,6 +25,7 @@ from tdpfast._tdx.tdx cimport (
     tdx_sept_map_leaf_spte, tdx_sept_map_nonleaf_spte, tdx_sept_reclaim_private_spt, tdx_sept_remove_leaf_spte,
     tdx_vm_dead,
 )
+from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._tdx.premap cimport premap_remove_private_spte, premap_set_private_spte
 from tdpfast._tdx.split cimport tdx_gmem_max_mapping_level, tdx_sept_split_private_spte
@@ -60,6 +62,14 @@ cdef int set_private_spte_single(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte
 
 cdef int tdx_sept_set_private_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
                                    int level) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
+    return base_tdx_sept_set_private_spte(c, t, gfn, old_spte, new_spte, level)
+
+
+cdef int base_tdx_sept_set_private_spte(Cpu *c, Tdx *t, uint64_t gfn, uint64_t old_spte, uint64_t new_spte,
+                                        int level) noexcept nogil:
     """set_external_spte() of each design. mmu_lock held, in either mode."""
     cdef int dispatch = t.design.dispatch
     if dispatch == DISPATCH_V618 or dispatch == DISPATCH_PATCH07:

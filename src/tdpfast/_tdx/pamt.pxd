@@ -17,5 +17,7 @@ cdef struct PamtHost:            # of the machine: all TDs of a module share it 
 cdef int pamt_host_init(Seam *s) noexcept nogil
 cdef PamtHost *pamt_host(const Seam *s) noexcept nogil
 cdef int tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
+cdef int base_tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
 cdef void tdx_pamt_put(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
+cdef void base_tdx_pamt_put(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil
 cdef bint pamt_balanced(Seam *s, uint64_t *range_hpa, int64_t *refs, int64_t *live) noexcept nogil

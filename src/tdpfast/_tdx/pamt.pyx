@@ -16,12 +16,13 @@ would have given out. Both functions may yield; get may be called under mmu_lock
 from libc.string cimport memset
 
 from tdpfast._names cimport EIO, EV_SEAMCALL_FAILED, SYNC_RMW, SYNC_STORE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
-from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_read_once, tdp_write_once
+from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._seam.module cimport SeamRegs, seamcall
 from tdpfast._seam.core cimport PT_NDA, PT_PAMT, PT_RSVD, PamtEntry, pamt_entry, undo_word
 from tdpfast._seam.defs cimport TDX_HPA_RANGE_NOT_FREE, TDX_SUCCESS, seam_map
 from tdpfast._sync.cpu cimport spin_lock, spin_unlock, sync_load, sync_point, sync_try_cmpxchg, trace3
 from tdpfast._mmu.tdp_mmu cimport kvm_warn
+from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 
 cdef enum:
     PAIR = 8192              # bytes of a page pair
@@ -118,6 +119,13 @@ cdef int add_pair(Cpu *c, Seam *s, PamtHost *h, uint64_t *ref, uint64_t hpa) noe
 
 
 cdef int tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_pamt_get(c, t, hpa)
+    return base_tdx_pamt_get(c, t, hpa)
+
+
+cdef int base_tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
     """One more user of the 2M range of a 4K page: the module can hold the page from now on. 0, or -EIO."""
     cdef PamtHost *h = pamt_host(t.seam)
     cdef uint64_t *ref
@@ -172,6 +180,14 @@ cdef void remove_pair(Cpu *c, Tdx *t, PamtHost *h, uint64_t *ref, uint64_t hpa) 
 
 
 cdef void tdx_pamt_put(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        ops.tdx_pamt_put(c, t, hpa)
+    else:
+        base_tdx_pamt_put(c, t, hpa)
+
+
+cdef void base_tdx_pamt_put(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
     """One user less of the 2M range of a 4K page: the module does not hold the page any more. Cannot fail."""
     cdef PamtHost *h = pamt_host(t.seam)
     cdef uint64_t *ref

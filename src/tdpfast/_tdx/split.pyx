@@ -12,8 +12,10 @@ from tdpfast._names cimport (
 )
 from tdpfast._seam.module cimport SeamRegs
 from tdpfast._seam.defs cimport TDX_INTERRUPTED_RESTARTABLE, TDX_PREVIOUS_TLB_EPOCH_BUSY
+from tdpfast._sync.atomic cimport tdp_unlikely
 from tdpfast._sync.cpu cimport lockdep_assert_held_write, sync_retry
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
+from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 from tdpfast._tdx.tdx cimport (
     seamcall3, tdh_do_no_vcpus, tdx_bug, tdx_of, tdx_operand_busy, tdx_request_outside_guest_mode, tdx_runnable,
     tdx_spte_to_sept_pt, tdx_track,
@@ -116,6 +118,14 @@ cdef int split_or_unblock(Cpu *c, Tdx *t, uint64_t rcx, uint64_t page, const cha
 
 cdef int tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
                                      bint shared) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte, shared)
+    return base_tdx_sept_split_private_spte(c, t, gfn, level, old_spte, new_spte, shared)
+
+
+cdef int base_tdx_sept_split_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte,
+                                          bint shared) noexcept nogil:
     """Demotes a 2M leaf into the table new_spte points to. mmu_lock for write unless `shared`. 0, or -EIO (-EINVAL
     where 6.16's routines say so) with the VM bugged; shared: also -EBUSY or -EOPNOTSUPP, nothing changed. Yields."""
     cdef const char *fn = b"tdx_sept_split_private_spte"

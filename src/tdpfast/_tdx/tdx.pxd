@@ -44,16 +44,24 @@ cdef uint64_t tdx_alloc_external(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void tdx_free_external(Cpu *c, Kvm *kvm, uint64_t page) noexcept nogil
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
                               SeamRegs *r) noexcept nogil
+cdef uint64_t base_tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
+                                   SeamRegs *r) noexcept nogil
 cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil
 cdef uint64_t tdx_page_add_src(Cpu *c, Tdx *t) noexcept nogil
 cdef uint64_t tdx_page_add(Cpu *c, Tdx *t, uint64_t gfn, uint64_t pfn, uint64_t src) noexcept nogil
+cdef void base_tdx_track(Cpu *c, Tdx *t) noexcept nogil
 cdef int tdx_mem_page_aug(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn) noexcept nogil
 cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn) noexcept nogil
 cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef bint tdx_huge_allowed(const Tdx *t) noexcept nogil
 cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int base_tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int base_tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil
 cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
+cdef int base_tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil
 cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil
+cdef int base_tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil
 cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil
+cdef int base_tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil

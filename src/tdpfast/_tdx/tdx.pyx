@@ -15,8 +15,8 @@ from tdpfast._names cimport (
 )
 from tdpfast._mmu.arena cimport ARENA_SHARES, SP_FREED, sp_note_uaf
 from tdpfast._sync.atomic cimport (
-    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8,
-    tdp_try_cmpxchg32, tdp_write_once32, tdp_xchg32,
+    tdp_fetch_add, tdp_load32, tdp_read_once, tdp_store32, tdp_try_cmpxchg8, tdp_try_cmpxchg32, tdp_unlikely,
+    tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._seam.module cimport pamt_peek, seam_inject_off, seam_vp, seamcall
 from tdpfast._seam.core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
@@ -27,6 +27,7 @@ from tdpfast._sync.cpu cimport (
     lockdep_assert_held_write, sync_assert, sync_point, sync_rare, sync_wait_eq, trace1, trace3,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
+from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 from tdpfast._tdx.state cimport (
     SEPT_PAGE_FREE, SEPT_PAGE_OWNED, TDX_PA_OF_NULL, TDX_SEPT_PAGES, TD_STATE_RUNNABLE,
 )
@@ -154,6 +155,14 @@ cdef void tdx_vm_dead(Cpu *c, Kvm *kvm) noexcept nogil:
 
 cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
                               SeamRegs *r) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdh_do_no_vcpus(c, t, leaf, rcx, rdx, r8, r)
+    return base_tdh_do_no_vcpus(c, t, leaf, rcx, rdx, r8, r)
+
+
+cdef uint64_t base_tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t rdx, uint64_t r8,
+                                   SeamRegs *r) noexcept nogil:
     """Runs a SEAMCALL that vCPUs may hold up: on BUSY once more with all of them out and kept out. mmu_lock for
     write, so only one of these runs. Yields."""
     cdef uint64_t err
@@ -170,6 +179,14 @@ cdef uint64_t tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint64_t r
 
 
 cdef void tdx_track(Cpu *c, Tdx *t) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        ops.tdx_track(c, t)
+    else:
+        base_tdx_track(c, t)
+
+
+cdef void base_tdx_track(Cpu *c, Tdx *t) noexcept nogil:
     """Bumps the TD's epoch and makes every vCPU leave the guest once. mmu_lock for write. Cannot fail upward."""
     cdef SeamRegs r
     cdef uint64_t err
@@ -308,6 +325,13 @@ cdef inline const char *name_of(const Tdx *t, const char *name, const char *v618
 
 
 cdef int tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_map_leaf_spte(c, t, gfn, level, spte)
+    return base_tdx_sept_map_leaf_spte(c, t, gfn, level, spte)
+
+
+cdef int base_tdx_sept_map_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Maps a leaf in the S-EPT: 0, -EBUSY, or -EIO with the VM bugged. mmu_lock in either mode."""
     cdef const char *fn = name_of(t, b"tdx_sept_map_leaf_spte", b"tdx_sept_set_private_spte")
     cdef int ret
@@ -357,6 +381,13 @@ cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, co
 
 
 cdef int tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_map_nonleaf_spte(c, t, gfn, level, spte)
+    return base_tdx_sept_map_nonleaf_spte(c, t, gfn, level, spte)
+
+
+cdef int base_tdx_sept_map_nonleaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Links a table into the S-EPT: 0, -EBUSY, or -EIO with the VM bugged."""
     cdef uint64_t page = tdx_spte_to_sept_pt(c, t, gfn, level, spte)
     if not page:
@@ -380,6 +411,13 @@ cdef int tdx_write_back(Cpu *c, Tdx *t, uint64_t pfn, int level, const char *fn)
 
 
 cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
+    return base_tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
+
+
+cdef int base_tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t spte) noexcept nogil:
     """Takes a leaf out of the S-EPT: BLOCK, TRACK, REMOVE, write back. mmu_lock for write. 0, or -EIO with the VM
     bugged and the S-EPT entry as far as it got. Yields."""
     cdef const char *fn = name_of(t, b"tdx_sept_remove_leaf_spte", b"tdx_sept_remove_private_spte")
@@ -410,6 +448,13 @@ cdef int tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint
 
 
 cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_free_private_spt(c, t, sp)
+    return base_tdx_sept_free_private_spt(c, t, sp)
+
+
+cdef int base_tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
     """Takes the page of an unlinked table back. Only after the HKID is gone; 0 or -EIO (the page is leaked)."""
     if tdx_hkid(c, t) >= 0:
         kvm_bug_on(c, &t.vm.kvm, b"tdx_sept_free_private_spt", b"hkid_assigned")
@@ -418,6 +463,13 @@ cdef int tdx_sept_free_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
 
 
 cdef int tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
+    cdef const TdxOps *ops = tdx_ops(t)
+    if tdp_unlikely(ops != NULL):
+        return ops.tdx_sept_reclaim_private_spt(c, t, sp)
+    return base_tdx_sept_reclaim_private_spt(c, t, sp)
+
+
+cdef int base_tdx_sept_reclaim_private_spt(Cpu *c, Tdx *t, Sp *sp) noexcept nogil:
     """single-hook: as above, but from the set hook, after the table was queued for freeing. mmu_lock for write."""
     cdef int ret = -EIO
     lockdep_assert_held_write(c, b"tdx_sept_reclaim_private_spt", b"mmu_lock_write")

@@ -36,6 +36,7 @@ COMMANDS = {
     "stress": "Run random operations on native threads, with checks between bursts.",
     "replay": "Run the schedule of a token again.",
     "conform": "Replay recorded answers of the real code and compare.",
+    "design": "Write a design file to start from.",
     "decode": "Show the fields of a page table entry.",
     "walk": "Run operations on a VM and show the way to a gfn.",
 }

@@ -19,7 +19,7 @@ from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.cli.output import MAIL_WIDTH, show, width_of, width_option
 from tdpfast.cli.results import check_formats, format_options, give_results
 from tdpfast.columns import WIDTH
-from tdpfast.design import PRESETS, parse_knobs, with_knobs
+from tdpfast.design import PRESETS, Design, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
@@ -54,8 +54,9 @@ def select(found: list[Scenario], wanted: tuple[str, ...]) -> list[Scenario]:
 def design_list(names: tuple[str, ...], what: tuple[str, ...] = ()) -> list[str]:
     """The designs asked for; without any, those that the catalogues are about, for files the review's."""
     for name in names:
-        if name not in PRESETS:
-            raise UsageError(f"unknown design {name!r}", "not a preset", "one of " + ", ".join(PRESETS))
+        if name not in PRESETS and not name.endswith(".c"):
+            raise UsageError(f"unknown design {name!r}", "neither a preset nor a design file (.c)",
+                             "one of " + ", ".join(PRESETS))
     wanted = names or [design for name in what for design in CATALOGUES.get(name, REVIEW_DESIGNS)]
     return list(dict.fromkeys(wanted))
 
@@ -157,7 +158,8 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
         return EXIT_OK
     if strategy in ("random", "pct"):
         click.echo(f"seed {seed}", err=True)
-    tasks = [(s, with_knobs(d, knobs), g) for s in scenarios for d in names for g in gatings]
+    chosen = chosen_designs(names, knobs)
+    tasks = [(s, d, g) for s in scenarios for d in chosen for g in gatings]
     verdicts = []
     if progress is None:
         progress = sys.stderr.isatty()
@@ -179,6 +181,18 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
             click.echo(f"unexpected: {text}", err=True)
         return EXIT_FOUND if wrong else EXIT_OK
     return exit_code(verdicts, exit_zero)
+
+
+def chosen_designs(names: list[str], knobs: dict) -> list[Design]:
+    """The designs of these names; what the compiler has to say about design files goes to stderr."""
+    out = [with_knobs(name, knobs) for name in names]
+    for i, design in enumerate(out):
+        if design.code and design.code.warnings:
+            click.echo(design.code.warnings, err=True)
+        if design.name in [d.name for d in out[:i]]:
+            raise UsageError(f"two designs are called {design.name!r}", "results are told apart by name",
+                             "TDPFAST_DESIGN() with another name")
+    return out
 
 
 def in_shares(tasks, limits: Limits, shares: int, jobs: int) -> Iterator[Verdict]:

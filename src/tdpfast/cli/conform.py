@@ -11,9 +11,16 @@ from tdpfast.conform import FileReport, conform_file
 DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "single-hook-4k", "v7.3", "hugepage")
 
 
+def known_design(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """One of DESIGNS, or a design file."""
+    if value is not None and value not in DESIGNS and not value.endswith(".c"):
+        raise click.BadParameter(f"{value!r} is neither a design file (.c) nor one of {', '.join(DESIGNS)}")
+    return value
+
+
 @click.command("conform")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--design", type=click.Choice(DESIGNS), help="Replay with this design, not the recorded one.")
+@click.option("--design", metavar="D", callback=known_design, help="Replay with this design, not the recorded one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file.")
 @click.option("--max-diffs", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
               help="Show at most N differences per file.")

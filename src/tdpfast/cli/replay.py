@@ -13,7 +13,7 @@ from tdpfast.cli import EXIT_FOUND, EXIT_OK
 from tdpfast.cli.check import STRATEGIES, gather
 from tdpfast.cli.knobs import knob_option
 from tdpfast.cli.output import show, width_of, width_option
-from tdpfast.design import parse_knobs, presets_with
+from tdpfast.design import Design, parse_knobs, presets_with
 from tdpfast.errors import UsageError
 from tdpfast.token import Token
 
@@ -51,6 +51,7 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
 @click.command("replay")
 @click.argument("token")
 @click.option("--file", "files", multiple=True, metavar="FILE", help="Also look in this scenario file.")
+@click.option("--design", "designs", multiple=True, metavar="FILE.c", help="The token's design file.")
 @knob_option
 @click.option("--trace", is_flag=True, help="Kernel trace format (tracefs), with tdpfast_ events between.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks, steps.")
@@ -62,7 +63,7 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
 @click.option("--keep", type=click.IntRange(0), metavar="N",
               help="With --then: steps to follow; default: up to the last context switch.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(token, files, knobs, trace, as_json, verbose, width, strategy, keep, as_python):
+def command(token, files, designs, knobs, trace, as_json, verbose, width, strategy, keep, as_python):
     """Run the schedule of a TOKEN again and show what happens.
 
     The token says which scenario and design it belongs to: those of the catalogues and presets are known, others are
@@ -87,7 +88,7 @@ def command(token, files, knobs, trace, as_json, verbose, width, strategy, keep,
     if keep is not None:
         raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
     scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)),
-                                                     presets_with(knobs))
+                                                     [*presets_with(knobs), *map(Design.from_file, designs)])
     checks = names_of(replay["checks"])
     if as_json:
         steps = [{"agent": a, "kind": k, "object": program.describe(o), "value": v} for a, k, o, v in replay["steps"]]
