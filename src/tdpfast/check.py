@@ -23,7 +23,8 @@ from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.minimise import cost, minimise
-from tdpfast.scenario import Scenario, check_ops, check_pfns, parse_vm
+from tdpfast.ops import failure
+from tdpfast.scenario import IMPOSSIBLE, Scenario
 from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
 
@@ -34,6 +35,7 @@ Progress = Callable[[Explorer], object]
 """Called some 20 times a second while a search runs."""
 Reset = Callable[[], object]
 HOLDS, VIOLATED, UNKNOWN = "holds", "violated", "unknown"
+"""Verdicts; where many designs are checked there is IMPOSSIBLE as well: the set-up fails there."""
 REPRODUCE = 10                             # runs of a counterexample before it is shown
 
 
@@ -142,26 +144,42 @@ def _known(scenario) -> None:
         raise UsageError(f"bad scenario {shown(scenario)}", "not a Scenario", "tdpfast.scenario.load(file)")
 
 
+class SetupError(UsageError):
+    """The set-up of a scenario fails on a design, or kills the VM: nothing is left to explore."""
+
+
+def set_up(vm: TdVmCore, what: str, op: Mapping) -> None:
+    """Runs one operation of a set-up; SetupError unless it does what it is for and leaves the VM sound. One whose hooks
+    or module locks are scripted may fail."""
+    result = vm.run(op)
+    fix = "a set-up that this design stands, or another design"
+    if result["ret"] in ("BUG", "LIVELOCK"):
+        raise SetupError(f"{what} ended in {result['ret']}", "nothing is left to explore", fix)
+    state = vm.kvm_state()
+    if state["vm_bugged"] or state["vm_dead"]:
+        raise SetupError(f"{what} kills the VM", "nothing is left to explore", fix)
+    if vm.checks:
+        raise SetupError(f"{what} violates {' '.join(names_of(vm.checks))}", "what follows would not show it", fix)
+    why = failure(op["op"], result)
+    if why and not any(op.get(key) for key in ("hook", "inject", "race")):
+        raise SetupError(f"{what} fails", why, fix)
+
+
 def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
           reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
 
-    Raises UsageError if the VM, an operation or a hook is bad or the set-up itself ends in BUG() or a livelock, and
-    what a hook raises in the set-up.
+    Raises UsageError for a bad hook, SetupError (one too) if the set-up fails or kills the VM, and what a hook raises
+    in the set-up.
     """
     _known(scenario)
-    vm_cfg = parse_vm(scenario.name, scenario.vm)
-    check_ops(scenario, scenario.name)
+    vm_cfg = scenario.vm
     vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
                   runnable=bool(vm_cfg.get("runnable", 1)), nvcpus=vm_cfg.get("vcpus", 2),
                   pending_ve_disable=bool(vm_cfg.get("pending_ve_disable", 0)), keep_dead=True, memory_pages=8192)
-    check_pfns(scenario, vm.tdr >> 12, vm.sept_range[1] >> 12)
     install(vm, hooks or {}, reset)
     for i, op in enumerate(scenario.setup):
-        result = vm.run(op)
-        if result["ret"] in ("BUG", "LIVELOCK"):
-            raise UsageError(f"{scenario.name}: setup {i} ended in {result['ret']}", "nothing is left to explore",
-                             "a set-up the design survives")
+        set_up(vm, f"{scenario.name}: setup {i} (op {op['op']!r}) on {design.name}", op)
     try:
         return ScenarioProgram(vm, [t.ops for t in scenario.threads])
     except UsageError as error:
@@ -269,7 +287,7 @@ def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, 
 def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram, explorer: Explorer, result: dict,
                    limits: Limits, *, print_: int, prefix: bytes = b"") -> Counterexample:
     """The shortest schedule of the heaviest check among the failures of a result, minimised, replayed and told."""
-    checks, expected = names_of(result["checks"]), scenario.expect.get(design.name, "").split()
+    checks, expected = names_of(result["checks"]), (scenario.expected(design.name, gated=False) or "").split()
     check = heaviest([c for c in checks if c in expected] or checks)
     bit = bit_of(check)
     schedule = result["failures"][bit]
@@ -462,8 +480,19 @@ def _triple(task: tuple) -> tuple:
 def _task(task: tuple) -> Verdict:
     scenario, design, gated, limits, show_all, progress = task
     label = f"{scenario.name} on {get_design(design).name}, {'gated' if gated else 'ungated'}"
-    return check(scenario, design, gated=gated, limits=limits, show_all=show_all,
-                 progress=Reporter(label) if progress else None)
+    try:
+        return check(scenario, design, gated=gated, limits=limits, show_all=show_all,
+                     progress=Reporter(label) if progress else None)
+    except SetupError as error:
+        return impossible(scenario, get_design(design), gated, limits, error)
+
+
+def impossible(scenario: Scenario, design: Design, gated: bool, limits: Limits, error: SetupError) -> Verdict:
+    """The result of a set-up that fails on a design: nothing was explored, and the reason says why."""
+    return Verdict(scenario=scenario.name, design=design.name, gated=gated, verdict=IMPOSSIBLE, complete=False,
+                   checks=[], executions=0, transitions=0, seconds=0.0, strategy=limits.strategy,
+                   issue=scenario.issue, threads=[t.name for t in scenario.threads],
+                   reason=f"{error.what.removeprefix(scenario.name + ': ')}: {error.why}")
 
 
 def _contained(work: list[tuple], jobs: int) -> Iterator[Verdict]:
@@ -490,7 +519,8 @@ def _alone(task: tuple) -> Verdict:
 
 def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: Limits = Limits(), jobs: int = 0,
                executor: Executor | None = None, show_all: int = 0, progress: bool = False) -> Iterator[Verdict]:
-    """check() of many (scenario, design, gated), in their order, on any concurrent.futures.Executor.
+    """check() of many (scenario, design, gated), in their order, on any concurrent.futures.Executor. Where a set-up
+    fails, the verdict is IMPOSSIBLE instead of an error.
 
     jobs: processes when no executor is given; 0 = one per CPU, 1 = here. For Python hooks
     there is check(), one by one. show_all: as for check(). progress: say on stderr how far long searches are.

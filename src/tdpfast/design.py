@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -270,8 +270,33 @@ def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
     return out
 
 
+_HUGE_ONLY = "it has no 2M pages to split"
+_READ: dict[str, tuple[Callable[[Design], bool], str]] = {
+    "no_freeze": (lambda d: d.gate not in (GATE_HELPER, GATE_TWICE), "its helper freezes and has no other way"),
+    "no_rollback": (lambda d: d.gate not in (GATE_HELPER, GATE_TWICE), "its helper writes the old value back itself"),
+    "no_block": (lambda d: not d.premap, "6.16's TDX side removes a leaf in steps of its own"),
+    "stats_on_failure": (lambda d: not d.trace_before, "its statistics come before the hook anyway"),
+    "pamt_no_put": (lambda d: d.dynamic_pamt, "it has no dynamic PAMT"),
+    "pamt_dec_outside": (lambda d: d.dynamic_pamt, "it has no dynamic PAMT"),
+    "demote_retry": (lambda d: d.max_level > 1 and not d.enhanced_demote, "it meets no interrupted DEMOTE"),
+    "enhanced_demote": (lambda d: d.max_level > 1, _HUGE_ONLY),
+    "split_direct_root": (lambda d: d.max_level > 1, _HUGE_ONLY),
+    "inhibit_first": (lambda d: d.max_level > 1 and d.split_shared != SPLIT_IGNORE,
+                      "it keeps no inhibit for the guest's level"),
+}
+"""Knobs that not every design has a step for: (whether this one does, why not). tests/unit/test_knobs_read.py confirms
+it by what flipping one changes."""
+
+
+def unread(design: Design, knob: str) -> str:
+    """Why no step of the design reads a knob; "" if one does."""
+    reads, why = _READ.get(knob, (None, ""))
+    return "" if reads is None or reads(design) else why
+
+
 def with_knobs(design: str | Design, knobs: Mapping[str, int | bool]) -> Design:
-    """A preset (or a Design) with knobs replaced, named after both: ``v7.3+no_freeze``."""
+    """A preset (or a Design) with knobs replaced, named after both: ``v7.3+no_freeze``. UsageError for a knob that no
+    step of the design would read: what it does to a result would be nothing, silently."""
     design = get_design(design)
     if not knobs:
         return design
@@ -279,9 +304,28 @@ def with_knobs(design: str | Design, knobs: Mapping[str, int | bool]) -> Design:
         if not isinstance(knob, str) or knob == "name":
             raise UsageError(f"unknown design knob {shown(knob)}", "not a knob of Design", "the name of a knob")
     changed = design.replace(**knobs)
+    for knob in knobs:
+        if getattr(changed, knob) != getattr(design, knob) and (why := unread(changed, knob)):
+            raise UsageError(f"knob {knob} on {design.name}: no step of this design reads it", why,
+                             "one of " + ", ".join(d.name for d in PRESETS.values() if not unread(d, knob))
+                             if any(not unread(d, knob) for d in PRESETS.values()) else "it with dynamic_pamt")
     values = {knob: getattr(changed, knob) for knob in knobs}
     words = [knob if value is True else f"{knob}={int(value)}" for knob, value in values.items()]
     return changed.replace(name="+".join([design.name, *words]))
+
+
+def named_design(name: str) -> Design:
+    """A preset, or one with knobs as with_knobs() names it: ``v7.3+no_freeze``, ``v7.3+max_level=2``."""
+    if not isinstance(name, str):
+        return get_design(name)
+    base, *knobs = name.split("+")
+    return with_knobs(base, parse_knobs(knobs)).replace(name=name)
+
+
+def sorted_knobs(name: str) -> tuple[str, ...]:
+    """A design's name so that the order of its knobs does not count."""
+    base, *knobs = name.split("+")
+    return (base, *sorted(knobs))
 
 
 def presets_with(knobs: Mapping[str, int | bool]) -> list[Design]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tdpfast._arguments import check_int, one_of, shown
-from tdpfast._names import OpKind
+from tdpfast._names import Errno, GuestRet, OpKind, RetPf
 from tdpfast.errors import UsageError
 
 NO_ROOT, DIRECT, MIRROR, BOTH = range(4)
@@ -43,6 +44,8 @@ class OpSpec:
         levels: the least and the greatest level that its level may be. Above 1G it is the kernel's own assertion that
             answers, for the operations that have one.
         ret: what its result means.
+        done: results by which it did what it is for; without, all that are not negative.
+        guest: how a guest instruction ends that did what it is for (OpResult.kind); a status must be 0 as well.
         answers: what its result has beside ``ret``; None when the operation ended the VM.
         none_if_failed: None as well when ret is negative: it found nothing.
     """
@@ -59,12 +62,27 @@ class OpSpec:
     slots_lock: bool = False
     levels: tuple[int, int] = (1, 5)
     ret: str = "0"
+    done: tuple[int, ...] = ()
+    guest: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
     none_if_failed: bool = False
+
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """What an operation without modifiers may say."""
+        return frozenset({"op", *self.fields})
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """Fields that a scenario has to give: the operation is about nothing without them."""
+        return tuple(name for name in self.fields if name in _ABOUT)
 
     def defaults(self, td: bool) -> dict[str, int]:
         """What the core is given where an operation says nothing, on a TD or not."""
         return {**self.fields, **(self.td_fields if td else {}), **self.fixed}
+
+
+_ABOUT = ("gfn", "pfn", "start", "end", "mask", "leaf", "gpa")
 
 
 def _zeros(*names: str) -> dict[str, int]:
@@ -79,6 +97,9 @@ _TD_FAULT = {"write": 1, "private": 1}
 _SHARED, _PRIVATE = {"filter": 1}, {"filter": 2}        # enum kvm_gfn_range_filter
 _GUEST = ("kind", "rax", "out", "flags")
 _RET_PF = "RET_PF_*"
+_MAPPED = (RetPf.RET_PF_FIXED, RetPf.RET_PF_SPURIOUS)
+_FAULTED = (*_MAPPED, RetPf.RET_PF_EMULATE, RetPf.RET_PF_WRITE_PROTECTED)
+_STATUS, _ACCESSED = (GuestRet.GUEST_RET_STATUS,), (GuestRet.GUEST_RET_NO_FAULT,)
 _ERRNO = "0 or an errno"
 _FLUSH = "1: a flush of the TLB is due"
 
@@ -89,7 +110,7 @@ def _td(fields: Mapping[str, int], **row: Any) -> OpSpec:
 
 
 OPS: dict[str, OpSpec] = {
-    "map": OpSpec(_FAULT, _TD_FAULT, lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF,
+    "map": OpSpec(_FAULT, _TD_FAULT, lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF, done=_FAULTED,
                   answers=("level", "pfn", "tries")),
     "zap_leafs": OpSpec(_RANGE | _zeros("flush"), lock="write", ret=_FLUSH),
     "unmap": OpSpec(_RANGE | _SHARED | {"flush": 0, "may_block": 1}, _PRIVATE, lock="write", ret=_FLUSH),
@@ -106,14 +127,14 @@ OPS: dict[str, OpSpec] = {
                                 ret="1: something was protected"),
     "split": OpSpec(_RANGE | {"target_level": 1, "shared": 0}, lock="shared", refused="gated"),
     "recover": OpSpec(_RANGE | {"max_level": 1}, {"max_level": 2}, lock="read", refused="gated"),
-    "age": OpSpec(_RANGE | _SHARED, _PRIVATE, ret="1: something was young"),
-    "test_age": OpSpec(_RANGE | _SHARED, _PRIVATE, ret="1: something is young"),
+    "age": OpSpec(_RANGE | _SHARED, ret="1: something was young"),
+    "test_age": OpSpec(_RANGE | _SHARED, ret="1: something is young"),
     "get_walk": OpSpec(_zeros("gfn"), roots=DIRECT, ret="lowest level that was read, -1: none",
                        answers=("root_level", "sptes")),
     "fast_pf_last": OpSpec(_zeros("gfn"), roots=DIRECT, ret="index of the entry, -1: no root",
                            answers=("level", "spte")),
     "zap_nx": OpSpec(lock="read", ret="1: zapped, 0: the table is gone, -1: the list is empty",
-                     answers=("gfn", "sp_level"), none_if_failed=True),
+                     done=(1,), answers=("gfn", "sp_level"), none_if_failed=True),
     "poke": OpSpec(_zeros("private", "gfn", "set", "clear"), {"private": 1}, roots=BOTH, refused="private",
                    ret="level of the leaf, -1: none, or lost to another CPU", answers=("spte",),
                    none_if_failed=True),
@@ -123,23 +144,24 @@ OPS: dict[str, OpSpec] = {
     "track": OpSpec({"gfn": 0, "on": 1}, lock="write", ret="0, -ENOSPC: too many gfns"),
     "set_gen": OpSpec(_zeros("gen"), rare=True),
     "zap_spte": OpSpec({"gfn": 0, "level": 1, "shared": 1, "tries": 1, "rcu": 1}, lock="shared", roots=MIRROR,
-                       refused="gated", ret="0, an errno, or 1: nothing there", answers=("tries",)),
+                       refused="gated", ret="0, an errno, or 1: nothing there", done=(0,), answers=("tries",)),
     "zap_nx_sp": OpSpec({"gfn": 0, "level": 2, "rcu": 1}, lock="read", roots=MIRROR, refused="gated",
-                        ret="1: zapped, 0: not, -1: no table there"),
+                        done=(1,), ret="1: zapped, 0: not, -1: no table there"),
     "mwalk": OpSpec(_zeros("gfn"), roots=MIRROR, ret="lowest level that was read, -1: none",
                     answers=("root_level", "sptes")),
     "sync_rcu": OpSpec(),
     "uninit": OpSpec(lock="own", rare=True, ends_roots=True),
     "put_roots": OpSpec(lock="own", roots=BOTH, rare=True),
     "fast_page_fault": OpSpec(_zeros("gfn", "write", "exec", "user") | {"present": 1, "private": 0}, roots=BOTH,
-                              ret=_RET_PF),
+                              ret=_RET_PF, done=_MAPPED),
     "gmem_convert": OpSpec(_RANGE, lock="own", ret=_ERRNO),
     "honor_accept": OpSpec({"gfn": 0, "level": 1}, lock="own", levels=(1, 3), ret=_ERRNO),
-    "vp_enter": _td(_VCPU, ret="1 inside, 0 came back, -1 kept out by a zap, -2 VM dead, -3 inside already"),
-    "td_exit": _td(_VCPU, ret="1: it was inside, -3: it was not"),
-    "accept": _td(_VCPU | _zeros("gpa", "level", "same_rip"), levels=(0, 5)),
-    "guest_access": _td(_VCPU | _zeros("gpa", "same_rip")),
-    "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), lock="own", roots=BOTH),
+    "vp_enter": _td(_VCPU, done=(1,), ret="1 inside, 0 came back, -1 kept out by a zap, -2 VM dead, -3 inside already"),
+    "td_exit": _td(_VCPU, done=(1,), ret="1: it was inside, -3: it was not"),
+    "accept": _td(_VCPU | _zeros("gpa", "level", "same_rip"), guest=_STATUS, levels=(0, 5)),
+    "guest_access": _td(_VCPU | _zeros("gpa", "same_rip"), guest=_ACCESSED),
+    "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), lock="own", roots=BOTH,
+                 guest=(*_ACCESSED, GuestRet.GUEST_RET_TDEXIT)),
     "raw": _td(_zeros("leaf", "rcx", "rdx", "r8"), rare=True),
     "populate": _td(_zeros("gfn", "pfn") | {"src": 0x10000000, "measure": 0}, lock="own", roots=BOTH, rare=True,
                     ret=_ERRNO),
@@ -148,14 +170,15 @@ OPS: dict[str, OpSpec] = {
     "vcpu_free": _td(_VCPU, rare=True),
     "vm_destroy": _td({}, rare=True),
     "free_pfn": _td(_zeros("gfn", "pfn"), roots=MIRROR,
+                    done=(0,),
                     ret="0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's, -EBUSY: mapped"),
     "pamt_get": _td(_zeros("pfn"), ret=_ERRNO),
     "pamt_put": _td(_zeros("pfn")),
     "guest_accept": _td(_VCPU | _zeros("gpa", "pfn", "level") | {"tries": -1}, lock="own", roots=BOTH, levels=(0, 5),
-                        ret="0, 1: out of tries, or an errno", answers=("tries", *_GUEST)),
-    "prefault": _td(_PAGE, lock="own", roots=BOTH, levels=(1, 3), ret="RET_PF_*, or an errno"),
+                        done=(0,), ret="0, 1: out of tries, or an errno", answers=("tries", *_GUEST)),
+    "prefault": _td(_PAGE, lock="own", roots=BOTH, levels=(1, 3), done=_MAPPED, ret="RET_PF_*, or an errno"),
     "map_exclusive": _td(_PAGE, fixed=_TD_FAULT | {"map_writable": 1}, lock="own", roots=BOTH, levels=(1, 3),
-                         ret=_RET_PF),
+                         ret=_RET_PF, done=_MAPPED),
 }
 """Every operation by name, in the order of OpKind; every one also takes the modifiers hook, resched, race and no_gp.
 
@@ -186,6 +209,28 @@ def spec_of(name: Any, td: bool) -> OpSpec:
     return spec
 
 
+def failure(name: str, result: Mapping[str, Any]) -> str:
+    """Why an operation did not do what it is for, from its result; "" if it did."""
+    spec, ret = OPS[name], result["ret"]
+    if isinstance(ret, str):
+        return f"it ended in {ret}"
+    if ret < 0:
+        return "it answered " + next((f"-{code}" for code, number in Errno.__members__.items() if number == -ret),
+                                       f"{ret} ({spec.ret})")
+    if spec.done and ret not in spec.done:
+        names = RetPf.__members__ if spec.ret.startswith(_RET_PF) else {}
+        return "it answered " + next((text for text, number in names.items() if number == ret), f"{ret} ({spec.ret})")
+    if not spec.guest:
+        return ""
+    if result["kind"] not in spec.guest:
+        ends: dict[int, str] = {GuestRet.GUEST_RET_NOT_INSIDE: "its vCPU is outside the guest",
+                                GuestRet.GUEST_RET_TDEXIT: "an EPT violation"}
+        return ends.get(result["kind"], "the guest came no further")
+    if result["kind"] == GuestRet.GUEST_RET_STATUS and result["rax"]:
+        return f"its status is {result['rax']:#x}"
+    return "KVM could not help the guest" if result["flags"] else ""
+
+
 def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     """UsageError unless `op` is an operation whose fields are known and whose modifiers have their form.
 
@@ -195,6 +240,8 @@ def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     if not isinstance(op, Mapping):
         raise UsageError(f"operation {shown(op)}", "not a mapping", 'such as {"op": "map", "gfn": 0x600}')
     spec = spec_of(op.get("op"), td)
+    if op.keys() <= spec.plain:
+        return
     known = (*spec.fields, *(TD_MODIFIERS if td else MODIFIERS))
     for key in op:
         if key != "op" and key not in known:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Counterexample, Verdict
 from tdpfast.checks import MEANING, WEIGHT
 from tdpfast.columns import WIDTH, columns_text, wrap
-from tdpfast.scenario import Scenario
+from tdpfast.scenario import IMPOSSIBLE, Scenario
 
 
 def by_weight(checks: Iterable[str]) -> list[str]:
@@ -62,7 +62,8 @@ def cell(verdicts: list[Verdict], notes: Notes) -> str:
     that names the assertions; equal ones share a note."""
     checks = by_weight(c for v in verdicts for c in v.checks)
     if not checks:
-        return HOLDS if all(v.verdict == HOLDS for v in verdicts) else UNKNOWN
+        kinds = {v.verdict for v in verdicts}
+        return next(kind for kind in (UNKNOWN, IMPOSSIBLE, HOLDS) if kind in kinds)
     if set(checks) <= {"kernel"}:
         return notes.refusal("refused", "refused by " + ", ".join(refusals(verdicts)[:3]) + "; nothing else is wrong")
     return " ".join(c for c in checks if c != "kernel") + (" *" if "kernel" in checks else "")
@@ -201,7 +202,7 @@ def holding(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     lines = [*wrap(f"== {heading(v)}: {v.verdict}", width), *indented(scope(v), width)]
     if verbose:
         lines += counts(v)
-    if v.reason and v.verdict == HOLDS:
+    if v.reason and v.verdict in (HOLDS, IMPOSSIBLE):
         lines += indented(f"why: {v.reason}", width)
     for i, story in enumerate(v.examples):
         lines += ["", f"   execution {i + 1}", "", columns_text(story, v.threads, width)]
@@ -212,14 +213,15 @@ def unexpected(v: Verdict, scenario: Scenario) -> str | None:
     """How a verdict differs from what the scenario expects; None if it does not. Gated, everything must hold but what
     expect_gated names (with such a table, nothing is said of designs that the scenario does not name at all); a check
     that a scenario names must be violated, others may be."""
-    expected = scenario.expect.get(v.design)
+    expected = scenario.expected(v.design, gated=False)
     if v.gated:
-        named = v.design in scenario.expect or not scenario.expect_gated
-        expected = scenario.expect_gated.get(v.design, HOLDS if named else None)
+        named = expected is not None or not scenario.expect_gated
+        expected = scenario.expected(v.design, gated=True) or (HOLDS if named else None)
     if expected is None:
         return None
-    if expected == HOLDS:
-        return None if v.verdict == HOLDS else f"{heading(v)}: expected holds, got {v.verdict} {' '.join(v.checks)}"
+    if expected in (HOLDS, IMPOSSIBLE):
+        got = " ".join([v.verdict, *v.checks])
+        return None if v.verdict == expected else f"{heading(v)}: expected {expected}, got {got}"
     missing = [c for c in expected.split() if c not in v.checks]
     if v.verdict != VIOLATED or missing:
         return f"{heading(v)}: expected {expected}, got {v.verdict} {' '.join(v.checks)}"

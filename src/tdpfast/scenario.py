@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,16 @@ from tdpfast._names import Limit
 from tdpfast._program.program import lower
 from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
-from tdpfast.design import PRESETS
+from tdpfast.design import named_design, sorted_knobs
 from tdpfast.errors import UsageError
+from tdpfast.ops import OPS
 
 VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
+MEMORY = (0x100000, 0x200000)
+"""Frames of the module's memory, [start, end) of pfns."""
+TD_PAGES = (0x100100, 0x109100)
+"""Those that KVM has for the TD itself and its S-EPT."""
+IMPOSSIBLE = "impossible"
 TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "expect_gated", "reason"}
 
 
@@ -52,10 +58,14 @@ class Thread:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario.
+    """One scenario, checked when it is made: whatever is wrong with it is a UsageError then.
 
-    vm: levels (4 or 5), vcpus, runnable, pending_ve_disable. expect: design -> "holds" or names of checks separated
-    by blanks that must be violated when the rules of today's callers are lifted. expect_gated: the same with the rules
+    An operation that cannot do anything is wrong: without a gfn, with an empty range, with a pfn outside the module's
+    memory, on a vCPU that never enters the guest. where: what errors call it; default: its name.
+
+    vm: levels (4 or 5), vcpus, runnable, pending_ve_disable. expect: design, with its knobs (``v7.3+no_freeze``) ->
+    "holds", "impossible" (the set-up fails there), or names of checks separated by blanks that must be violated when
+    the rules of today's callers are lifted. expect_gated: the same with the rules
     in place, for the designs that do not hold even then. reason: design -> why it holds or fails, for reports; the
     design "gated" says why nothing happens with the rules in place.
     """
@@ -70,6 +80,34 @@ class Scenario:
     expect: Mapping[str, str] = field(default_factory=dict)
     expect_gated: Mapping[str, str] = field(default_factory=dict)
     reason: Mapping[str, str] = field(default_factory=dict)
+    where: InitVar[str] = ""
+
+    def __post_init__(self, where: str) -> None:
+        need(isinstance(self.name, str) and bool(self.name), where or "scenario", "no name", "name = \"what-happens\"")
+        where = where or self.name
+        need(self.name.isprintable(), where, f"the name {self.name!r} is not one line of text",
+             "letters, digits and dashes")
+        for key in ("issue", "title", "text"):
+            need(isinstance(getattr(self, key), str), where, f"{key} is {shown(getattr(self, key))}", "a text")
+        need(isinstance(self.threads, (list, tuple)) and 1 <= len(self.threads) <= Limit.MAX_THREADS
+             and all(isinstance(thread, Thread) for thread in self.threads), where, "no threads, or more than 16",
+             "1 to 16 Threads")
+        need(isinstance(self.reason, Mapping) and all(isinstance(text, str) for text in self.reason.values()), where,
+             "reason is no table of texts", "[reason] with design = \"why\"")
+        parsed = {
+            "threads": tuple(Thread(t.name, op_list(where, f"thread {shown(t.name)}", t.ops)) for t in self.threads),
+            "setup": op_list(where, "setup", self.setup), "vm": parse_vm(where, self.vm),
+            "expect": parse_expect(where, "expect", self.expect),
+            "expect_gated": parse_expect(where, "expect_gated", self.expect_gated), "reason": dict(self.reason)}
+        for key, value in parsed.items():
+            object.__setattr__(self, key, value)
+        check_ops(self, where)
+
+    def expected(self, design: str, *, gated: bool) -> str | None:
+        """What the scenario says of a design by name, knobs in any order; None if it says nothing."""
+        wanted = sorted_knobs(design)
+        table = self.expect_gated if gated else self.expect
+        return next((text for name, text in table.items() if sorted_knobs(name) == wanted), None)
 
     def to_record(self) -> dict:
         """The mapping a file holds: parse() of it gives an equal scenario, json.dumps() of it a scenario file."""
@@ -99,56 +137,83 @@ def op_list(where: str, what: str, value: Any) -> tuple[dict, ...]:
     return tuple(dict(op) for op in value)
 
 
+def number_of(op: Mapping, key: str, default: int = 0) -> int:
+    """A field that lower() has looked at."""
+    value = op.get(key, default)
+    return int(value, 0) if isinstance(value, str) else value
+
+
 def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
-    """UsageError unless this TD can run the operation."""
+    """UsageError unless this TD can run the operation, and it is about something."""
     check_shape(where, op)
     try:
         lower(op)
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.why, error.fix) from error
-    values = {key: int(value, 0) if isinstance(value, str) else value for key, value in op.items()
-              if key in ("gfn", "start", "end", "pfn", "gpa", "level", "vcpu")}
-    end = shared_gfn(vm.get("levels", 4))
+    name, levels, vcpus = op["op"], vm.get("levels", 4), vm.get("vcpus", 2)
+    for key in OPS[name].needed:
+        need(key in op or (key == "pfn" and bool(op.get("noslot"))), where, f"op {name!r} has no {key}",
+             f"{key} = ...: without, it is about nothing")
+    end = shared_gfn(levels)
     for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
-        need(values.get(key, 0) <= top, where,
-             f"{key} {values.get(key, 0):#x} of op {op['op']!r} is not private memory",
-             f"0..{top:#x}: the shared bit of a TD with {vm.get('levels', 4)} levels is above")
-    size = 1 << 9 * (values.get("level", 1) - 1) if op["op"] == "map" else 1
-    need((values.get("gfn", 0) ^ values.get("pfn", 0)) % size == 0 or op["op"] != "map", where,
-         f"gfn {values.get('gfn', 0):#x} and pfn {values.get('pfn', 0):#x} of op 'map' do not lie alike in their huge "
-         "page", f"a pfn that differs from the gfn by a multiple of {size:#x}")
-    if op["op"] == "accept":
-        need(values.get("gpa", 0) % 4096 == 0, where, f"gpa {values.get('gpa', 0):#x} of op 'accept' is no page",
+        need(number_of(op, key) <= top, where, f"{key} {number_of(op, key):#x} of op {name!r} is not private memory",
+             f"0..{top:#x}: the shared bit of a TD with {levels} levels is above")
+    need("start" not in op or number_of(op, "start") < number_of(op, "end"), where,
+         f"op {name!r} has an empty range", "an end above its start")
+    for key in ("mask", "filter"):
+        need(key not in op or number_of(op, key) != 0, where, f"{key} 0 of op {name!r} leaves nothing to do", "another")
+    if "pfn" in op:
+        check_pfn(where, op)
+    if name == "accept":
+        need(number_of(op, "gpa") % 4096 == 0, where, f"gpa {number_of(op, 'gpa'):#x} of op 'accept' is no page",
              "a multiple of 0x1000")
-    vcpus = vm.get("vcpus", 2)
-    need("vcpu" not in values or values["vcpu"] < vcpus, where, f"vcpu {values.get('vcpu')} of op {op['op']!r}",
+    vcpu = number_of(op, "vcpu")
+    need("vcpu" not in OPS[name].fields or vcpu < vcpus, where, f"vcpu {vcpu} of op {name!r}",
          f"the TD has {vcpus}: raise vm.vcpus, or a smaller number")
 
 
-def check_pfns(scenario: Scenario, start: int, end: int) -> None:
-    """UsageError if a page for the guest lies in [start, end), the frames KVM has for the TD itself and its S-EPT."""
-    for op in (*scenario.setup, *(op for thread in scenario.threads for op in thread.ops)):
-        pfn = op.get("pfn", 0)
-        pfn = int(pfn, 0) if isinstance(pfn, str) else pfn
-        if start <= pfn < end:
-            raise UsageError(f"{scenario.name}: pfn {pfn:#x} of op {op['op']!r}",
-                             "KVM has that page for the TD itself or its S-EPT",
-                             f"another than {start:#x}..{end - 1:#x}, such as 0x140000")
+def check_pfn(where: str, op: Mapping) -> None:
+    """UsageError unless the operation's page is one that the guest can have there."""
+    name, gfn, pfn = op["op"], number_of(op, "gfn"), number_of(op, "pfn")
+    size = 1 << 9 * (number_of(op, "level", 1) - 1) if name == "map" else 1
+    need((gfn ^ pfn) % size == 0 or name != "map", where,
+         f"gfn {gfn:#x} and pfn {pfn:#x} of op 'map' do not lie alike in their huge page",
+         f"a pfn that differs from the gfn by a multiple of {size:#x}")
+    need(not TD_PAGES[0] <= pfn < TD_PAGES[1], where,
+         f"pfn {pfn:#x} of op {name!r}: KVM has that page for the TD itself or its S-EPT",
+         f"another than {TD_PAGES[0]:#x}..{TD_PAGES[1] - 1:#x}, such as 0x140000")
+    private = op.get("private", OPS[name].defaults(True).get("private", 1))
+    need(not private or bool(op.get("noslot")) or MEMORY[0] <= pfn < MEMORY[1], where,
+         f"pfn {pfn:#x} of op {name!r} is outside the module's memory", f"{TD_PAGES[1]:#x}..{MEMORY[1] - 1:#x}")
+
+
+ENTERING = ("vp_enter", "guest_accept")
+INSIDE = ("touch", "accept", "guest_access", "td_exit")
+"""What a vCPU does that is in the guest."""
+
+
+def check_entered(scenario: Scenario, where: str) -> None:
+    """UsageError for a guest's operation on a vCPU that nothing in the scenario takes into the guest."""
+    ops = [(f"setup {i}", op) for i, op in enumerate(scenario.setup)]
+    ops += [(f"thread {t}, op {i}", op) for t, thread in enumerate(scenario.threads)
+            for i, op in enumerate(thread.ops)]
+    entered = {number_of(op, "vcpu") for _, op in ops if op["op"] in ENTERING}
+    for place, op in ops:
+        vcpu = number_of(op, "vcpu")
+        need(op["op"] not in INSIDE or vcpu in entered, f"{where}: {place}",
+             f"op {op['op']!r} runs on vCPU {vcpu}, which is outside the guest",
+             f"{{op = \"vp_enter\", vcpu = {vcpu}}} in the set-up or before it")
 
 
 def check_ops(scenario: Scenario, where: str) -> None:
     """UsageError, naming the place, unless the scenario's VM can run its operations."""
-    op_list(where, "setup", scenario.setup)
-    need(isinstance(scenario.threads, (list, tuple)) and 1 <= len(scenario.threads) <= Limit.MAX_THREADS
-         and all(isinstance(thread, Thread) for thread in scenario.threads), where, "no threads, or more than 16",
-         "1 to 16 Threads")
-    for thread in scenario.threads:
-        op_list(where, f"thread {shown(thread.name)}", thread.ops)
     for i, op in enumerate(scenario.setup):
         check_op(f"{where}: setup {i}", op, scenario.vm)
     for t, thread in enumerate(scenario.threads):
+        need(bool(thread.ops), where, f"thread {t} has no operations", "at least one, or a thread less")
         for i, op in enumerate(thread.ops):
             check_op(f"{where}: thread {t}, op {i}", op, scenario.vm)
+    check_entered(scenario, where)
 
 
 def parse_vm(where: str, vm: Any) -> dict[str, int]:
@@ -160,13 +225,16 @@ def parse_vm(where: str, vm: Any) -> dict[str, int]:
     return dict(vm)
 
 
-def parse_expect(where: str, name: str, expect: Any) -> dict[str, str]:
-    need(isinstance(expect, dict), where, f"{name} is no table", f"[{name}] with design = \"holds\" or checks")
+def parse_expect(where: str, name: str, expect) -> dict[str, str]:
+    need(isinstance(expect, Mapping), where, f"{name} is no table", f"[{name}] with design = \"holds\" or checks")
     for design, text in expect.items():
-        need(design in PRESETS, where, f"{name} names the design {design!r}", "use one of " + ", ".join(PRESETS))
+        try:
+            named_design(design)
+        except UsageError as error:
+            raise UsageError(f"{where}: {name}: {error.what}", error.why, error.fix) from error
         words = text.split() if isinstance(text, str) else []
-        need(bool(words) and (words == ["holds"] or all(w in NAMES for w in words)), where,
-             f"{name}.{design} is {text!r}", "\"holds\" or names of checks: " + ", ".join(NAMES))
+        need(bool(words) and (words in (["holds"], [IMPOSSIBLE]) or all(w in NAMES for w in words)), where,
+             f"{name}.{design} is {text!r}", f"\"holds\", \"{IMPOSSIBLE}\" or names of checks: " + ", ".join(NAMES))
     return dict(expect)
 
 
@@ -176,9 +244,7 @@ def parse(record: Any, where: str) -> Scenario:
     check_shape(where, record)
     unknown = sorted(set(record) - TOP_FIELDS)
     need(not unknown, where, f"unknown field {', '.join(unknown)}", "use " + ", ".join(sorted(TOP_FIELDS)))
-    name = record.get("name")
-    need(isinstance(name, str) and name != "", where, "no name", "name = \"...\"")
-    need(name.isprintable(), where, f"the name {name!r} is not one line of text", "letters, digits and dashes")
+    need(isinstance(record.get("name"), str) and bool(record["name"]), where, "no name", 'name = "what-happens"')
     threads = record.get("thread")
     need(isinstance(threads, list) and 1 <= len(threads) <= Limit.MAX_THREADS, where, "no threads, or more than 16",
          "one [[thread]] with ops per thread")
@@ -190,19 +256,8 @@ def parse(record: Any, where: str) -> Scenario:
         need(isinstance(label, str) and label.isprintable(), where, f"thread {i} has the name {label!r}",
              "a name of one line")
         parsed.append(Thread(label, op_list(where, f"thread {i}", thread.get("ops"))))
-    texts = {key: record.get(key, "") for key in ("issue", "title", "text")}
-    for key, value in texts.items():
-        need(isinstance(value, str), where, f"{key} is {value!r}", "a text")
-    reason = record.get("reason", {})
-    need(isinstance(reason, dict) and all(isinstance(v, str) for v in reason.values()), where,
-         "reason is no table of texts", "[reason] with design = \"why\"")
-    out = Scenario(name=name, threads=tuple(parsed), setup=op_list(where, "setup", record.get("setup", [])),
-                   vm=parse_vm(where, record.get("vm", {})),
-                   expect=parse_expect(where, "expect", record.get("expect", {})),
-                   expect_gated=parse_expect(where, "expect_gated", record.get("expect_gated", {})),
-                   reason=dict(reason), **texts)
-    check_ops(out, where)
-    return out
+    rest = {key: record[key] for key in record if key not in ("name", "thread")}
+    return Scenario(name=record.get("name", ""), threads=tuple(parsed), where=where, **rest)
 
 
 def load(path: str | Path) -> Scenario:

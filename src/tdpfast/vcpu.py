@@ -15,7 +15,7 @@ from tdpfast._face.batch import VcpuCore
 from tdpfast._face.vm import as_u64
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
-from tdpfast.ops import MODIFIERS, OPS, TD_MODIFIERS, check_op
+from tdpfast.ops import MODIFIERS, OPS, TD_MODIFIERS, check_op, spec_of
 from tdpfast.trace import EVENT_DTYPE, Record, records
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Vcpu:
         map, say, is shared unless it says private = 1. Returns ``ret`` and what else the operation answers.
         """
         fields = dict(op) if isinstance(op, Mapping) else {}
-        check_op(fields, td=self.vm.on_module)
+        spec_of(fields.get("op"), self.vm.on_module)
         for key in ("gfn", "start"):
             if key in fields and as_u64(fields[key], key) > self.vm.max_gfn:
                 raise UsageError(f"{key} {shown(fields[key])} of op {fields['op']!r}", "no gfn of this VM",

@@ -136,7 +136,7 @@ def test_scenarios_survive_their_files(tmp_path):
 def test_odd_texts():
     import tomllib
 
-    odd = Scenario("a \"b\"\n\\c", (Thread("é\t'", ({"op": "reload"},)),), text="\u2028 \x01")
+    odd = Scenario("a \"b\" \\c", (Thread("é\t'", ({"op": "reload"},)),), text="\u2028 \n\x01")
     assert tomllib.loads(scenario_toml(odd)) == odd.to_record()
 
 

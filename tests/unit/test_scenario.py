@@ -9,11 +9,11 @@ from tdpfast._face.seam_module import SeamModule
 from tdpfast._face.td import TdVmCore
 from tdpfast._program.program import ScenarioProgram, lower
 from tdpfast.catalogue import CATALOGUES, catalogue
-from tdpfast.check import MEMORY, build, check
+from tdpfast.check import MEMORY, SetupError, build, check, check_many
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS
-from tdpfast.scenario import Scenario, Thread, load, parse
+from tdpfast.scenario import TD_PAGES, Scenario, Thread, load, parse
 
 MAP = {"op": "map", "gfn": 0x600, "pfn": 0x140600}
 GOOD = {"name": "x", "thread": [{"name": "a", "ops": [MAP]}]}
@@ -84,22 +84,45 @@ def test_what_tokens_are_tied_to():
     assert len({s.canonical() for s in [scenario, *others]}) == 5
 
 
-def test_an_empty_thread_is_one():
-    assert check(parse({**GOOD, "thread": [{"ops": []}]}, "here"), "v7.3").verdict == "holds"
+@pytest.mark.parametrize("op, message", [
+    ({"op": "map"}, "no gfn"), ({"op": "map", "gfn": 0x600}, "no pfn"), ({"op": "unmap"}, "no start"),
+    ({"op": "unmap", "end": 5}, "no start"), ({"op": "unmap", "start": 5, "end": 5}, "empty range"),
+    ({"op": "unmap", "start": 5, "end": 6, "filter": 0}, "leaves nothing to do"),
+    ({"op": "clear_dirty_pt_masked", "gfn": 5, "mask": 0}, "leaves nothing to do"),
+    ({"op": "raw"}, "SEAMCALL leaf"), ({"op": "mwalk"}, "no gfn"), ({"op": "pamt_get"}, "no pfn"),
+    ({**MAP, "pfn": 0x200600}, "outside the module's memory"),
+    ({**MAP, "pfn": 0x600}, "outside the module's memory"),
+    ({"op": "touch", "vcpu": 1, "gfn": 0x600, "pfn": 0x140600}, "vCPU 1, which is outside the guest"),
+    ({"op": "accept", "gpa": 0x1000}, "outside the guest"), ({"op": "td_exit"}, "outside the guest")])
+def test_what_can_do_nothing_is_refused(op, message):
+    assert message in refused(with_op(op))
+
+
+def test_what_looks_like_nothing_and_is_something():
+    for ops in ([{**MAP, "private": 0, "pfn": 5}], [{"op": "map", "gfn": 5, "noslot": 1}],
+                [{"op": "vp_enter", "vcpu": 1}, {"op": "touch", "vcpu": 1, "gfn": 0x600, "pfn": 0x140600}],
+                [{"op": "guest_accept", "vcpu": 1, "gpa": 0x600000, "pfn": 0x140600}, {"op": "td_exit", "vcpu": 1}]):
+        parse({**GOOD, "thread": [{"ops": ops}]}, "here")
+
+
+def test_a_thread_without_operations_is_refused():
+    assert "thread 0 has no operations" in refused({**GOOD, "thread": [{"ops": []}]})
 
 
 @pytest.mark.parametrize("change, message", [
     ({"name": ""}, "no name"), ({"name": 5}, "no name"), ({"name": None}, "no name"),
     ({"colour": 1}, "unknown field colour"), ({"thread": []}, "no threads"), ({"thread": {}}, "no threads"),
-    ({"thread": None}, "no threads"), ({"thread": [{"ops": []}] * 17}, "more than 16"), ({"thread": [5]}, "thread 0"),
-    ({"thread": [{"ops": [], "cpu": 1}]}, "thread 0"), ({"thread": [{}]}, "thread 0 is no list"),
-    ({"thread": [{"ops": {}}]}, "no list"), ({"thread": [{"ops": [5]}]}, "holds 5"),
+    ({"thread": None}, "no threads"), ({"thread": [{"ops": [MAP]}] * 17}, "more than 16"),
+    ({"thread": [5]}, "thread 0"), ({"thread": [{"ops": [], "cpu": 1}]}, "thread 0"),
+    ({"thread": [{}]}, "thread 0 is no list"), ({"thread": [{"ops": {}}]}, "no list"),
+    ({"thread": [{"ops": [5]}]}, "holds 5"),
     ({"thread": [{"ops": [{}]}]}, "holds {}"), ({"thread": [{"ops": [{"op": 1}]}]}, "holds"),
     ({"setup": 5}, "setup is no list"), ({"setup": ["map"]}, "setup holds"), ({"issue": 1}, "issue"),
     ({"title": 1}, "title"), ({"text": []}, "text"), ({"vm": 5}, "vm is no table"), ({"vm": {"cpus": 1}}, "cpus"),
     ({"vm": {"levels": 3}}, "vm.levels"), ({"vm": {"levels": "4"}}, "vm.levels"), ({"vm": {"vcpus": 9}}, "vm.vcpus"),
     ({"vm": {"vcpus": -1}}, "vm.vcpus"), ({"vm": {"runnable": True}}, "vm.runnable"),
     ({"vm": {"vcpus": 1.0}}, "vm.vcpus"), ({"expect": 5}, "expect is no table"), ({"expect": {"v9": "holds"}}, "v9"),
+    ({"expect": {"v7.3+fly": "holds"}}, "unknown design knob 'fly'"), ({"expect": {5: "holds"}}, "unknown design 5"),
     ({"expect": {"v7.3": ""}}, "expect.v7.3"), ({"expect": {"v7.3": 5}}, "expect.v7.3"),
     ({"expect": {"v7.3": "holds agree"}}, "expect.v7.3"), ({"expect": {"v7.3": "fails"}}, "expect.v7.3"),
     ({"reason": 5}, "reason"), ({"reason": {"v7.3": 5}}, "reason"), ({"issue": 1 << 70}, "64 bits")])
@@ -183,19 +206,45 @@ def test_unknown_catalogue_and_design():
 
 
 def test_made_in_python_is_checked_as_well():
-    bad = Scenario("y", (Thread("a", ({**MAP, "gfm": 1},)),))
     with pytest.raises(UsageError, match="y: thread 0, op 0: op 'map' has no field 'gfm'"):
-        check(bad, "v7.3")
+        Scenario("y", (Thread("a", ({**MAP, "gfm": 1},)),))
     vm = TdVmCore(get_design("v7.3"), SeamModule([MEMORY]), nvcpus=1)
     for threads in ([], [[]] * 17, [[{"op": "map", "gfm": 1}]], [[{"op": "fly"}]], [[{"op": "map", "gfn": -1}]]):
         with pytest.raises(UsageError):
             ScenarioProgram(vm, threads)
 
 
+def with_setup(*ops, threads=(MAP,)):
+    return Scenario("y", (Thread("a", threads),), setup=ops)
+
+
 def test_a_setup_that_ends_the_vm():
     busy = {**MAP, "retries": -1, "hook": [{"count": -1, "ret": -16}]}
-    with pytest.raises(UsageError, match="y: setup 0 ended in LIVELOCK"):
-        check(Scenario("y", (Thread("a", ()),), setup=(busy,)), "v7.3")
+    with pytest.raises(SetupError, match=r"y: setup 0 .op 'map'. on v7.3 ended in LIVELOCK"):
+        check(with_setup(busy), "v7.3")
+
+
+def test_a_setup_that_fails_or_kills_the_vm():
+    huge = {"op": "map", "gfn": 0x200, "pfn": 0x140200, "level": 2}
+    with pytest.raises(SetupError, match=r"setup 0 .op 'map'. on v7.3 kills the VM"):
+        check(with_setup(huge), "v7.3", gated=False)
+    assert check(with_setup(huge), "hugepage", gated=False).verdict == "holds"
+    enter = {"op": "vp_enter", "vcpu": 1}
+    with pytest.raises(SetupError, match=r"setup 1 .op 'vp_enter'. on v7.3 fails .it answered -3 "):
+        check(with_setup(enter, enter), "v7.3")
+    with pytest.raises(SetupError, match=r"setup 0 .op 'split'. on v7.3 fails .it answered -EINVAL"):
+        check(with_setup({"op": "split", "start": 0x200, "end": 0x400}), "v7.3")
+    with pytest.raises(SetupError, match=r"setup 1 .op 'accept'. on v7.3 fails .an EPT violation"):
+        check(with_setup(enter, {"op": "accept", "vcpu": 1, "gpa": 0x600000}), "v7.3")
+    # What is scripted to fail may.
+    once = {**MAP, "hook": [{"count": 1, "ret": -16}]}
+    assert check(with_setup(once, MAP), "v7.3").verdict == "holds"
+
+
+def test_several_designs_where_the_setup_fails_on_one():
+    huge = {"op": "map", "gfn": 0x200, "pfn": 0x140200, "level": 2}
+    found = list(check_many([(with_setup(huge), design, False) for design in ("v7.3", "hugepage")], jobs=1))
+    assert [v.verdict for v in found] == ["impossible", "holds"] and "kills the VM" in found[0].reason
 
 
 def test_every_operation_is_in_the_table():
@@ -208,9 +257,15 @@ def test_every_operation_is_in_the_table():
 
 @pytest.mark.parametrize("pfn, ours", [(0x1000FF, False), (0x100100, True), ("0x1090ff", True), (0x109100, False)])
 def test_pages_that_kvm_has_itself(pfn, ours):
-    scenario = parse({**GOOD, "thread": [{"ops": [{**MAP, "pfn": pfn}]}]}, "here")
+    record = {**GOOD, "thread": [{"ops": [{**MAP, "pfn": pfn}]}]}
     if ours:
-        with pytest.raises(UsageError, match="for the TD itself"):
-            build(scenario, get_design("v7.3"))
+        assert "for the TD itself" in refused(record)
     else:
-        build(scenario, get_design("v7.3"))
+        vm = build(parse(record, "here"), get_design("v7.3")).vm
+        assert (vm.tdr >> 12, vm.sept_range[1] >> 12) == TD_PAGES
+
+
+def test_a_design_with_knobs_is_expected_by_name():
+    scenario = parse({**GOOD, "expect": {"v7.3+no_freeze+prove_mmu": "life"}}, "here")
+    assert scenario.expected("v7.3+prove_mmu+no_freeze", gated=False) == "life"
+    assert scenario.expected("v7.3+no_freeze", gated=False) is None

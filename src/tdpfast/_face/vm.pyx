@@ -31,7 +31,7 @@ from tdpfast._names import ChangeKind, HookId, InjectLock, SeamLeaf
 
 from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
-from tdpfast.ops import OPS, spec_of
+from tdpfast.ops import OPS, check_op
 
 OP_NAMES = tuple(OPS)        # in the order of OpKind
 OP_NUMBERS = {name: kind for kind, name in enumerate(OP_NAMES)}
@@ -196,10 +196,11 @@ SMALL = {
 
 
 cdef int fill_op(Op *op, object fields, bint td) except -1:
-    """Lowers an operation's dict by its row in OPS; UsageError for an unknown op, an unreadable field or an impossible
-    value."""
-    name = fields.get("op")
-    spec = spec_of(name, td)
+    """Lowers an operation's dict by its row in OPS: the one way in. UsageError for an unknown op or field, an
+    unreadable one, or an impossible value."""
+    check_op(fields, td=td)
+    name = fields["op"]
+    spec = OPS[name]
     cdef dict f = spec.defaults(td)
     f.update(fields)
     memset(op, 0, sizeof(Op))

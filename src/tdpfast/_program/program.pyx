@@ -18,7 +18,7 @@ from tdpfast._face.vm cimport fill_op, result_dict, trace_list
 from tdpfast._program.watch cimport watch_free, watch_image, watch_name, watch_new, watch_report, watch_step
 
 from tdpfast.errors import UsageError
-from tdpfast.ops import OPS, check_op
+from tdpfast.ops import OPS
 from tdpfast._program.places import place_of, tables
 
 cdef enum:
@@ -101,7 +101,6 @@ cdef bint roots_invalid(const Kvm *kvm) noexcept nogil:
 def lower(fields):
     """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
     cdef Op op
-    check_op(fields, td=True)
     fill_op(&op, fields, True)
 
 
@@ -220,7 +219,6 @@ cdef class ScenarioProgram(ProgramRef):
             raise MemoryError("no memory for a scenario")
         t.nops = n
         for i in range(n):
-            check_op(ops[i], td=True)
             fill_op(&t.master[i], ops[i], True)
         return 0
 

@@ -21,7 +21,7 @@ from tdpfast.cli.results import check_formats, format_options, give_results
 from tdpfast.columns import WIDTH
 from tdpfast.design import PRESETS, Design, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
-from tdpfast.scenario import Scenario, load
+from tdpfast.scenario import IMPOSSIBLE, Scenario, load
 
 COUNT = (1 << 63) - 1       # the largest number of anything
 
@@ -132,9 +132,10 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a
-    violation was found, with 124 if a time budget ran out and nothing was found.
+    violation was found, with 2 if a set-up fails where the scenario does not expect it, with 124 if a time budget ran
+    out and nothing was found.
     """
-    from tdpfast.report import mail, report, unexpected
+    from tdpfast.report import heading, mail, report, unexpected
 
     sources: dict[str, str] = {}
     scenarios = select(gather(what, sources), wanted)
@@ -180,6 +181,12 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
         for text in wrong:
             click.echo(f"unexpected: {text}", err=True)
         return EXIT_FOUND if wrong else EXIT_OK
+    by_name = {s.name: s for s in scenarios}
+    lost = [v for v in verdicts if v.verdict == IMPOSSIBLE
+            and by_name[v.scenario].expected(v.design, gated=v.gated) != IMPOSSIBLE]
+    if lost:
+        raise UsageError(f"{heading(lost[0])}: {lost[0].reason}" + (f" (and {len(lost) - 1} more)" if lost[1:] else ""),
+                         "nothing was explored there", f'another set-up, or expect = "{IMPOSSIBLE}" for that design')
     return exit_code(verdicts, exit_zero)
 
 
