@@ -20,10 +20,11 @@ from tdpfast._face.td import TdVmCore
 from tdpfast._program.program import ScenarioProgram
 from tdpfast._program.pyhooks import install
 from tdpfast.checks import bit_of, heaviest, names_of
-from tdpfast.design import Design, get_design
+from tdpfast.design import PRESETS, Design, get_design
 from tdpfast.errors import UsageError
 from tdpfast.minimise import cost, minimise
 from tdpfast.ops import failure
+from tdpfast.reach import merged, missing
 from tdpfast.scenario import IMPOSSIBLE, Scenario
 from tdpfast.story import Line, assertions_of, tell
 from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
@@ -98,7 +99,8 @@ class Verdict:
     checks: names of the violated checks, sorted. complete: the whole tree was explored. ends: executions by how they
     ended (tdpfast.report.CLASSES); states: how many different final states, 0 if they were not counted. counterexample:
     None where nothing is violated. examples: stories of executions that hold, if asked for. file: the design
-    file, if the design is one.
+    file, if the design is one. reach: what happened (tdpfast.reach); missing: what the scenario asks for and never
+    happened, in words: "holds" is not about it then (`not_reached`).
     """
 
     scenario: str
@@ -120,11 +122,18 @@ class Verdict:
     counterexample: Counterexample | None = None
     examples: list[list[Line]] = field(default_factory=list)
     file: str = ""
+    reach: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def token(self) -> str | None:
         """The counterexample's token."""
         return None if self.counterexample is None else self.counterexample.token
+
+    @property
+    def not_reached(self) -> bool:
+        """It holds, but something that the scenario asks about never happened."""
+        return self.verdict == HOLDS and bool(self.missing)
 
     def to_json(self, *, detail: bool = False) -> dict:
         """The fields scripts may rely on. detail: also `threads`, and `counterexample` with its story."""
@@ -132,6 +141,7 @@ class Verdict:
             "scenario": self.scenario, "design": self.design, "gated": self.gated, "verdict": self.verdict,
             "complete": self.complete, "checks": self.checks, "executions": self.executions,
             "transitions": self.transitions, "seconds": round(self.seconds, 6), "token": self.token,
+            "missing": self.missing, "reach": self.reach,
         }
         if detail:
             found = self.counterexample
@@ -240,7 +250,10 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     if result["ends"].get("diverged"):
         raise UsageError(f"the first {len(prefix)} steps do not fit {scenario.name} on {design.name}",
                          "one of them cannot be made", "fewer steps, or the scenario and design they come from")
+    result["reach"] = program.reach()
     out = verdict_of(scenario, design, gated, limits, result)
+    if prefix == b"" and not hooks:
+        out.missing += idle_knobs(scenario, design, limits, out)
     out.seconds = time.perf_counter() - started
     if out.checks:
         with looking_for_hangs(design):
@@ -271,15 +284,33 @@ def looking_for_hangs(design: Design) -> Iterator[None]:
         timer(False)
 
 
+def idle_knobs(scenario: Scenario, design: Design, limits: Limits, out: Verdict) -> list[str]:
+    """Where a preset with knobs holds: whether the search comes to the very same without them, so that nothing shows
+    that the steps in which they differ were made."""
+    base, *knobs = design.name.split("+")
+    if not knobs or out.verdict != HOLDS or base not in PRESETS:
+        return []
+    try:
+        plain = build(scenario, PRESETS[base].replace(ungated=design.ungated))
+    except UsageError:
+        return []
+    found = explore(plain, limits).run()
+    same = (found["executions"], found["transitions"], found["ends"], plain.reach())
+    if same != (out.executions, out.transitions, out.ends, out.reach):
+        return []
+    return [f"{' and '.join(knobs)}: all is as without"]
+
+
 def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, result: dict) -> Verdict:
     """A result of Explorer.run() as a Verdict, without its counterexample."""
-    checks = names_of(result["checks"])
+    checks, threads = names_of(result["checks"]), [t.name for t in scenario.threads]
     verdict = VIOLATED if checks else HOLDS if result["complete"] else UNKNOWN
     return Verdict(
         scenario=scenario.name, design=design.name, gated=gated, verdict=verdict, complete=result["complete"],
         checks=checks, executions=result["executions"], transitions=result["transitions"],
         seconds=0.0, strategy=limits.strategy,
-        timed_out=result["timed_out"], issue=scenario.issue, threads=[t.name for t in scenario.threads],
+        timed_out=result["timed_out"], issue=scenario.issue, threads=threads,
+        reach=result["reach"], missing=missing(result["reach"], threads),
         reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
         states=result["states"], file=design.code.shown if design.code else "")
 
@@ -382,8 +413,9 @@ def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterabl
 
 def _share(task: tuple) -> dict:
     scenario, design, limits, prefix, share = task
-    explorer = explore(build(scenario, design), limits, prefix, **share)
-    return {**explorer.run(), "found": explorer.states()}
+    program = build(scenario, design)
+    explorer = explore(program, limits, prefix, **share)
+    return {**explorer.run(), "found": explorer.states(), "reach": program.reach()}
 
 
 def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list[tuple]:
@@ -436,6 +468,7 @@ def merge(results: list[dict]) -> dict:
     out["timed_out"] = any(r["timed_out"] for r in results)
     out["found"] = set().union(*(r["found"] for r in results))
     out["states"] = len(out["found"])
+    out["reach"] = merged([r["reach"] for r in results])
     for r in results:
         out["checks"] |= r["checks"]
         for end, n in r["ends"].items():

@@ -45,6 +45,7 @@ class OpSpec:
             answers, for the operations that have one.
         ret: what its result means.
         done: results by which it did what it is for; without, all that are not negative.
+        effect: results by which a search says that it happened, where an operation that found nothing is done as well.
         guest: how a guest instruction ends that did what it is for (OpResult.kind); a status must be 0 as well.
         answers: what its result has beside ``ret``; None when the operation ended the VM.
         none_if_failed: None as well when ret is negative: it found nothing.
@@ -63,6 +64,7 @@ class OpSpec:
     levels: tuple[int, int] = (1, 5)
     ret: str = "0"
     done: tuple[int, ...] = ()
+    effect: tuple[int, ...] = ()
     guest: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
     none_if_failed: bool = False
@@ -112,23 +114,23 @@ def _td(fields: Mapping[str, int], **row: Any) -> OpSpec:
 OPS: dict[str, OpSpec] = {
     "map": OpSpec(_FAULT, _TD_FAULT, lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF, done=_FAULTED,
                   answers=("level", "pfn", "tries")),
-    "zap_leafs": OpSpec(_RANGE | _zeros("flush"), lock="write", ret=_FLUSH),
-    "unmap": OpSpec(_RANGE | _SHARED | {"flush": 0, "may_block": 1}, _PRIVATE, lock="write", ret=_FLUSH),
+    "zap_leafs": OpSpec(_RANGE | _zeros("flush"), lock="write", effect=(1,), ret=_FLUSH),
+    "unmap": OpSpec(_RANGE | _SHARED | {"flush": 0, "may_block": 1}, _PRIVATE, lock="write", effect=(1,), ret=_FLUSH),
     "zap_all": OpSpec(lock="write"),
     "invalidate_roots": OpSpec({"types": 6}, lock="write", rare=True, ends_roots=True, slots_lock=True),
     "zap_invalidated_roots": OpSpec(_zeros("shared"), lock="own", rare=True, slots_lock=True),
     "reload": OpSpec(lock="own", roots=BOTH, rare=True, ret="2: the mirror root was replaced, plus 1: the direct one"),
     "put_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
     "alloc_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
-    "wrprot_slot": OpSpec(_RANGE | {"min_level": 1}, lock="read", refused="gated", ret=_FLUSH),
+    "wrprot_slot": OpSpec(_RANGE | {"min_level": 1}, lock="read", refused="gated", effect=(1,), ret=_FLUSH),
     "clear_dirty_slot": OpSpec(_RANGE, lock="read", refused="gated"),
     "clear_dirty_pt_masked": OpSpec(_zeros("gfn", "mask", "wrprot"), lock="write", refused="gated"),
     "write_protect_gfn": OpSpec({"gfn": 0, "min_level": 1}, lock="write", refused="gated",
-                                ret="1: something was protected"),
+                                effect=(1,), ret="1: something was protected"),
     "split": OpSpec(_RANGE | {"target_level": 1, "shared": 0}, lock="shared", refused="gated"),
     "recover": OpSpec(_RANGE | {"max_level": 1}, {"max_level": 2}, lock="read", refused="gated"),
-    "age": OpSpec(_RANGE | _SHARED, ret="1: something was young"),
-    "test_age": OpSpec(_RANGE | _SHARED, ret="1: something is young"),
+    "age": OpSpec(_RANGE | _SHARED, effect=(1,), ret="1: something was young"),
+    "test_age": OpSpec(_RANGE | _SHARED, effect=(1,), ret="1: something is young"),
     "get_walk": OpSpec(_zeros("gfn"), roots=DIRECT, ret="lowest level that was read, -1: none",
                        answers=("root_level", "sptes")),
     "fast_pf_last": OpSpec(_zeros("gfn"), roots=DIRECT, ret="index of the entry, -1: no root",

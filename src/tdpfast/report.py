@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tdpfast import reach
 from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Counterexample, Verdict
 from tdpfast.checks import MEANING, WEIGHT
 from tdpfast.columns import WIDTH, columns_text, wrap
 from tdpfast.scenario import IMPOSSIBLE, Scenario
+
+NOT_REACHED = f"{HOLDS} (not reached)"
+"""A search that found nothing, and in which something that the scenario asks about never happened."""
 
 
 def by_weight(checks: Iterable[str]) -> list[str]:
@@ -62,6 +66,8 @@ def cell(verdicts: list[Verdict], notes: Notes) -> str:
     that names the assertions; equal ones share a note."""
     checks = by_weight(c for v in verdicts for c in v.checks)
     if not checks:
+        if all(v.not_reached for v in verdicts):
+            return NOT_REACHED
         kinds = {v.verdict for v in verdicts}
         return next(kind for kind in (UNKNOWN, IMPOSSIBLE, HOLDS) if kind in kinds)
     if set(checks) <= {"kernel"}:
@@ -164,6 +170,11 @@ def minimised(found: Counterexample) -> str:
             f"reproduced {found.reproduced}/{REPRODUCE}")
 
 
+def reached(v: Verdict, width: int) -> list[str]:
+    """What happened in the search."""
+    return [line for text in reach.lines(v.reach, v.threads) for line in indented(text, width)] if v.reach else []
+
+
 def heading(v: Verdict) -> str:
     return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
 
@@ -181,7 +192,8 @@ def indented(text: str, width: int) -> list[str]:
 def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One failing cell: what fails, the interleaving, how to replay it. verbose: counts, and what minimising did."""
     found = v.counterexample
-    lines = [*wrap(f"== {heading(v)}: {' '.join(by_weight(v.checks))}", width), *indented(scope(v), width)]
+    lines = [*wrap(f"== {heading(v)}: {' '.join(by_weight(v.checks))}", width), *indented(scope(v), width),
+             *reached(v, width)]
     if found is None:
         return "\n".join([*lines, *indented(f"why: {v.reason}", width)])
     if verbose:
@@ -199,7 +211,8 @@ def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> 
 
 def holding(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One cell where nothing was found, with the reason the scenario gives, and executions if they were asked for."""
-    lines = [*wrap(f"== {heading(v)}: {v.verdict}", width), *indented(scope(v), width)]
+    verdict = f"{NOT_REACHED}: {'; '.join(v.missing)}" if v.not_reached else v.verdict
+    lines = [*wrap(f"== {heading(v)}: {verdict}", width), *indented(scope(v), width), *reached(v, width)]
     if verbose:
         lines += counts(v)
     if v.reason and v.verdict in (HOLDS, IMPOSSIBLE):

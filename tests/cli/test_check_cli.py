@@ -10,7 +10,8 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = {"scenario": str, "design": str, "gated": bool, "verdict": str, "complete": bool, "checks": list,
-          "executions": int, "transitions": int, "seconds": float, "token": (str, type(None))}
+          "executions": int, "transitions": int, "seconds": float, "token": (str, type(None)), "missing": list,
+          "reach": dict}
 PAGE_REUSE = ("check", "review", "--design", "patch07", "--scenario", "issue2-page", "--ungated")
 KERNEL_LINE = re.compile(r"^ *CPU \d+/KVM-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: kvm\w+: .+$")
 OWN_LINE = re.compile(r"^ *(CPU \d+/KVM|rcu)-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: tdpfast_\w+: .+$")

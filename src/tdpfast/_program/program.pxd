@@ -9,7 +9,7 @@ from tdpfast._sync.cpu cimport Cpu, Trace
 from tdpfast._mmu.tdp_mmu cimport Kvm
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._face.td cimport TdVmCore
-from tdpfast._program.world cimport ThreadOps, World
+from tdpfast._program.world cimport OpReach, ThreadOps, World
 
 cdef class ScenarioProgram(ProgramRef):
     cdef readonly TdVmCore vm

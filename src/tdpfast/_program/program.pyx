@@ -4,7 +4,7 @@
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tdpfast._names cimport CHECK_LIFE, EV_OP, EV_OP_END, MAX_THREADS, SYNC_OP
+from tdpfast._names cimport CHECK_LIFE, EINVAL, EV_OP, EV_OP_END, GUEST_RET_STATUS, MAX_THREADS, SYNC_OP
 from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
@@ -17,13 +17,35 @@ from tdpfast._tdx.state cimport TDX_SEPT_PAGES
 from tdpfast._face.vm cimport fill_op, result_dict, trace_list
 from tdpfast._program.watch cimport watch_free, watch_image, watch_name, watch_new, watch_report, watch_step
 
+from tdpfast._face.vm import OP_NAMES
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS
 from tdpfast._program.places import place_of, tables
 
+# What reach() counts, by its name here and among the Counters of a CPU.
+COUNTS = {"cmpxchg lost": "lost_cmpxchg", "rounds of retries": "retries", "SEAMCALLs that met BUSY": "busy",
+          "kicks": "kicks", "yields": "yields"}
+
 cdef enum:
     SHARE = 64           # table pages a CPU may allocate in one execution
     WHOLE = 255          # kind of an EV_OP_END that is no part of an operation (events.WHOLE)
+
+
+cdef void note_reach(ThreadOps *t, int i) noexcept nogil:
+    """Counts how an operation of a thread ended."""
+    cdef const OpResult *res = &t.res[i]
+    cdef const OpRow *row = op_row(t.ops[i].kind)
+    cdef OpReach *r = &t.reach[i]
+    r.ran += 1
+    if (res.ret == -EINVAL and t.vm.kvm.has_mirror and not t.vm.kvm.design.ungated
+            and (row.refused_gated or (row.refused_private and t.ops[i].is_private))):
+        r.refused += 1
+        return
+    if res.ret < 0 or (r.want and (res.ret >= 32 or not r.want >> res.ret & 1)):
+        return
+    if r.guest == 0 or (r.guest >> res.kind & 1 and not res.flags
+                        and (res.kind != GUEST_RET_STATUS or res.rax == 0)):
+        r.done += 1
 
 
 cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
@@ -37,6 +59,7 @@ cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
             e = trace_new(c, EV_OP)
             e.a[0] = i
         vm_run_op(c, t.vm, &t.ops[i], &t.res[i])
+        note_reach(t, i)
         t.done = i + 1
         if c.trace != NULL:
             e = trace_new(c, EV_OP_END)
@@ -45,10 +68,21 @@ cdef void thread_body(Cpu *c, void *arg) noexcept nogil:
             e.a[6] = WHOLE
 
 
+cdef bint killed(const Kvm *kvm) noexcept nogil:
+    return kvm.vm_dead or kvm.vm_bugged
+
+
+cdef void note_end(World *w) noexcept nogil:
+    """Counts what the execution that is over left in the VM, before that is taken back."""
+    w.hooks_failed += w.vm.kvm.hook_failures - w.kvm_copy.hook_failures
+    w.dead += killed(&w.vm.kvm) and not killed(&w.kvm_copy)
+
+
 cdef void world_reset(void *user) noexcept nogil:
     """Back to the state after the set-up operations."""
     cdef World *w = <World *>user
     cdef int i
+    note_end(w)
     arena_restore(&w.vm.arena)
     seam_restore(w.t.seam)
     memcpy(&w.vm.kvm, &w.kvm_copy, sizeof(Kvm))
@@ -125,6 +159,7 @@ cdef class ScenarioProgram(ProgramRef):
                 free(self.world.threads[i].ops)
                 free(self.world.threads[i].master)
                 free(self.world.threads[i].res)
+                free(self.world.threads[i].reach)
             free(self.world.threads)
             watch_free(self.world.watch)
             free(self.world)
@@ -215,11 +250,15 @@ cdef class ScenarioProgram(ProgramRef):
         t.ops = <Op *>calloc(n + 1, sizeof(Op))
         t.master = <Op *>calloc(n + 1, sizeof(Op))
         t.res = <OpResult *>calloc(n + 1, sizeof(OpResult))
-        if t.ops == NULL or t.master == NULL or t.res == NULL:
+        t.reach = <OpReach *>calloc(n + 1, sizeof(OpReach))
+        if t.ops == NULL or t.master == NULL or t.res == NULL or t.reach == NULL:
             raise MemoryError("no memory for a scenario")
         t.nops = n
         for i in range(n):
             fill_op(&t.master[i], ops[i], True)
+            spec = OPS[ops[i]["op"]]
+            t.reach[i].want = sum([1 << ret for ret in (spec.effect or spec.done)])
+            t.reach[i].guest = sum([1 << kind for kind in spec.guest])
         return 0
 
     cdef int give_roots(self, int which) except -1:
@@ -319,6 +358,26 @@ cdef class ScenarioProgram(ProgramRef):
         cdef int i, j
         return [[result_dict(&self.world.threads[i].ops[j], self.cpus[i], &self.world.threads[i].res[j])
                  for j in range(self.world.threads[i].done)] for i in range(self.nthreads)]
+
+    def reach(self):
+        """What happened so far, over all executions: {"operations": per thread a list of dicts of op, ran, done and
+        refused; and by name how often else (tdpfast.reach)}."""
+        self.made()
+        cdef const ThreadOps *t
+        cdef const Kvm *now = &self.world.vm.kvm
+        cdef const Kvm *begin = &self.world.kvm_copy
+        cdef int i, j
+        threads = []
+        for i in range(self.nthreads):
+            t = &self.world.threads[i]
+            threads.append([{"op": OP_NAMES[t.master[j].kind], "ran": t.reach[j].ran, "done": t.reach[j].done,
+                             "refused": t.reach[j].refused} for j in range(t.nops)])
+        counts = {name: sum([dict(self.cpus[i].count)[key] for i in range(self.nthreads)])
+                  for name, key in COUNTS.items()}
+        # The last execution was not taken back yet.
+        return {"operations": threads,
+                "hooks that failed": self.world.hooks_failed + now.hook_failures - begin.hook_failures,
+                "VMs killed": self.world.dead + (killed(now) and not killed(begin)), **counts}
 
     def finding(self):
         """Where the last check failed first: dict of check (bit), gfn, level, mirror, external; None if it held."""

@@ -29,11 +29,19 @@ cdef struct Watch:
     uint64_t nundo
     Touch touch[4096]
 
+cdef struct OpReach:         # what an operation came to, over all executions in which it ended
+    uint64_t ran
+    uint64_t done            # it did what it is for
+    uint64_t refused         # by the rules of today's callers
+    uint32_t want            # results by which it did, bits; 0: all that are not negative
+    uint32_t guest           # ends of a guest instruction likewise; 0: it is none
+
 cdef struct ThreadOps:
     Vm *vm
     Op *ops              # this execution's, with their counters
     Op *master           # as written
     OpResult *res
+    OpReach *reach
     int nops
     int done
 
@@ -47,6 +55,8 @@ cdef struct World:       # what reset() and check() work on
     int lp[16]
     void *root[16][2]    # Sp *, [is_mirror]: the roots each thread begins with
     int nthreads
+    uint64_t hooks_failed
+    uint64_t dead        # executions that killed the VM
     bint uses_only       # `life` counts uses of freed tables, not entries that merely lead to one
     Trace *trace
     Finding finding

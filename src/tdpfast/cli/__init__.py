@@ -20,12 +20,13 @@ EXIT_CODES = {
     1: "a violation, a failed case or an unexpected result found",
     2: "usage, bad input, or output that cannot be written",
     3: "internal error",
+    4: "undecided: by --require-reach, if something that was asked about never happened",
     124: "time budget reached and nothing found (of stress: before anything was checked)",
     130: "interrupted",
     141: "the reader of the output went away",
 }
 """Exit code -> what it means, of every command."""
-EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_TIME, EXIT_INTERRUPTED, EXIT_PIPE = EXIT_CODES
+EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_UNDECIDED, EXIT_TIME, EXIT_INTERRUPTED, EXIT_PIPE = EXIT_CODES
 COMPLETE = "_TDPFAST_COMPLETE"
 """The environment variable by which a shell asks for completions."""
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -14,7 +14,7 @@ import click
 from tdpfast._explore.explorer import STRATEGIES
 from tdpfast.catalogue import CATALOGUES, REVIEW_DESIGNS, catalogue
 from tdpfast.check import UNKNOWN, VIOLATED, Limits, Verdict, check_in_shares, check_many
-from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
+from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME, EXIT_UNDECIDED
 from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.cli.output import MAIL_WIDTH, show, width_of, width_option
 from tdpfast.cli.results import check_formats, format_options, give_results
@@ -105,6 +105,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @width_option
 @format_options
 @click.option("--expect", is_flag=True, help="Exit with 0 if every result is what its scenario expects, else 1.")
+@click.option("--require-reach", is_flag=True,
+              help="Exit with 4 if a result holds without what its scenario asks about having happened.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even if a violation was found.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
 @click.option("--bound", type=click.IntRange(0, 1000), default=2, show_default=True, help="Preemptions, for bound.")
@@ -126,8 +128,8 @@ def python_of(names: tuple[str, ...], wanted: tuple[str, ...], designs: list[str
 @click.option("--progress/--no-progress", default=None,
               help="Say on stderr how far long searches are; default: on a terminal.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, exit_zero, strategy,
-            bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
+def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, require_reach,
+            exit_zero, strategy, bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
             shares, progress, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
@@ -180,14 +182,26 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
         wrong = [text for v in verdicts if (text := unexpected(v, by_name[v.scenario]))]
         for text in wrong:
             click.echo(f"unexpected: {text}", err=True)
-        return EXIT_FOUND if wrong else EXIT_OK
+        if wrong:
+            return EXIT_FOUND
+        return unreached(verdicts) if require_reach else EXIT_OK
     by_name = {s.name: s for s in scenarios}
     lost = [v for v in verdicts if v.verdict == IMPOSSIBLE
             and by_name[v.scenario].expected(v.design, gated=v.gated) != IMPOSSIBLE]
     if lost:
         raise UsageError(f"{heading(lost[0])}: {lost[0].reason}" + (f" (and {len(lost) - 1} more)" if lost[1:] else ""),
                          "nothing was explored there", f'another set-up, or expect = "{IMPOSSIBLE}" for that design')
-    return exit_code(verdicts, exit_zero)
+    code = exit_code(verdicts, exit_zero)
+    return unreached(verdicts) if require_reach and code == EXIT_OK else code
+
+
+def unreached(verdicts: list[Verdict]) -> int:
+    """The exit code of --require-reach; says on stderr what was not reached."""
+    idle = [v for v in verdicts if v.not_reached]
+    for v in idle:
+        click.echo(f"not reached: {v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}: "
+                   + "; ".join(v.missing), err=True)
+    return EXIT_UNDECIDED if idle else EXIT_OK
 
 
 def chosen_designs(names: list[str], knobs: dict) -> list[Design]:
