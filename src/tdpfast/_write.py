@@ -14,21 +14,32 @@ def check_place(path: str | Path, fix: str = "a file in a directory that exists"
     if not isinstance(path, (str, Path)):
         raise UsageError(f"bad path {shown(path)}", "neither str nor Path", fix)
     place = Path(path)
-    if "\0" in str(path) or place.is_dir() or not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
-        raise UsageError(f"cannot write {path}", "no such directory, or not writable",
-                         "a file in a directory that exists")
+    try:
+        target = place.resolve()
+        if target.exists() and not target.is_file():
+            raise IsADirectoryError(None, "no ordinary file")
+        with open(_beside(target), "x", encoding="utf-8"):
+            _beside(target).unlink()
+    except (OSError, ValueError, RuntimeError) as error:       # a NUL in the path; links in a circle
+        raise UsageError(f"cannot write {path}", getattr(error, "strerror", None) or str(error),
+                         "a file in a directory that exists and is writable") from None
     return place
 
 
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:200]}.{os.getpid()}")
+
+
 def write_whole(path: str | Path, text: str) -> None:
-    """Writes a file; what stood there stays until the new one is complete. OSError when there is no room."""
-    place = check_place(path)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    """Writes a file; what stood there stays until the new one is complete, and a symbolic link stays one. OSError when
+    there is no room."""
+    target = check_place(path).resolve()
+    temporary = _beside(target)
     try:
         with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, place)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,8 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -19,6 +18,7 @@ from tdpfast._face.seam_module import SeamModule
 from tdpfast._face.td import TdVmCore
 from tdpfast._program.program import ScenarioProgram
 from tdpfast._program.pyhooks import install
+from tdpfast._workers import WorkerLost, Workers
 from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import PRESETS, Design, get_design
 from tdpfast.errors import UsageError
@@ -27,7 +27,7 @@ from tdpfast.ops import failure
 from tdpfast.reach import merged, missing
 from tdpfast.scenario import IMPOSSIBLE, Scenario
 from tdpfast.story import Line, assertions_of, tell
-from tdpfast.token import Token, TokenMismatchError, digest_of, fingerprint
+from tdpfast.token import NondeterminismError, Token, TokenMismatchError, digest_of, fingerprint
 
 MEMORY = (0x100000000, 0x200000000)        # the module's TDMR: [start, end) of HPA
 Hooks = Mapping[str, Callable[[int, int, int, int], int | Generator[str | None, None, int | None] | None]]
@@ -44,7 +44,7 @@ REPRODUCE = 10                             # runs of a counterexample before it 
 class Limits:
     """How far a search goes. Transitions, not seconds, so that the same input gives the same answer; `seconds` (0:
     none) is a budget on top of it. strategy: dpor, sleep, dfs, bound, random or pct. states: count the final states,
-    which costs a few microseconds each."""
+    which costs a few microseconds each. first: end with the first violation."""
 
     strategy: str = "dpor"
     max_transitions: int = 3_000_000
@@ -54,6 +54,7 @@ class Limits:
     depth: int = 3
     seed: int = 0
     states: bool = False
+    first: bool = False
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
@@ -63,21 +64,22 @@ class Limits:
                                 ("bound", 0, (1 << 31) - 1), ("depth", 1, 64)):
             check_int(name, getattr(self, name), low, high)
         check_bool("states", self.states)
+        check_bool("first", self.first)
 
 
 @dataclass(frozen=True)
 class Counterexample:
     """The shortest schedule found that violates a check.
 
-    check: its name, the heaviest of those violated (of those the scenario expects, if there are any). token: replays
-    the schedule. story: what happened on it, line by line. assertions: those that fired, in order. finding: the first
-    place that was wrong at the end (check, gfn, level, mirror, external); None if the end was not reached. minimised:
-    context switches and steps of the schedule found, then of the one shown. reproduced: how many of REPRODUCE runs of
-    it violate the check.
+    check: its name, the heaviest of those violated (of those the scenario expects, if there are any). token:
+    replays the schedule; None if it did not, when it was tried. story: what happened on it, line by line.
+    assertions: those that fired, in order. finding: the first place that was wrong at the end (check, gfn, level,
+    mirror, external); None if the end was not reached. minimised: context switches and steps of the schedule found,
+    then of the one shown. reproduced: how many of REPRODUCE runs of it violate the check.
     """
 
     check: str
-    token: str
+    token: str | None
     story: list[Line]
     assertions: list[str]
     finding: dict | None
@@ -98,9 +100,12 @@ class Verdict:
 
     checks: names of the violated checks, sorted. complete: the whole tree was explored. ends: executions by how they
     ended (tdpfast.report.CLASSES); states: how many different final states, 0 if they were not counted. counterexample:
-    None where nothing is violated. examples: stories of executions that hold, if asked for. file: the design
-    file, if the design is one. reach: what happened (tdpfast.reach); missing: what the scenario asks for and never
-    happened, in words: "holds" is not about it then (`not_reached`).
+    None where nothing is violated. examples: stories of executions that hold, if asked for. limit: what ended a search
+    that is not complete, in words; explored: the share of its tree that it saw, an estimate (Knuth, 1975), None where
+    there is none; covered: executions of a search by bound with the largest bound, if it made all of them. replay:
+    options that `tdpfast replay` needs beside the token, or a call in Python; advice: a command that goes further.
+    file: the design file, if the design is one. reach: what happened (tdpfast.reach); missing: what the scenario asks
+    for and never happened, in words: "holds" is not about it then (`not_reached`).
     """
 
     scenario: str
@@ -124,6 +129,11 @@ class Verdict:
     file: str = ""
     reach: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    limit: str = ""
+    explored: float | None = None
+    covered: int = 0
+    replay: str = ""
+    advice: str = ""
 
     @property
     def token(self) -> str | None:
@@ -142,6 +152,7 @@ class Verdict:
             "complete": self.complete, "checks": self.checks, "executions": self.executions,
             "transitions": self.transitions, "seconds": round(self.seconds, 6), "token": self.token,
             "missing": self.missing, "reach": self.reach,
+            "limit": self.limit, "explored": self.explored,
         }
         if detail:
             found = self.counterexample
@@ -207,7 +218,7 @@ def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **sha
     share: first or asleep, see Explorer."""
     return Explorer(program, limits.strategy, bound=limits.bound, depth=limits.depth, seed=limits.seed,
                     max_executions=limits.max_executions, max_transitions=limits.max_transitions,
-                    max_seconds=limits.seconds, prefix=prefix, states=limits.states, **share)
+                    max_seconds=limits.seconds, prefix=prefix, states=limits.states, stop_first=limits.first, **share)
 
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
@@ -233,7 +244,8 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     prefix: the schedule every execution begins with; "complete" is then about what can follow it. show_all: how many
     executions to tell if none violates a check. progress: called while the search runs.
 
-    Raises UsageError for an unknown design or hook or a bad operation, and the first thing a hook raised.
+    Raises UsageError for an unknown design or hook or a bad operation, and the first thing a hook raised. An interrupt
+    leaves as Interrupted, a KeyboardInterrupt that has the verdict so far.
     """
     if not isinstance(limits, Limits):
         raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
@@ -244,8 +256,12 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     started = time.perf_counter()
     program = build(scenario, design, hooks, reset)
     explorer = explore(program, limits, prefix, **ends_at(design))
-    with looking_for_hangs(design):
-        result = explorer.run(progress)
+    stop = None
+    try:
+        with looking_for_hangs(design):
+            result = explorer.run(progress)
+    except KeyboardInterrupt as interrupt:
+        stop, result = interrupt, explorer.result()
     program.raise_hook_error()
     if result["ends"].get("diverged"):
         raise UsageError(f"the first {len(prefix)} steps do not fit {scenario.name} on {design.name}",
@@ -259,8 +275,13 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
         with looking_for_hangs(design):
             out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
                                                 print_=program_print(scenario, design, hooks), prefix=prefix)
-    elif show_all:
+        if hooks:
+            out.replay = f"replay_token(Token.parse({out.token!r}), [scenario], [design], hooks, reset)"
+    elif show_all and stop is None:
         out.examples = examples(program, scenario, limits, prefix, show_all)
+    if stop is not None:
+        out.limit = out.limit and "an interrupt"
+        raise Interrupted(out) from stop
     return out
 
 
@@ -301,6 +322,33 @@ def idle_knobs(scenario: Scenario, design: Design, limits: Limits, out: Verdict)
     return [f"{' and '.join(knobs)}: all is as without"]
 
 
+class Interrupted(KeyboardInterrupt):
+    """An interrupt in the middle of a search. Attribute: ``verdict``, what is known by then."""
+
+    def __init__(self, verdict: Verdict):
+        super().__init__()
+        self.verdict = verdict
+
+
+def limit_of(limits: Limits, result: dict) -> str:
+    """What ended a search before it was complete, in words."""
+    if result["complete"]:
+        return ""
+    if result["timed_out"]:
+        return f"{limits.seconds:g} seconds"
+    if limits.max_transitions and result["transitions"] >= limits.max_transitions:
+        return f"{limits.max_transitions:,} transitions"
+    if limits.max_executions and result["executions"] >= limits.max_executions:
+        return f"{limits.max_executions:,} executions"
+    if result["ends"].get("steps"):
+        return "executions that are too long"
+    if result["exhausted"] and limits.strategy == "bound":
+        return f"{limits.bound} preemptions"
+    if result["exhausted"]:
+        return "loops that go round without end"
+    return "the first violation" if result["checks"] else "an interrupt"
+
+
 def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, result: dict) -> Verdict:
     """A result of Explorer.run() as a Verdict, without its counterexample."""
     checks, threads = names_of(result["checks"]), [t.name for t in scenario.threads]
@@ -312,7 +360,8 @@ def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, 
         timed_out=result["timed_out"], issue=scenario.issue, threads=threads,
         reach=result["reach"], missing=missing(result["reach"], threads),
         reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
-        states=result["states"], file=design.code.shown if design.code else "")
+        states=result["states"], limit=limit_of(limits, result), explored=result["explored"],
+        covered=result["covered"], file=design.code.shown if design.code else "")
 
 
 def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram, explorer: Explorer, result: dict,
@@ -324,6 +373,9 @@ def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram,
     schedule = result["failures"][bit]
     if check == "life":
         schedule = use_of_freed(program, limits, bit, prefix) or schedule
+    # One that was pruned stops in the middle: what was violated stays so, whoever goes on.
+    whole = explorer.try_schedule(schedule)
+    schedule = whole["schedule"] if whole["checks"] & bit else schedule
     found = cost(schedule)
     # A hang takes a quarter of a second each time.
     schedule = minimise(explorer, schedule, bit, attempts=3 if check == "hang" else 200)
@@ -331,11 +383,16 @@ def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram,
     program.life_by_use(False)
     program.record(True)
     replay = explorer.replay(schedule)
-    return Counterexample(
-        check=check, token=str(Token(schedule, print_, digest_of(replay["steps"]), limits.strategy, limits.seed)),
-        story=tell(program, scenario, replay), assertions=assertions_of(program.events()),
+    token = Token(schedule, print_, digest_of(replay["steps"]), limits.strategy, limits.seed)
+    out = Counterexample(
+        check=check, token=None, story=tell(program, scenario, replay), assertions=assertions_of(program.events()),
         finding=program.finding() if replay["end"] == "done" else None, minimised=(*found, *cost(schedule)),
         reproduced=sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule))
+    try:
+        token.verify(explorer.replay(schedule))
+    except NondeterminismError:          # no token is better than one that fails
+        return out
+    return replace(out, token=str(token))
 
 
 def examples(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefix: bytes, n: int) -> list[list[Line]]:
@@ -434,14 +491,15 @@ def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list
 
 
 def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
-                    shares: int, executor: Executor) -> Verdict:
+                    shares: int, executor: Executor | Workers) -> Verdict:
     """check() with one search cut into shares, mapped over an executor: by dpor or sleep the tree of schedules is cut
     at its first branches (into that many pieces or a few more), by random walks or PCT the executions of the seed.
 
     The result depends on the number of shares, never on how many workers there are or who is done first; of equally
     short failures the one of the earlier share counts. A tree in pieces comes to the verdict and checks of the whole
     one, in somewhat more executions, as every agent is tried where it is cut. Limits are per share, max_executions of
-    walks apart. Raises UsageError for other strategies, and for walks without max_executions.
+    walks apart. Raises UsageError for other strategies, and for walks without max_executions; WorkerLost when a process
+    of Workers dies.
     """
     if not isinstance(limits, Limits):
         raise UsageError(f"bad limits {shown(limits)}", "not Limits", "tdpfast.check.Limits()")
@@ -469,6 +527,8 @@ def merge(results: list[dict]) -> dict:
     out["found"] = set().union(*(r["found"] for r in results))
     out["states"] = len(out["found"])
     out["reach"] = merged([r["reach"] for r in results])
+    shares = [r["explored"] for r in results if r["explored"] is not None]
+    out["explored"] = sum(shares) / len(results) if shares else None
     for r in results:
         out["checks"] |= r["checks"]
         for end, n in r["ends"].items():
@@ -510,7 +570,21 @@ def _triple(task: tuple) -> tuple:
     return task
 
 
+def lost(scenario: Scenario, design: str | Design, gated: bool, why: str) -> Verdict:
+    """The verdict of a search that something outside ended."""
+    return Verdict(scenario=scenario.name, design=get_design(design).name, gated=gated, verdict=UNKNOWN, complete=False,
+                   checks=[], executions=0, transitions=0, seconds=0.0, issue=scenario.issue,
+                   threads=[t.name for t in scenario.threads], limit=why)
+
+
 def _task(task: tuple) -> Verdict:
+    try:
+        return _search(task)
+    except MemoryError as error:
+        return lost(task[0], task[1], task[2], f"no memory ({error})" if str(error) else "no memory")
+
+
+def _search(task: tuple) -> Verdict:
     scenario, design, gated, limits, show_all, progress = task
     label = f"{scenario.name} on {get_design(design).name}, {'gated' if gated else 'ungated'}"
     try:
@@ -530,20 +604,22 @@ def impossible(scenario: Scenario, design: Design, gated: bool, limits: Limits, 
 
 def _contained(work: list[tuple], jobs: int) -> Iterator[Verdict]:
     """The tasks in processes of their own: one that dies is tried alone, and is a crash if it dies again."""
-    with ProcessPoolExecutor(jobs) as pool:
-        for task, future in [(task, pool.submit(_task, task)) for task in work]:
-            try:
-                yield future.result()
-            except BrokenProcessPool:
+    with Workers(jobs) as pool:
+        for task, (ok, answer) in zip(work, pool.outcomes(_task, work)):
+            if isinstance(answer, WorkerLost):
                 yield _alone(task)
+            elif not ok:
+                raise answer
+            else:
+                yield answer
 
 
 def _alone(task: tuple) -> Verdict:
     scenario, design, gated, limits = task[:4]
     try:
-        with ProcessPoolExecutor(1) as pool:
-            return pool.submit(_task, task).result()
-    except BrokenProcessPool:
+        with Workers(1) as pool:
+            return next(pool.map(_task, [task]))
+    except WorkerLost:
         return Verdict(scenario=scenario.name, design=get_design(design).name, gated=gated, verdict=VIOLATED,
                        complete=False, checks=["crash"], executions=0, transitions=0, seconds=0.0,
                        strategy=limits.strategy, threads=[t.name for t in scenario.threads],
@@ -555,8 +631,9 @@ def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: 
     """check() of many (scenario, design, gated), in their order, on any concurrent.futures.Executor. Where a set-up
     fails, the verdict is IMPOSSIBLE instead of an error.
 
-    jobs: processes when no executor is given; 0 = one per CPU, 1 = here. For Python hooks
-    there is check(), one by one. show_all: as for check(). progress: say on stderr how far long searches are.
+    jobs: processes when no executor is given; 0 = one per CPU, 1 = here. They end with this process, and one that is
+    killed costs the verdict it was at. For Python hooks there is check(), one by one. show_all: as
+    for check(). progress: say on stderr how far long searches are.
     """
     if not isinstance(tasks, Iterable):
         raise UsageError(f"tasks are {shown(tasks)}", "not a list", "a list of (scenario, design, gated)")
@@ -571,5 +648,11 @@ def check_many(tasks: Iterable[tuple[Scenario, str | Design, bool]], *, limits: 
     elif jobs == 1 or len(work) == 1:
         yield from map(_task, work)
     else:
-        with ProcessPoolExecutor(jobs) as pool:
-            yield from pool.map(_task, work)
+        with Workers(min(jobs, len(work))) as pool:
+            for task, (ok, answer) in zip(work, pool.outcomes(_task, work)):
+                if isinstance(answer, WorkerLost):
+                    yield lost(task[0], task[1], task[2], answer.why)
+                elif not ok:
+                    raise answer
+                else:
+                    yield answer

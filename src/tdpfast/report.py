@@ -8,6 +8,7 @@ from tdpfast import reach
 from tdpfast.check import HOLDS, REPRODUCE, UNKNOWN, VIOLATED, Counterexample, Verdict
 from tdpfast.checks import MEANING, WEIGHT
 from tdpfast.columns import WIDTH, columns_text, wrap
+from tdpfast.extent import extent
 from tdpfast.scenario import IMPOSSIBLE, Scenario
 
 NOT_REACHED = f"{HOLDS} (not reached)"
@@ -179,9 +180,11 @@ def heading(v: Verdict) -> str:
     return f"{v.scenario} on {v.design}, {'gated' if v.gated else 'ungated'}"
 
 
-def with_file(v: Verdict) -> str:
-    """What a replay needs to find the design again."""
-    return f" --design {v.file}" if v.file else ""
+def replay_line(v: Verdict) -> str:
+    """What shows the counterexample again, to be pasted."""
+    if v.token is None:
+        return "no token: its steps differed when they were made again"
+    return v.replay if v.replay.startswith("replay_token(") else f"tdpfast replay {v.token}{v.replay}"
 
 
 def indented(text: str, width: int) -> list[str]:
@@ -205,7 +208,7 @@ def counterexample(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> 
         more = len(found.assertions) - len(shown)
         lines += indented("fired: " + "; ".join(shown) + (f"; and {more} more" if more else ""), width)
     lines += [f"   shown: the shortest schedule found that violates `{found.check}`", "",
-              columns_text(found.story, v.threads, width), "", f"   tdpfast replay {found.token}{with_file(v)}"]
+              columns_text(found.story, v.threads, width), "", f"   {replay_line(v)}"]
     return "\n".join(lines)
 
 
@@ -213,6 +216,8 @@ def holding(v: Verdict, *, verbose: bool = False, width: int = WIDTH) -> str:
     """One cell where nothing was found, with the reason the scenario gives, and executions if they were asked for."""
     verdict = f"{NOT_REACHED}: {'; '.join(v.missing)}" if v.not_reached else v.verdict
     lines = [*wrap(f"== {heading(v)}: {verdict}", width), *indented(scope(v), width), *reached(v, width)]
+    for line in extent(v):
+        lines += indented(line, width) if not line.startswith("next: ") else [f"   {line}"]
     if verbose:
         lines += counts(v)
     if v.reason and v.verdict in (HOLDS, IMPOSSIBLE):
@@ -273,6 +278,5 @@ def mail_part(v: Verdict, scenario: Scenario, width: int) -> str:
     lines = wrap(f"{scenario.title or scenario.name}, on {v.design}, {callers}:", width)
     lines += [part for check in by_weight(v.checks) for part in wrap(f"- {check}: {MEANING[check]}", width)]
     lines += ["", columns_text(found.story, v.threads, width), "",
-              *wrap(f"Found by tdpfast ({scope(v)}). To see it again:", width),
-              f"  tdpfast replay {found.token}{with_file(v)}"]
+              *wrap(f"Found by tdpfast ({scope(v)}). To see it again:", width), f"  {replay_line(v)}"]
     return "\n".join(lines)

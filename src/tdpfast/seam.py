@@ -199,6 +199,9 @@ class TdxModule:
         for lp in range(self._lps):
             self._must("sys_lp_init", lp, what="bring_up")
         result = self.sys_config()
+        if self.native.short_of_memory():
+            raise MemoryError(f"no address space for the module's memory, "
+                              f"{sum(end - start for start, end in self._tdmrs) >> 30} GiB")
         if not result.ok:
             raise UsageError(f"bring_up: sys_config answered {result}", "the module refused",
                              "TDMRs of whole gigabytes below 64T in ascending order, at most 8")

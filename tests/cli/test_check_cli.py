@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = {"scenario": str, "design": str, "gated": bool, "verdict": str, "complete": bool, "checks": list,
           "executions": int, "transitions": int, "seconds": float, "token": (str, type(None)), "missing": list,
-          "reach": dict}
+          "reach": dict, "limit": str, "explored": (float, type(None))}
 PAGE_REUSE = ("check", "review", "--design", "patch07", "--scenario", "issue2-page", "--ungated")
 KERNEL_LINE = re.compile(r"^ *CPU \d+/KVM-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: kvm\w+: .+$")
 OWN_LINE = re.compile(r"^ *(CPU \d+/KVM|rcu)-\d+ +\[\d{3}\] \.{5} +\d+\.\d{6}: tdpfast_\w+: .+$")
@@ -58,7 +59,7 @@ def test_exit_codes(tdpfast, mine):
     assert tdpfast(*PAGE_REUSE, "--brief", "--exit-zero")[0] == 0
     assert tdpfast(*PAGE_REUSE, "--brief", "--expect")[0] == 0
     assert tdpfast("check", mine)[0] == 0
-    assert tdpfast("check", mine, "--strategy", "dfs", "--max-executions", 3)[0] == 0    # unknown, but no time ran out
+    assert tdpfast("check", mine, "--strategy", "dfs", "--max-executions", 3)[0] == 4    # unknown, but no time ran out
     code, out, _ = tdpfast("check", "review", "--scenario", "issue1-collapse-by", "--design", "v7.3", "--gated",
                            "--strategy", "dfs", "--seconds", 0.01, "--brief")
     assert code == 124 and "unknown" in out
@@ -117,14 +118,15 @@ def test_a_bad_file(tdpfast, tmp_path):
 def test_random_walks_say_their_seed(tdpfast, mine):
     argv = ("check", mine, "--design", "v7.3", "--strategy", "random", "--seed", 7, "--max-executions", 5, "--brief")
     code, out, err = tdpfast(*argv)
-    assert (code, err) == (0, "seed 7\n") and tdpfast(*argv) == (code, out, err)
+    assert (code, err) == (4, "seed 7\n") and tdpfast(*argv) == (code, out, err)
 
 
 def test_python_is_the_same(tdpfast, mine):
     for argv in (PAGE_REUSE, (*PAGE_REUSE, "--brief"), ("check", mine, "--gated", "--design", "v7.3", "--jobs", 1),
                  ("check", mine, "--design", "v6.18", "--strategy", "pct", "--seed", 5, "--max-executions", 9)):
         code, script, err = tdpfast(*argv, "--python")
-        assert (code, err) == (0, "") and python(script) == tdpfast(*argv)[1]
+        assert (code, err) == (0, "") and python(script) == "".join(
+            line for line in tdpfast(*argv)[1].splitlines(True) if not line.startswith("   next: "))
     _, script, _ = tdpfast(*PAGE_REUSE, "--json", "--python")
     ran, called = json.loads(python(script)), json.loads(tdpfast(*PAGE_REUSE, "--json")[1])
     assert {**ran, "seconds": 0} == {**called, "seconds": 0}
@@ -298,3 +300,99 @@ def test_knobs_of_check_and_replay(tdpfast):
     for knob in ("nope", "no_freeze=2", "max_level=x", "name=x", "ungated"):
         code, out, err = tdpfast(*zap, "--knob", knob)
         assert (code, out) == (2, "") and err.startswith("error: ") and knob.partition("=")[0] in err
+
+
+# ---- undecided ---------------------------------------------------------------------------------------------------
+
+THREE = """\
+name = "three"
+[[thread]]
+ops = [{op = "map", gfn = 0x201, pfn = 0x140201, retries = -1}]
+[[thread]]
+ops = [{op = "map", gfn = 0x201, pfn = 0x140201, retries = -1}]
+[[thread]]
+ops = [{op = "unmap", start = 0x200, end = 0x202}]
+"""
+
+
+@pytest.fixture
+def three(tmp_path):
+    path = tmp_path / "three.toml"
+    path.write_text(THREE)
+    return path
+
+
+def test_an_undecided_result_says_what_ended_it_and_what_to_try(tdpfast, three):
+    code, out, _ = tdpfast("check", three, "--design", "v7.3", "--gated", "--max-transitions", 5000)
+    lines = [line.strip() for line in out.splitlines()]
+    assert code == 4 and "ended by: 5,000 transitions" in lines
+    assert re.search(r"explored: (less than |about )[\d.]+% of the tree.*\(Knuth, 1975\)", " ".join(lines))
+    advice = next(x for x in lines if x.startswith("next: tdpfast check ")).split()[2:]
+    assert advice[:2] == ["check", str(three)] and "v7.3" in advice
+    assert tdpfast(*advice, "--max-executions", 3)[0] == 4          # it is a command that can be given
+    assert tdpfast("check", three, "--design", "v7.3", "--gated", "--max-transitions", 5000)[1] == out
+
+
+def test_a_bound_says_what_it_covers(tdpfast, mine):
+    code, out, _ = tdpfast("check", mine, "--design", "v7.3", "--gated", "--strategy", "bound", "--bound", 1)
+    found = re.search(r"covers: all schedules with at most 1 preemptions: ([\d,]+) of ([\d,]+)", " ".join(out.split()))
+    assert code == 4 and found[1] == found[2] != "0" and "--strategy bound --bound 2" in out
+    mine.write_text('name = "few"\n' + '[[thread]]\nops = [{op = "set_gen", gen = 3}]\n' * 2)
+    code, out, _ = tdpfast("check", mine, "--design", "v7.3", "--gated", "--strategy", "bound", "--bound", 100)
+    assert code == 0 and "covers" not in out
+
+
+def test_first_ends_with_the_first_violation(tdpfast):
+    argv = ("check", "review", "--design", "patch07", "--scenario", "issue1-collapse-busy-once", "--ungated", "--json")
+    whole, first = (json.loads(tdpfast(*argv, *more)[1]) for more in ((), ("--first",)))
+    assert first["verdict"] == "violated" and first["executions"] < whole["executions"]
+
+
+def test_patience_is_the_default_limit(tdpfast, mine):
+    script = tdpfast("check", mine, "--python")[1]
+    assert "Limits(max_transitions=0, seconds=10.0)" in script
+    assert "Limits(" not in tdpfast("check", mine, "--python", "--expect")[1]
+    assert "Limits(seed=7" not in tdpfast("check", mine, "--python", "--max-executions", 5)[1]
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--bound", 3], "--bound does nothing here"), (["--depth", 3], "--depth does nothing"),
+    (["--seed", 3], "--seed does nothing"), (["--seconds", 0], "seconds"),
+    (["--json", "--brief"], "--brief does nothing"),
+    (["--json", "--show-all", 2], "--show-all does nothing"), (["--expect", "--exit-zero"], "--exit-zero does nothing"),
+    (["--strategy", "pct", "--bound", 3], "pct has no bound")])
+def test_options_that_do_nothing_are_refused(tdpfast, mine, argv, message):
+    code, out, err = tdpfast("check", mine, *argv)
+    assert (code, out) == (2, "") and message in err and "; try " in err
+
+
+def test_several_catalogues_are_as_each_alone(tdpfast):
+    """Every scenario runs under the designs of its own catalogue."""
+    script = tdpfast("check", "review", "premap", "--python")[1]
+    designs = re.compile(r"for d in (\[[^]]*\])")
+    alone = [designs.search(tdpfast("check", name, "--python")[1])[1] for name in ("review", "premap")]
+    assert designs.findall(script) == alone and alone[0] != alone[1]
+
+
+# ---- commands that are printed ---------------------------------------------------------------------------------------
+
+PRUNED = {"name": "g11111", "setup": [{"op": "map", "gfn": 512, "pfn": 1311232}], "thread": [
+    {"name": "vcpu0", "ops": [{"op": "map", "gfn": 513, "pfn": 1311233, "retries": -1}]},
+    {"name": "zapper", "ops": [{"op": "unmap", "start": 512, "end": 514}]},
+    {"name": "ager", "ops": [{"op": "age", "start": 512, "end": 528}]}]}
+
+
+def test_a_violation_of_a_pruned_execution_replays(tdpfast, tmp_path):
+    path = tmp_path / "pruned odd name.json"
+    path.write_text(json.dumps(PRUNED))
+    _, out, _ = tdpfast("check", "--gated", "--design", "v7.3", "-v", path)
+    line = next(line.strip() for line in out.splitlines() if line.strip().startswith("tdpfast replay "))
+    assert "reproduced 10/10" in out and tdpfast(*shlex.split(line)[1:])[0] == 1
+
+
+def test_the_printed_command_has_the_knobs(tdpfast, mine):
+    mine.write_text(mine.read_text().replace('op = "mwalk", gfn = 0x600', 'op = "unmap", start = 0x600, end = 0x601'))
+    _, out, _ = tdpfast("check", mine, "--gated", "--design", "v7.3", "--knob", "no_track", "--knob", "no_freeze")
+    line = next(line.strip() for line in out.splitlines() if line.strip().startswith("tdpfast replay "))
+    assert line.endswith(f"--file {mine} --knob no_track --knob no_freeze")
+    assert tdpfast(*shlex.split(line)[1:])[0] == 1

@@ -73,7 +73,10 @@ BAD_FILES = {
     "empty.jsonl": (b"", "empty"),
     "cut.jsonl": (b'{"fn": "cfg", ', ":1: malformed JSON"),
     "late.jsonl": (json.dumps(GOOD).encode() + b"\n{]\n", ":2: malformed JSON"),
-    "array.json": (b'[{"fn": 1},\n{]', ":2: malformed JSON"),
+    "array.json": (b"[" + json.dumps(GOOD).encode() + b",\n{]", ":2: malformed JSON"),
+    "comma.json": (b"[" + json.dumps(GOOD).encode() + b",\n\n]", ":3: malformed JSON"),
+    "half.json": (b"[" + json.dumps(GOOD).encode(), ":1: malformed JSON"),
+    "more.json": (b"[" + json.dumps(GOOD).encode() + b"]\n[]", ":2: malformed JSON"),
     "deep.jsonl": (b"[" * 100000, "malformed JSON"),
     "digits.jsonl": (b'{"fn": ' + b"9" * 5000 + b"}", "malformed JSON"),
     "binary.jsonl": (b"\xff\xfe\x00", "not UTF-8"),
@@ -178,3 +181,31 @@ def test_no_colour_outside_a_terminal():
     done = subprocess.run([sys.executable, "-c", script, "conform", str(FACTS)], capture_output=True,
                           check=True)
     assert b"\x1b" not in done.stdout and done.stdout.startswith(str(FACTS).encode())
+
+
+def test_json_of_a_whole_document(tdpfast):
+    code, out, err = tdpfast("conform", "--json", DATA / "tdx-1.5" / "constants.json")
+    report = json.loads(out)
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    assert report["failed"] == 0 < report["passed"] and all(isinstance(n, int) for n in report["left_out"].values())
+
+
+def test_long_arrays_are_read_piece_by_piece(tmp_path):
+    """Records of any size, and pieces that end anywhere, in a third of what the whole would take."""
+    script = (
+        "import resource, sys\n"
+        "from tdpfast.conform.reader import read_records\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "n = sum(len(record['a']) for _, record in read_records(sys.argv[1]))\n"
+        "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
+    path = tmp_path / "long.json"
+    with path.open("w") as file:
+        file.write("[")
+        for i in range(3000):
+            record = {"a": list(range(i % 7 * 500)), "b": " [ ] , \\" * (i % 3)}
+            file.write(("," if i else "") + json.dumps(record) + chr(10))
+        file.write("]")
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    n, kilobytes = map(int, done.stdout.split())
+    assert n == sum(i % 7 * 500 for i in range(3000)) and path.stat().st_size > 20_000_000
+    assert kilobytes < 8_000

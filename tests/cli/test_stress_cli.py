@@ -168,3 +168,36 @@ def test_cutting_a_burst_down():
                     Thread("b", ({"op": "age", "start": 0, "end": 4},))])
     assert [t.ops[-1]["start"] for t in threads] == [0x201, 0x201]
     assert [t.ops[-1]["end"] for t in threads] == [0x202, 0x202]
+
+
+def test_modes_exclude_one_another(tdpfast):
+    code, out, err = tdpfast("stress", "--direct", "--td")
+    assert (code, out) == (2, "") and "--direct and --td" in err
+
+
+def test_saving_keeps_links_and_refuses_what_cannot_be_written(tdpfast, tmp_path):
+    target, link = tmp_path / "target.toml", tmp_path / "link.toml"
+    link.symlink_to(target)
+    code, out, _ = tdpfast(*BROKEN, "--save", link)
+    assert code == 1 and f"saved {link}" in out and link.is_symlink() and load(target).threads
+    (tmp_path / "folder.toml").mkdir()
+    for path in ("/proc/x.toml", tmp_path / "folder.toml", tmp_path / "none" / "x.toml", "/dev/null",
+                 tmp_path / "x.txt", "x" * 300 + ".toml"):
+        code, out, err = tdpfast(*BROKEN, "--save", path)
+        assert (code, out) == (2, "") and err.startswith("error: cannot write") and err.count("\n") == 1
+
+
+def test_a_full_disk_loses_no_finding(tdpfast, tmp_path, monkeypatch):
+    from tdpfast.stress import scenarios
+
+    def full(path, scenario):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scenarios, "write_scenario", full)
+    monkeypatch.setattr(scenarios.tempfile, "tempdir", str(tmp_path))
+    code, out, _ = tdpfast(*BROKEN, "--save", tmp_path / "x.toml")
+    other = re.search(r"cannot write .*x.toml \(No space left on device\); saved (\S+),", out)[1]
+    assert code == 1 and load(other).threads and other.startswith(str(tmp_path))
+    monkeypatch.setattr(scenarios.tempfile, "mkstemp", lambda **_: full(None, None))
+    code, out, _ = tdpfast(*BROKEN, "--save", tmp_path / "x.toml")
+    assert code == 1 and 'name = "from-stress"' in out and "nor any other file" in out

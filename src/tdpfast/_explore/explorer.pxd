@@ -32,6 +32,7 @@ cdef struct Engine:
     int strategy
     uint32_t bound       # EXPLORE_BOUND: the largest; the current one is search.bound
     uint64_t executions
+    uint64_t before_bound # executions before the search with the current bound
     uint64_t max_executions
     uint64_t max_transitions
     uint64_t ends[8]     # by EndKind
@@ -66,6 +67,7 @@ cdef class Explorer:
     cdef int made(self) except -1
     cdef int take(self) except -1
     cdef int prepare(self) except -1
+    cdef object share(self)
     cdef tuple next_choice(self, bytes prefix, uint32_t asleep)
     cdef int search(self, progress) except -1
     cdef uint32_t run_script(self, bytes script, int kind, bint record) except? 0

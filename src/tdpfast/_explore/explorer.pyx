@@ -149,6 +149,7 @@ cdef void engine_tree_step(Engine *e) noexcept nogil:
             e.search.bound < e.bound and not e.finished):
         engine_note(e)
         if not e.finished:
+            e.before_bound = e.executions
             search_restart(&e.search, e.search.bound + 1)
         return
     if e.search.exhausted:
@@ -387,6 +388,12 @@ cdef class Explorer:
             search_free(&s)
             self.program.explored(False)
 
+    cdef object share(self):
+        """The share of the tree that was explored, estimated; None for walks."""
+        if self.e.strategy > EXPLORE_BOUND:
+            return None
+        return 1.0 if self.e.search.exhausted else search_progress(&self.e.search)
+
     def progress(self):
         """How much of the search is done, 0..1: an estimate from the tree known so far, or the share of the limit.
         None: no estimate (a walk without a limit)."""
@@ -473,6 +480,8 @@ cdef class Explorer:
             "exhausted": bool(e.strategy <= EXPLORE_BOUND and e.search.exhausted),
             "finished": bool(e.finished),
             "timed_out": bool(e.timed_out),
+            "explored": self.share(),
+            "covered": e.executions - e.before_bound if self.strategy_name == "bound" and e.search.exhausted else 0,
             "checks": e.checks,
             "failures": failures,
             "ends": {END_NAMES[i]: e.ends[i] for i in range(8) if e.ends[i]},

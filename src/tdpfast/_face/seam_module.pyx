@@ -44,6 +44,10 @@ def bad_tdmr(start, end):
                       "whole gigabytes")
 
 
+def no_room(start, end):
+    return MemoryError(f"no address space for the memory of the TDX module, {(end - start) >> 30} GiB")
+
+
 cdef int fill_tdmr_info(TdmrInfo *info, int i, object fields) except -1:
     """One TDMR_INFO; nothing of the caller's runs once its areas are counted."""
     cdef int j
@@ -129,7 +133,7 @@ cdef class SeamModule:
             sync_init_cpu(&self.cpu[i], i)
         for start, end in tdmrs:
             if seam_add_tdmr(self.s, start, end, True) < 0:
-                raise bad_tdmr(start, end)
+                raise no_room(start, end) if self.short_of_memory() else bad_tdmr(start, end)
         for start, end in uninitialised:
             if seam_add_tdmr(self.s, start, end, False) < 0:
                 raise bad_tdmr(start, end)
@@ -147,6 +151,14 @@ cdef class SeamModule:
     def __dealloc__(self):
         seam_free(self.s)
         free(self.cpu)
+
+    def short_of_memory(self):
+        """Whether the host had no address space for a TDMR that is managed, or its PAMT."""
+        cdef int i
+        for i in range(self.s.ntdmr):
+            if self.s.tdmr[i].p4k != NULL and self.s.tdmr[i].memory == NULL:
+                return True
+        return False
 
     cdef Cpu *lp(self, int lp) except NULL:
         if not 0 <= lp < SEAM_MAX_LP:

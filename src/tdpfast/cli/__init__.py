@@ -6,7 +6,9 @@ used. What a command ends with is in EXIT_CODES.
 from __future__ import annotations
 
 import errno
+import io
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -18,18 +20,22 @@ from tdpfast.errors import UsageError
 EXIT_CODES = {
     0: "nothing found",
     1: "a violation, a failed case or an unexpected result found",
-    2: "usage, bad input, or output that cannot be written",
+    2: "usage, bad input, output that cannot be written, or no memory",
     3: "internal error",
-    4: "undecided: by --require-reach, if something that was asked about never happened",
+    4: "undecided: a limit ended a search and nothing was found, or,"
+       " by --require-reach, something asked about never happened",
     124: "time budget reached and nothing found (of stress: before anything was checked)",
+    129: "ended by SIGHUP",
     130: "interrupted",
     141: "the reader of the output went away",
+    143: "ended by SIGTERM",
 }
 """Exit code -> what it means, of every command."""
-EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_UNDECIDED, EXIT_TIME, EXIT_INTERRUPTED, EXIT_PIPE = EXIT_CODES
+(EXIT_OK, EXIT_FOUND, EXIT_USAGE, EXIT_INTERNAL, EXIT_UNDECIDED, EXIT_TIME, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_PIPE,
+ EXIT_ENDED) = EXIT_CODES
 COMPLETE = "_TDPFAST_COMPLETE"
 """The environment variable by which a shell asks for completions."""
-LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
 """What a write fails with when nobody can have the output."""
 
 COMMANDS = {
@@ -68,6 +74,39 @@ def group():
     """Emulate KVM's x86 TDP MMU for TDX guests."""
 
 
+class Ended(KeyboardInterrupt):
+    """A signal that ends the command as Ctrl-C does. Attribute: ``code``, of the exit."""
+
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+
+def end_by(number: int, _frame: object) -> None:
+    """Handler of SIGINT, SIGTERM and SIGHUP."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Ended(128 + number)
+
+
+def code_of(interrupt: BaseException | None) -> int:
+    """The exit code of what ended the command."""
+    while interrupt is not None and not isinstance(interrupt, Ended):
+        interrupt = interrupt.__cause__ or interrupt.__context__
+    return EXIT_INTERRUPTED if interrupt is None else interrupt.code
+
+
+def whole_writes() -> None:
+    """Without buffers (PYTHONUNBUFFERED=1) the system may take the first part of a text: nobody asks for the rest."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        raw = getattr(stream, "buffer", None)
+        if isinstance(raw, io.RawIOBase):
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors,
+                                                newline=None, write_through=True))
+            stream.detach()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command line (default: sys.argv) and exit."""
     sys.exit(run(argv))
@@ -79,6 +118,7 @@ def run(argv: list[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")      # noqa: SIM115 -- open until the end
     if sys.stdout is None:
         return _usage("cannot write the output (standard output is closed); try > FILE, or > /dev/null")
+    whole_writes()
     try:
         if instruction := os.environ.get(COMPLETE):
             from click.shell_completion import shell_complete

@@ -36,9 +36,9 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
     """replay --then: the verdict about what can follow the kept steps."""
     from tdpfast.report import counterexample, holding
 
-    walks = {"max_executions": 10_000} if strategy in ("random", "pct") else {}
+    walks = 10_000 if strategy in ("random", "pct") else 0
     verdict = continue_token(token, gather((*CATALOGUES, *files)), presets_with(knobs), keep=keep,
-                             limits=Limits(strategy=strategy, states=True, **walks))
+                             limits=Limits(strategy=strategy, states=True, max_executions=walks))
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
     elif verdict.checks:

@@ -14,6 +14,7 @@ from tdpfast.check import Limits
 from tdpfast.cli import EXIT_FOUND, EXIT_OK, EXIT_TIME
 from tdpfast.cli.knobs import knob_option
 from tdpfast.design import get_design, parse_knobs, with_knobs
+from tdpfast.errors import UsageError
 from tdpfast.stress import (
     MIXES,
     ROLES,
@@ -22,8 +23,9 @@ from tdpfast.stress import (
     StressResult,
     check_writable,
     reproduce,
+    save_scenario,
+    scenario_toml,
     stress,
-    write_scenario,
 )
 
 EXIT_INTERRUPTED = 130
@@ -75,13 +77,16 @@ def check_line(path: str, result: StressResult, found: Reproduction, knobs: tupl
 def saved_text(path: str, result: StressResult, knobs: tuple[str, ...], name: str) -> str:
     """Saves a scenario of the burst; what to do with it."""
     found = reproduce(result)
-    write_scenario(path, found.scenario)
+    asked, (path, why) = path, save_scenario(path, found.scenario)
+    if not path:
+        return f"cannot write {asked} ({why}), nor any other file; it is\n\n{scenario_toml(found.scenario)}"
+    saved = f"cannot write {asked} ({why}); saved {path}" if why else f"saved {path}"
     line = check_line(path, result, found, knobs, name)
     if found.verdict is None:
-        return f"saved {path}, a cut-out of the burst: not found again by a short search, look on with\n  {line}"
+        return f"{saved}, a cut-out of the burst: not found again by a short search, look on with\n  {line}"
     replay = " ".join([f"tdpfast replay {found.verdict.token} --file {shlex.quote(path)}",
                        *(f"--knob {knob}" for knob in knobs)])
-    return f"saved {path}, which violates {' '.join(found.verdict.checks)} under the explorer:\n  {line}\n  {replay}"
+    return f"{saved}, which violates {' '.join(found.verdict.checks)} under the explorer:\n  {line}\n  {replay}"
 
 
 def python_of(config: StressConfig, knobs: dict, name: str, as_json: bool) -> str:
@@ -121,10 +126,10 @@ class Progress:
 @click.option("--design", default="v7.3", show_default=True, metavar="D", help="A preset.")
 @knob_option
 @click.option("--ungated", is_flag=True, help="With the rules of today's callers lifted.")
-@click.option("--direct", "mode", flag_value="direct", help="A VM without a mirror.")
-@click.option("--mirror", "mode", flag_value="mirror", default=True,
+@click.option("--direct", is_flag=True, help="A VM without a mirror.")
+@click.option("--mirror", is_flag=True,
               help="A mirror whose external table is a model that checks every call (default).")
-@click.option("--td", "mode", flag_value="td", help="A TD on the emulated module.")
+@click.option("--td", is_flag=True, help="A TD on the emulated module.")
 @click.option("--vcpus", type=int, default=2, show_default=True, metavar="N", help="Threads that fault and walk.")
 @click.option("--zappers", type=int, default=1, show_default=True, metavar="N", help="Threads that zap.")
 @click.option("--agers", type=int, default=1, show_default=True, metavar="N", help="Threads that age pages.")
@@ -143,14 +148,17 @@ class Progress:
 @click.option("--save", metavar="FILE", help="When something is found, write a scenario for check (.toml or .json).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(design, knobs, ungated, mode, save, as_json, as_python, **options):
+def command(design, knobs, ungated, direct, mirror, td, save, as_json, as_python, **options):
     """Run random operations on native threads: bursts, and all checks between them.
 
     Everything drawn comes from the seed, which is printed on stderr; who is faster does not. Exits with 1 if a check
     was violated, with 124 if the time was over before the checks of the first burst were made.
     """
     values = parse_knobs(knobs)
-    config = StressConfig(design=with_knobs(get_design(design), values), ungated=ungated, mode=mode, **options)
+    modes = [mode for mode, on in (("direct", direct), ("mirror", mirror), ("td", td)) if on] or ["mirror"]
+    if len(modes) > 1:
+        raise UsageError(" and ".join(f"--{mode}" for mode in modes), "a VM is of one kind", "one of them")
+    config = StressConfig(design=with_knobs(get_design(design), values), ungated=ungated, mode=modes[0], **options)
     if save is not None:
         check_writable(save)
     if as_python:

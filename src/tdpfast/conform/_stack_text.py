@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from tdpfast.conform.mmu import expand_sptes
 from tdpfast.conform.result import page_size, times
 from tdpfast.status import status_name
 
 
-def expand_reps(events: list) -> list:
-    """["rep", n, steps, group] written out; numbers advance in textual order by their step."""
-    out = []
+def expand_reps(events: Iterable[list]) -> Iterator[list]:
+    """["rep", n, steps, group] written out one after another; numbers advance in textual order by their step."""
     for event in events:
         if event[0] != "rep":
-            out.append(event)
+            yield event
             continue
         _, count, steps, group = event
-        for i in times(count, len(out)):
-            out += expand_reps(advance(group, [step_int(s) * i for s in steps]))
-            times(0, len(out))
-    return out
+        for i in times(count):
+            empty = True
+            for inner in expand_reps(advance(group, [step_int(s) * i for s in steps])):
+                empty = False
+                yield inner
+            if empty:                # so are all its rounds
+                break
 
 
 def advance(group: list, steps: list) -> list:
@@ -38,7 +42,10 @@ def advance(group: list, steps: list) -> list:
             return move_text(value, rest)
         return value
 
-    return move(group)
+    try:
+        return move(group)
+    except StopIteration:
+        raise ValueError("a repetition has fewer steps than numbers") from None
 
 
 def step_int(step) -> int:
@@ -84,27 +91,23 @@ def fold_reclaimed(events: list) -> list:
     return out
 
 
-def expand_sptes_dead(sptes: list) -> list:
+def expand_sptes_dead(sptes: Iterable[list]) -> Iterator[list]:
     """As expand_sptes(), keeping what the designs' files say of freed tables."""
-    out = []
     for entry in sptes:
         if entry[0] == "run" or len(entry) < 6:
-            out += expand_sptes([entry])
+            yield from expand_sptes([entry])
         else:
-            out.append(list(entry))
-    return out
+            yield list(entry)
 
 
-def expand_sept(entries: list) -> list:
+def expand_sept(entries: Iterable[list]) -> Iterator[list]:
     """Recorded S-EPT entries with runs of leaves written out."""
-    out = []
     for entry in entries:
         gpa, level, raw, state = entry[:4]
         count = entry[4] if len(entry) > 4 else 1
         if count == 1:
-            out.append([gpa, level, raw, state])
+            yield [gpa, level, raw, state]
             continue
         size = page_size(level)
-        out += [[hex(int(gpa, 16) + i * size), level, hex(int(raw, 16) + i * size), state]
-                for i in times(count, len(out))]
-    return out
+        for i in times(count):
+            yield [hex(int(gpa, 16) + i * size), level, hex(int(raw, 16) + i * size), state]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Final
+
 from tdpfast._arguments import check_int
 from tdpfast._face.vm import MAX_GFN, VmCore
 from tdpfast.conform.result import BAD_FIELD, PASSED, Result, flag, malformed, needs, times
@@ -11,6 +15,7 @@ from tdpfast.events import mmu_events
 
 NAME = "mmu"
 MASK = (1 << 64) - 1
+END: Final = object()
 DESIGN_OF_RELEASE = {"6.18": "v6.18", "7.2": "v7.3", "7.3": "v7.3"}
 MMU_NEEDS = frozenset({"race", "resched", "hook", "noslot", "poke", "poke_raw", "track", "set_dirty_log", "zap_nx",
                        "fast_pf_last", "set_gen", "roots", "nx"})
@@ -23,45 +28,45 @@ def matches(record: dict) -> bool:
     return "ops" in record and isinstance(record.get("cfg"), dict) and "kind" in record["cfg"]
 
 
-def expand(events: list) -> list:
-    """Recorded events with runs written out, one list per event."""
-    out: list[list] = []
+def expand(events: Iterable[list]) -> Iterator[list]:
+    """Recorded events with runs written out one after another, one list per event."""
     for event in events:
         if event[0] == "chg_run":
-            _, as_id, gfn, level, old, new, count, dgfn, dold, dnew = event
+            _, as_id, gfn, level, old, new, n, dgfn, dold, dnew = event
             old, new, dold, dnew = (int(x, 16) for x in (old, new, dold, dnew))
-            out += [["chg", as_id, gfn + i * dgfn, level, hex((old + i * dold) & MASK), hex((new + i * dnew) & MASK)]
-                    for i in times(count, len(out))]
+            for i in times(n):
+                yield ["chg", as_id, gfn + i * dgfn, level, hex((old + i * dold) & MASK), hex((new + i * dnew) & MASK)]
         elif event[0] == "yield":
-            out += [event[:2]] * len(times(event[2], len(out)))
+            for _ in times(event[2]):
+                yield event[:2]
         else:
-            out.append(event)
-    return out
+            yield event
 
 
-def expand_sptes(sptes: list) -> list:
+def expand_sptes(sptes: Iterable[list]) -> Iterator[list]:
     """Recorded SPTEs with runs written out: [root, level, gfn, value, is_table]."""
-    out: list[list] = []
     for entry in sptes:
         if entry[0] == "run":
-            _, root, level, gfn, value, count, dgfn, dvalue = entry
+            _, root, level, gfn, value, n, dgfn, dvalue = entry
             value, dvalue = int(value, 16), int(dvalue, 16)
-            out += [[root, level, gfn + i * dgfn, hex((value + i * dvalue) & MASK), False]
-                    for i in times(count, len(out))]
+            for i in times(n):
+                yield [root, level, gfn + i * dgfn, hex((value + i * dvalue) & MASK), False]
         else:
-            out.append([*entry[:4], len(entry) > 4])
-    return out
+            yield [*entry[:4], len(entry) > 4]
 
 
-def first_difference(what: str, recorded: list, got: list) -> str | None:
-    """Where two lists differ first, or None."""
-    for i, (a, b) in enumerate(zip(recorded, got)):
+def first_difference(what: str, recorded: Iterable, got: Iterable) -> str | None:
+    """Where two lists differ first, or None. Neither is written out whole."""
+    left, right = iter(recorded), iter(got)
+    for i in count():
+        a, b = next(left, END), next(right, END)
+        if a is END and b is END:
+            return None
+        if a is END or b is END:
+            ended, name, more = ("recorded", "got", b) if a is END else ("got", "recorded", a)
+            return f"{what}: {ended} {i}; {name} goes on with {more}"
         if a != b:
             return f"{what}[{i}]: recorded {a}, got {b}"
-    if len(recorded) != len(got):
-        i = min(len(recorded), len(got))
-        longer, name = (recorded, "recorded") if len(recorded) > i else (got, "got")
-        return f"{what}: recorded {len(recorded)}, got {len(got)}; {name} goes on with {longer[i]}"
     return None
 
 

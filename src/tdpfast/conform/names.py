@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 PAGE = 0x00003FFFFFFFF000          # the HPA bits of a page; above are HKID and flags
@@ -37,11 +38,14 @@ class PageNames:
             return "S-unused"
         return hex(value)
 
-    def own(self, events: list) -> list:
+    def own(self, events: Iterable[list]) -> Iterator[list]:
         """Recorded events with S-EPT pages that never got a name (seen in a SEAMCALL, but not as a new S-EPT page)
         called "S-unused": where they lay is the recorder's affair."""
-        return [[[self._unnamed(v) for v in part] if isinstance(part, list) else part for part in event]
-                if event[0] == "seam" else event for event in events]
+        for event in events:
+            if event[0] == "seam":
+                yield [[self._unnamed(v) for v in part] if isinstance(part, list) else part for part in event]
+            else:
+                yield event
 
     @staticmethod
     def _unnamed(text):

@@ -6,9 +6,12 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
+
+CHUNK = 1 << 16          # characters
 
 
 def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
@@ -20,9 +23,7 @@ def read_records(path: str | Path) -> Iterator[tuple[int, object]]:
     try:
         with _open(path) as stream:
             if str(path).removesuffix(".gz").endswith(".json"):
-                document = _parse(path, 1, stream.read())
-                records = document if isinstance(document, list) else [document]
-                yield from enumerate(records, 1)
+                yield from enumerate(_elements(path, stream), 1)
             else:
                 for line, text in enumerate(stream, 1):
                     if text.strip():
@@ -43,6 +44,70 @@ def _open(path):
     if str(path).endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8")
     return open(path, encoding="utf-8")
+
+
+def _elements(path: str | Path, stream: IO[str]) -> Iterator[Any]:
+    """The elements of a JSON array, read piece by piece, or the one value that the file holds."""
+    text = _Text(path, stream)
+    if text.next() != "[":
+        yield _parse(path, text.line, text.buffer + stream.read())
+        return
+    text.drop(1)
+    while text.next() != "]":
+        yield text.value()
+        if text.next() == ",":
+            text.drop(1)
+            if text.next() != "]":
+                continue
+        elif text.next() == "]":
+            break
+        raise text.malformed("another record, or the end of the array, is missing")
+    text.drop(1)
+    if text.next():
+        raise text.malformed("something follows the array")
+
+
+class _Text:
+    """A stream of JSON, of which only what is being parsed is held."""
+
+    def __init__(self, path: str | Path, stream: IO[str]):
+        self.path, self.stream = path, stream
+        self.buffer, self.line = "", 1
+
+    def more(self, n: int = CHUNK) -> bool:
+        read = self.stream.read(n)
+        self.buffer += read
+        return read != ""
+
+    def drop(self, n: int) -> None:
+        self.line += self.buffer.count("\n", 0, n)
+        self.buffer = self.buffer[n:]
+
+    def next(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            self.drop(len(self.buffer) - len(self.buffer.lstrip(" \t\r\n")))
+            if self.buffer or not self.more():
+                return self.buffer[:1]
+
+    def value(self) -> Any:
+        """The value that begins here."""
+        size = CHUNK
+        while True:
+            try:
+                found, end = json.JSONDecoder().raw_decode(self.buffer)
+                if end < len(self.buffer) or not self.more():      # a number may go on in the next piece
+                    self.drop(end)
+                    return found
+            except ValueError:
+                if not self.more(size):
+                    return _parse(self.path, self.line, self.buffer)
+                size *= 2
+            except RecursionError:
+                return _parse(self.path, self.line, self.buffer)
+
+    def malformed(self, why: str) -> UsageError:
+        return UsageError(f"{self.path}:{self.line}: malformed JSON", why, "one array of records")
 
 
 def _parse(path, line: int, text: str):

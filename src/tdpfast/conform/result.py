@@ -33,17 +33,19 @@ def compare(expected: object, got: object) -> Result:
     return Result("failed", f"recorded {expected!r}, got {got!r}")
 
 
-MAX_EXPANDED = 1 << 19
-"""So many items a list of a record may have when its runs are written out; a real one has a few thousand."""
+MAX_RUN = 1 << 40
+"""No run has more repetitions: they are compared one after another, up to the first that differs."""
+MAX_BUILT = 1 << 22
+"""So many S-EPT entries a set of them may have: what 8 GiB of 4K pages have."""
 
 
-def times(count: Any, done: int = 0) -> range:
-    """The numbers of a run's repetitions, in a list that has so many items already.
+def times(count: Any, done: int = 0, *, most: int = MAX_RUN) -> range:
+    """The numbers of a run's repetitions; of one that is written out, in a list of ``most`` items with so many there.
 
     Raises:
         ValueError: a count that no recording has, before memory is spent on it.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_EXPANDED - done:
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= most - done:
         raise ValueError(f"a run of {str(count)[:40]}")
     return range(count)
 

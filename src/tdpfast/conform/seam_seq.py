@@ -4,7 +4,7 @@ from __future__ import annotations
 from tdpfast import status as st
 from tdpfast.conform._seam_replay import RigReplayer
 from tdpfast.conform._seam_rig import REGISTERS, TDR, number
-from tdpfast.conform.result import PASSED, Result, page_size, times
+from tdpfast.conform.result import MAX_BUILT, PASSED, Result, page_size, times
 from tdpfast.status import l2_sept_number as l2_state
 
 NAME = "seam_seq"
@@ -74,7 +74,7 @@ class Replayer(RigReplayer):
         want: set[tuple] = set()
         for e in end["sept"]:
             size = page_size(e["level"])
-            for i in times(e.get("count", 1), len(want)):
+            for i in times(e.get("count", 1), len(want), most=MAX_BUILT):
                 want.add((e["vm"], number(e["gpa"]) + i * size, e["level"], number(e["raw"]) + i * size, e["state"]))
         got = set()
         for vm in range(1 + self.rig.module.td(TDR[0])["num_l2"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tdpfast._arguments import check_u64
 from tdpfast._face.seam_module import SeamModule
 from tdpfast._face.td import TdVmCore
@@ -129,7 +131,7 @@ class Case:
                 return f"{key}: recorded {value}, got {mine.get(key)}"
         return None
 
-    def recorded(self, events: list) -> list:
+    def recorded(self, events: list) -> Iterator[list]:
         return self.names.own(expand(expand_reps(events)))
 
     def compare_used(self, res: dict, got: dict) -> str | None:

@@ -12,8 +12,15 @@ nothing the next time. `reproduce()` makes a scenario of it, which `tdpfast chec
 
 from tdpfast.stress.mixes import MIXES, ROLES
 from tdpfast.stress.runner import Burst, KindStat, StressConfig, StressResult, stress
-from tdpfast.stress.scenarios import Reproduction, check_writable, reproduce, scenario_toml, write_scenario
+from tdpfast.stress.scenarios import (
+    Reproduction,
+    check_writable,
+    reproduce,
+    save_scenario,
+    scenario_toml,
+    write_scenario,
+)
 from tdpfast.stress.worlds import Finding
 
 __all__ = ["MIXES", "ROLES", "Burst", "Finding", "KindStat", "Reproduction", "StressConfig", "StressResult",
-           "check_writable", "reproduce", "scenario_toml", "stress", "write_scenario"]
+           "check_writable", "reproduce", "save_scenario", "scenario_toml", "stress", "write_scenario"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,8 +229,26 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_scenario(path: str | Path, scenario: Scenario) -> None:
-    """Writes a scenario as .toml or .json, whole or not at all: what stood there stays until it is complete."""
+    """Writes a scenario as .toml or .json, whole or not at all: what stood there stays until it is complete. A symbolic
+    link stays one. UsageError for a path that cannot be written, OSError when there is no room."""
     check_writable(path)
     path = Path(path)
     text = json.dumps(scenario.to_record(), indent=1) + "\n" if path.suffix == ".json" else scenario_toml(scenario)
     write_whole(path, text)
+
+
+def save_scenario(path: str | Path, scenario: Scenario) -> tuple[str, str]:
+    """write_scenario(), or elsewhere when there is no room: (the file that holds it, why not the one asked for). No
+    file at all: ("", why), and whoever calls shows scenario_toml()."""
+    try:
+        write_scenario(path, scenario)
+    except (OSError, UsageError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        try:
+            number, name = tempfile.mkstemp(prefix="tdpfast-", suffix=".toml")
+            with open(number, "w", encoding="utf-8") as file:
+                file.write(scenario_toml(scenario))
+        except OSError:
+            return "", why
+        return name, why
+    return str(path), ""
