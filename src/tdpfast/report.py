@@ -184,7 +184,9 @@ def replay_line(v: Verdict) -> str:
     """What shows the counterexample again, to be pasted."""
     if v.token is None:
         return "no token: its steps differed when they were made again"
-    return v.replay if v.replay.startswith("replay_token(") else f"tdpfast replay {v.token}{v.replay}"
+    if v.replay.startswith("replay_token("):
+        return v.replay
+    return f"tdpfast replay {v.token}{v.replay or (f' --design {v.file}' if v.file else '')}"
 
 
 def indented(text: str, width: int) -> list[str]:

@@ -1,6 +1,7 @@
 """tdpfast stress: output, exit codes, scenarios it saves."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import pytest
 from tdpfast.catalogue import catalogue
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, Thread, load
-from tdpfast.stress import scenarios
 from tdpfast.stress.scenarios import clip, scenario_toml, touches, write_scenario
 
 QUICK = ("stress", "--ops", 2000, "--seed", 1)
@@ -147,7 +147,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("no room")
 
-    monkeypatch.setattr(scenarios.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError):
         write_scenario(path, catalogue("paths")[0])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

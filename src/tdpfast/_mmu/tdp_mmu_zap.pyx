@@ -1,13 +1,13 @@
 # cython: language_level=3
 """tdp_mmu.c: zapping leaves, whole roots, and one table."""
 
-from tdpfast._names cimport KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_VALID_ROOTS, SYNC_RMW, UAF_SP
+from tdpfast._names cimport KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_VALID_ROOTS, SYNC_RMW, SYNC_STORE, UAF_SP
 from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_present_pte
 from tdpfast._sync.atomic cimport tdp_read_once, tdp_read_once32
 from tdpfast._mmu.arena cimport SP_FREED, sp_invalid, sp_note_uaf
 from tdpfast._sync.cpu cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_barrier, rcu_read_lock, rcu_read_unlock, read_lock,
-    read_unlock, sync_load, write_lock, write_unlock,
+    read_unlock, sync_load, sync_rare, write_lock, write_unlock,
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
@@ -184,6 +184,8 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
 
 cdef int kvm_mmu_uninit_tdp_mmu(Cpu *c, Kvm *kvm) noexcept nogil:
     """The end of the VM: every root goes, under the write lock, then all callbacks run; how many ran."""
+    # Who invalidates roots looks at it in the step that begins with the list of roots: a store to that for both.
+    sync_rare(c, SYNC_STORE, <uint64_t>&kvm.tdp_mmu_roots)
     kvm.users = False
     kvm_tdp_mmu_invalidate_roots(c, kvm, KVM_VALID_ROOTS)
     kvm_tdp_mmu_zap_invalidated_roots(c, kvm, False)

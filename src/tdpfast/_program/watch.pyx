@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from tdpfast._names cimport SYNC_CALL_RCU, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_RCU_FREE, SYNC_RCU_LOCK, SYNC_WAIT
+from tdpfast._names cimport SYNC_CALL_RCU, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_RCU_FREE, SYNC_RCU_LOCK, SYNC_RMW, SYNC_WAIT
 from tdpfast._mmu.arena cimport ARENA_SHARES, SP_UNUSED, SPTE_ENTRIES, Arena
 from tdpfast._seam.module cimport seam_td
 from tdpfast._seam.core cimport PT_EPT, PT_NDA, PT_TDCX, Seam, SeamUndo, Tdmr, page_memory, pamt_entry
@@ -188,8 +188,15 @@ cdef void note_word(Step *s, uint64_t addr) noexcept nogil:
     cdef PamtHost *h = pamt_host(m)
     cdef Tdmr *t
     cdef uint64_t size, offset
+    cdef uint64_t pins = <uint64_t>s.x.t.pins
     cdef uint32_t own
     cdef int i
+    if within(addr, s.x.t.pins, s.x.t.npins * sizeof(uint64_t)):
+        # The counts of a 2M frame are one object, which its first stands for.
+        offset = (((addr - pins) >> 3) + s.x.t.pin_base & ~<uint64_t>511) - s.x.t.pin_base
+        if s.kind != SYNC_RMW or s.obj != pins + 8 * offset:
+            note(s, WATCH_TDX, <uint64_t>&s.x.t.pins - <uint64_t>s.x.t, s.held)
+        return
     for i in range(m.ntdmr):
         t = &m.tdmr[i]
         size = t.end - t.start
@@ -290,6 +297,7 @@ cdef dict kvm_fields():
             <uint64_t>&p.nroots: "nroots", <uint64_t>&p.gfn_direct_bits: "gfn_direct_bits",
             <uint64_t>&p.vcpu_root: "vcpu_root", <uint64_t>&p.slot: "slot",
             <uint64_t>&p.has_mirror & ~<uint64_t>7: "flags", <uint64_t>&p.vm_bugged & ~<uint64_t>7: "vm_bugged",
+            <uint64_t>&p.users & ~<uint64_t>7: "users",
             <uint64_t>&p.mmio_generation: "mmio_generation",
             <uint64_t>&p.tracked: "tracked", <uint64_t>&p.ntracked: "ntracked", <uint64_t>&p.nx_head: "nx_list",
             <uint64_t>&p.pages: "pages", <uint64_t>&p.tdp_mmu_pages: "tdp_mmu_pages",

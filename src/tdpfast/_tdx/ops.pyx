@@ -186,6 +186,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         res.kind = GUEST_RET_TDEXIT
         res.flags = unexpected_pending(&r)
         if res.flags:
+            sync_point(c, SYNC_STORE, <uint64_t>&t.vm.kvm.vm_dead)
             tdp_write_once32(&t.vm.kvm.vm_dead, True)
             tdx_vm_dead(c, &t.vm.kvm)
     else:

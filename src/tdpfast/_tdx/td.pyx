@@ -251,10 +251,13 @@ cdef void tdx_reclaim_td_control_pages(Cpu *c, Tdx *t) noexcept nogil:
     cdef int i
     if tdx_hkid(c, t) >= 0:
         return
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.tdcs_owned)
     if t.tdcs_owned:
         for i in range(TDX_TDCS_PAGES):
             reclaim_control_page(c, t, t.tdcs_pa[i])
+        sync_rare(c, SYNC_STORE, <uint64_t>&t.tdcs_owned)
         t.tdcs_owned = False
+    sync_rare(c, SYNC_LOAD, <uint64_t>&t.tdr_owned)
     if not t.tdr_owned:
         return
     err = seamcall3(c, t, TDH_PHYMEM_PAGE_RECLAIM, t.tdr_pa, 0, 0, &r)
@@ -270,4 +273,5 @@ cdef void tdx_reclaim_td_control_pages(Cpu *c, Tdx *t) noexcept nogil:
     trace1(c, EV_RESET_PADDR, t.tdr_pa)
     tdx_pamt_put(c, t, t.tdr_pa)
     tdx_free_page(c, t, t.tdr_pa)
+    sync_rare(c, SYNC_STORE, <uint64_t>&t.tdr_owned)
     t.tdr_owned = False

@@ -135,7 +135,8 @@ def limits_of(strategy: str, expect: bool, **options) -> Limits:
 def further(v: Verdict, name: str, knobs: tuple[str, ...], limits: Limits) -> str:
     """The command that takes an undecided search further."""
     words = ["tdpfast check", shlex.quote(name), "--scenario", shlex.quote(v.scenario), "--design",
-             shlex.quote(v.file or v.design.split("+")[0]), *(f"--knob {knob}" for knob in knobs), "--gated" if v.gated else "--ungated"]
+             shlex.quote(v.file or v.design.split("+")[0]), *(f"--knob {knob}" for knob in knobs),
+             "--gated" if v.gated else "--ungated"]
     if limits.strategy == "bound" and v.covered:
         return " ".join([*words, f"--strategy bound --bound {limits.bound + 1}", "--seconds 600"])
     if limits.strategy in ("random", "pct"):
