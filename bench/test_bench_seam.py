@@ -7,7 +7,7 @@ import pytest
 
 from tdpfast._testing import baselines as _baselines
 from tdpfast._testing.seam_bench import run, run_guest
-from tdpfast.seam import FIELDS, LEAVES, TdxModule
+from tdpfast.seam import FIELDS, LEAVES, TD_PARAMS_PA, TdxModule, td_params
 from tdpfast.status import ENTERED_TD
 
 TABLES = 16
@@ -165,6 +165,7 @@ class Life:
         self.module = TdxModule()
         self.parts = parts
         self.first = {n: self.module.new_page() for n in ("tdr", "tdvpr")}
+        self.module.native.write_memory(TD_PARAMS_PA, td_params(max_vcpus=1))
         self.control = [self.module.new_page() for _ in range(11)]
         self.tables = [self.module.new_page() for _ in range(3)]
         self.pages = self.module.new_page(1)
@@ -186,7 +187,7 @@ class Life:
         self("mng_key_config", rcx=tdr)
         for page in self.control[:6]:
             self("mng_addcx", rcx=page, rdx=tdr)
-        self.raw("mng_init", rcx=tdr, r9=1 | 4 << 16, r11=3)
+        self.raw("mng_init", rcx=tdr, rdx=TD_PARAMS_PA)
         self("vp_create", rcx=tdvpr, rdx=tdr)
         for page in self.control[6:]:
             self("vp_addcx", rcx=page, rdx=tdvpr)

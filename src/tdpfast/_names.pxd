@@ -294,6 +294,60 @@ cpdef enum SeamLeaf:     # leaf numbers
     TDH_SYS_CONFIG = 45
     TDH_PHYMEM_PAMT_ADD = 58
     TDH_PHYMEM_PAMT_REMOVE = 59
+    TDH_EXPORT_BLOCKW = 65
+    TDH_EXPORT_RESTORE = 66
+    TDH_EXPORT_UNBLOCKW = 75
+
+cpdef enum OtherLeaf:    # what module 1.5 has and tdpfast does not: a call is answered as one of an unknown leaf
+    TDH_MEM_RD = 12
+    TDH_MEM_WR = 14
+    TDH_SYS_INFO = 32
+    TDH_SYS_RDALL = 37
+    TDH_MEM_SEPT_WR = 42
+    TDH_SYS_LP_SHUTDOWN = 44
+    TDH_SERVTD_BIND = 48
+    TDH_SERVTD_PREBIND = 49
+    TDH_SYS_SHUTDOWN = 52
+    TDH_SYS_UPDATE = 53
+    TDH_EXPORT_ABORT = 64
+    TDH_EXPORT_MEM = 68
+    TDH_EXPORT_PAUSE = 70
+    TDH_EXPORT_TRACK = 71
+    TDH_EXPORT_STATE_IMMUTABLE = 72
+    TDH_EXPORT_STATE_TD = 73
+    TDH_EXPORT_STATE_VP = 74
+    TDH_IMPORT_ABORT = 80
+    TDH_IMPORT_END = 81
+    TDH_IMPORT_COMMIT = 82
+    TDH_IMPORT_MEM = 83
+    TDH_IMPORT_TRACK = 84
+    TDH_IMPORT_STATE_IMMUTABLE = 85
+    TDH_IMPORT_STATE_TD = 86
+    TDH_IMPORT_STATE_VP = 87
+    TDH_MIG_STREAM_CREATE = 96
+
+cpdef enum TdCall:       # TDCALL leaf numbers
+    TDG_VP_VMCALL = 0
+    TDG_VP_INFO = 1
+    TDG_MR_RTMR_EXTEND = 2
+    TDG_VP_VEINFO_GET = 3
+    TDG_MR_REPORT = 4
+    TDG_VP_CPUIDVE_SET = 5
+    TDG_MEM_PAGE_ACCEPT = 6
+    TDG_VM_RD = 7
+    TDG_VM_WR = 8
+    TDG_VP_RD = 9
+    TDG_VP_WR = 10
+    TDG_SYS_RD = 11
+    TDG_SYS_RDALL = 12
+    TDG_SERVTD_RD = 18
+    TDG_SERVTD_WR = 20
+    TDG_MR_VERIFYREPORT = 22
+    TDG_MEM_PAGE_ATTR_RD = 23
+    TDG_MEM_PAGE_ATTR_WR = 24
+    TDG_VP_ENTER = 25
+    TDG_VP_INVEPT = 26
+    TDG_VP_INVVPID = 27
 
 cpdef enum InjectLock:   # whose lock another logical processor holds during the call
     INJ_NONE = 0
@@ -333,4 +387,5 @@ cpdef enum Limit:
     MAX_PFN_BITS = 40        # of a host frame number
     GPA_BITS_4 = 35          # the shared bit of a TD's gfns, with 4-level and with 5-level tables
     GPA_BITS_5 = 39
+    TD_PARAMS_PA = 0x20000000    # where tdpfast's own users of the module write TD_PARAMS
     SEAM_LEAVES = 128        # numbers of SEAMCALL leaves are below this

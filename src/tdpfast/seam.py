@@ -14,6 +14,7 @@ A call in the wrong order gets the module's own status; only an operand that can
 """
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,31 +22,21 @@ from typing import Any
 from tdpfast import status as st
 from tdpfast._arguments import check_bool, check_int, check_u64, one_of, shown
 from tdpfast._face.seam_module import SeamModule
-from tdpfast._names import InjectLock, SeamLeaf
+from tdpfast._names import InjectLock, Limit, OtherLeaf, SeamLeaf, TdCall
 from tdpfast.errors import UsageError
 
-__all__ = ["FIELDS", "LEAVES", "LOCKS", "OTHER_LEAVES", "TDCALLS", "SeamResult", "Td", "TdxModule", "tdmr_pamt_size"]
+__all__ = ["FIELDS", "LEAVES", "LOCKS", "OTHER_LEAVES", "TDCALLS", "SeamResult", "Td", "TdxModule", "td_params",
+           "tdmr_pamt_size"]
 
 LEAVES = {name[4:].lower(): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
 """Leaf name -> leaf number."""
 
-OTHER_LEAVES = {
-    "mem_rd": 12, "mem_wr": 14, "sys_info": 32, "sys_rdall": 37, "mem_sept_wr": 42, "sys_lp_shutdown": 44,
-    "sys_shutdown": 52, "sys_update": 53, "servtd_bind": 48, "servtd_prebind": 49, "export_abort": 64,
-    "export_blockw": 65, "export_restore": 66, "export_mem": 68, "export_pause": 70, "export_track": 71,
-    "export_state_immutable": 72, "export_state_td": 73, "export_state_vp": 74, "export_unblockw": 75,
-    "import_abort": 80, "import_end": 81, "import_commit": 82, "import_mem": 83, "import_track": 84,
-    "import_state_immutable": 85, "import_state_td": 86, "import_state_vp": 87, "mig_stream_create": 96,
-}
+OTHER_LEAVES = {name[4:].lower(): int(leaf) for name, leaf in OtherLeaf.__members__.items()}
 """The same for what module 1.5 has and tdpfast does not: a call of these is answered as one of an unknown leaf."""
 
-TDCALLS = {
-    "vp_vmcall": 0, "vp_info": 1, "mr_rtmr_extend": 2, "vp_veinfo_get": 3, "mr_report": 4, "vp_cpuidve_set": 5,
-    "mem_page_accept": 6, "vm_rd": 7, "vm_wr": 8, "vp_rd": 9, "vp_wr": 10, "sys_rd": 11, "sys_rdall": 12,
-    "servtd_rd": 18, "servtd_wr": 20, "mr_verifyreport": 22, "mem_page_attr_rd": 23, "mem_page_attr_wr": 24,
-    "vp_enter": 25, "vp_invept": 26, "vp_invvpid": 27,
-}
-"""TDCALL leaf name -> leaf number. Emulated are mem_page_accept, mem_page_attr_rd and mem_page_attr_wr."""
+TDCALLS = {name[4:].lower(): int(leaf) for name, leaf in TdCall.__members__.items()}
+"""TDCALL leaf name -> leaf number. Emulated are mem_page_accept, mem_page_attr_rd, mem_page_attr_wr and
+vp_veinfo_get."""
 
 LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
 """Lock names of inject()."""
@@ -80,8 +71,12 @@ INFO_PA = 0x1000_0000
 GLOBAL_HKID = 32
 CONFIG_DYNAMIC_PAMT = 1 << 16
 NULL_PA = 2**64 - 1
+TD_PARAMS_PA = int(Limit.TD_PARAMS_PA)
+TD_PARAMS_SIZE = 1024
+ATTR_SEPT_VE_DISABLE = 1 << 28
 _RESULTS = {st.GUEST_DONE: "", st.GUEST_TDEXIT: "TDEXIT", st.GUEST_VE: "VE_INJECTED",
-            st.GUEST_REEXECUTE: "INTERRUPTED_REEXECUTE", st.GUEST_NOT_INSIDE: "NOT_IN_GUEST"}
+            st.GUEST_REEXECUTE: "INTERRUPTED_REEXECUTE", st.GUEST_NOT_INSIDE: "NOT_IN_GUEST",
+            st.GUEST_DF: "DF_INJECTED"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,8 @@ class SeamResult:
 
     rax: int
     status: str
-    """Symbolic name; for guest calls also TDEXIT, VE_INJECTED, INTERRUPTED_REEXECUTE, NOT_IN_GUEST, NO_FAULT."""
+    """Symbolic name; for guest calls also TDEXIT, VE_INJECTED, DF_INJECTED, INTERRUPTED_REEXECUTE,
+    NOT_IN_GUEST, NO_FAULT."""
     operand: str
     """Which operand or lock the status is about, or ""."""
     registers: dict[str, int] = field(repr=False)
@@ -135,6 +131,27 @@ def tdmr_pamt_size(start: int, end: int, *, dynamic_pamt: bool = False) -> tuple
         needs[0] = (end - start >> 12) // 8
     small, large, huge = (-(-n // 4096) * 4096 for n in needs)
     return small, large, huge
+
+
+def td_params(*, attributes: int = 0, xfam: int = 3, max_vcpus: int = 16, num_l2_vms: int = 0,
+              eptp_controls: int = 0x1E, config_flags: int = 0, tsc_frequency: int = 40,
+              cpuid_config: dict[int, list[int]] | None = None) -> bytes:
+    """TD_PARAMS as TDH.MNG.INIT reads them.
+
+    eptp_controls: 6 | (levels - 1) << 3; config_flags: bit 0 is GPAW; tsc_frequency: in 25 MHz; cpuid_config: index of
+    a configurable leaf -> [EAX, EBX, ECX, EDX].
+    """
+    for name, value, top in (("attributes", attributes, 2**64 - 1), ("xfam", xfam, 2**64 - 1),
+                             ("max_vcpus", max_vcpus, 0xFFFF), ("num_l2_vms", num_l2_vms, 0xFF),
+                             ("eptp_controls", eptp_controls, 2**64 - 1), ("config_flags", config_flags, 2**64 - 1),
+                             ("tsc_frequency", tsc_frequency, 0xFFFF)):
+        check_int(name, value, 0, top)
+    out = bytearray(TD_PARAMS_SIZE)
+    struct.pack_into("<QQHB", out, 0, attributes, xfam, max_vcpus, num_l2_vms)
+    struct.pack_into("<QQH", out, 24, eptp_controls, config_flags, tsc_frequency)
+    for index, values in (cpuid_config or {}).items():
+        struct.pack_into("<4I", out, 256 + 16 * check_int("index", index, 0, 11), *values)
+    return bytes(out)
 
 
 class TdxModule:
@@ -405,18 +422,23 @@ class TdxModule:
                  xfam: int = 3, finalize: bool = True) -> Td:
         """A TD with all its control pages, initialised and, unless told, finalised.
 
-        vcpus: 0 and up to the logical processors but one; levels, gpaw, attributes, td_ctls, xfam: of TD_PARAMS.
+        vcpus: 0 and up to the logical processors but one; levels, gpaw, attributes, xfam: of TD_PARAMS; td_ctls: bit 0
+        (PENDING_VE_DISABLE) is ATTRIBUTES' SEPT_VE_DISABLE.
         UsageError when the module refuses."""
         vcpus = check_int("vcpus", vcpus, 0, LOGICAL_PROCESSORS - 1)
-        levels, gpaw = check_int("levels", levels, 0, 0xFF), check_int("gpaw", gpaw, 0, 1)
+        levels, gpaw = check_int("levels", levels, 1, 8), check_int("gpaw", gpaw, 0, 1)
         finalize = check_bool("finalize", finalize)
         tdr = self.new_page()
         self._must("mng_create", rcx=tdr, rdx=self.free_hkid())
         self._must("mng_key_config", rcx=tdr)
         for _ in range(6):
             self._must("mng_addcx", rcx=self.new_page(), rdx=tdr)
-        self._must("mng_init", rcx=tdr, r8=attributes, r9=max(vcpus, 1) | levels << 16 | gpaw << 24, r10=td_ctls,
-                   r11=xfam)
+        if td_ctls & 1:
+            attributes |= ATTR_SEPT_VE_DISABLE
+        self.native.write_memory(TD_PARAMS_PA, td_params(
+            attributes=attributes, xfam=xfam, max_vcpus=max(vcpus, 1), eptp_controls=6 | levels - 1 << 3,
+            config_flags=gpaw))
+        self._must("mng_init", rcx=tdr, rdx=TD_PARAMS_PA)
         tdvprs = tuple(self._build_vp(tdr, v) for v in range(vcpus))
         if finalize:
             self._must("mr_finalize", rcx=tdr)

@@ -67,7 +67,7 @@ def python_imports(path):
             elif isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("tdpfast.")}
         return found
-    return set(re.findall(r"^\s*from tdpfast\.([\w.]+) import", text, re.MULTILINE))
+    return set(re.findall(r"^\s*(?:from|import) tdpfast\.([\w.]+)(?! cimport)\b(?:$| import| +#)", text, re.MULTILINE))
 
 
 def room(module):

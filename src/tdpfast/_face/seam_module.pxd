@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam.core cimport PamtEntry, Seam, SeamRegs, Td, Vp
+from tdpfast._seam.state cimport PamtEntry, Seam, SeamRegs, Td, Vp
 from tdpfast._sync.cpu cimport Cpu
 
 cdef class SeamModule:

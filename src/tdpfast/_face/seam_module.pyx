@@ -6,15 +6,16 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from tdpfast._names cimport TDG_MEM_PAGE_ACCEPT, TDG_MEM_PAGE_ATTR_RD, TDG_MEM_PAGE_ATTR_WR, TDG_VP_VEINFO_GET
 from tdpfast._sync.atomic cimport tdp_write_once
 from tdpfast._seam.module cimport *
-from tdpfast._seam.core cimport (
+from tdpfast._seam.state cimport (
     OPS_FAILED_IMPORT, PAMT_BYTES, PT_REG, PT_TDR, PT_TDVPR, SEAM_HKIDS, SEAM_MAX_LP, SEAM_MAX_TDMR, SEAM_TDCS_PAGES,
-    SYS_READY, TD_TEARDOWN, PamtEntry, Td, TdmrInfo, Vp, page_memory, pamt_entry, pamt_touch, undo_page, undo_word,
+    SYS_READY, TD_TEARDOWN, PamtEntry, Td, TdmrInfo, Vp, host_words, page_memory, pamt_entry, pamt_touch,
+    undo_page, undo_word,
 )
 from tdpfast._seam.guest cimport (
-    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access,
-    tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
+    GUEST_DONE, GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_ept_violation, td_guest_access, tdcall,
 )
 from tdpfast._seam.sys cimport seam_add_tdmr, seam_reserve
 from tdpfast._seam.vp cimport td_async_exit, vp_running
@@ -28,10 +29,15 @@ VE = GUEST_VE
 REEXECUTE = GUEST_REEXECUTE
 NOT_INSIDE = GUEST_NOT_INSIDE
 
+cdef dict tdcall_number = {
+    "accept": TDG_MEM_PAGE_ACCEPT, "attr_rd": TDG_MEM_PAGE_ATTR_RD, "attr_wr": TDG_MEM_PAGE_ATTR_WR,
+    "veinfo_get": TDG_VP_VEINFO_GET,
+}
 cdef dict td_field = {
     "hkid": 0, "lifecycle": 1, "fatal": 2, "op_state": 3, "op_lock": 4, "tree_lock": 5, "epoch_lock": 6,
     "td_epoch": 7, "refcount0": 8, "refcount1": 9, "chldcnt": 10, "attributes": 11, "td_ctls": 12, "max_vcpus": 13,
-    "num_vcpus": 14, "assoc_vcpus": 15, "num_tdcx": 16, "xfam": 17,
+    "num_vcpus": 14, "assoc_vcpus": 15, "num_tdcx": 16, "xfam": 17, "config_flags": 18, "mig_count": 19,
+    "dirty_count": 20, "bw_epoch": 21, "notify_enables": 22,
 }
 cdef dict vp_field = {
     "state": 0, "lp": 1, "vcpu_epoch": 2, "num_tdvpx": 3, "rip": 4, "hp_busy": 5, "hp_expired": 6,
@@ -76,7 +82,7 @@ cdef int check_place(const Td *td, int vm, int level) except -1:
 
 
 cdef uint64_t *td_word(Td *td, int field):
-    cdef uint64_t *word[18]
+    cdef uint64_t *word[23]
     word[0] = &td.hkid
     word[1] = &td.lifecycle
     word[2] = &td.fatal
@@ -95,6 +101,11 @@ cdef uint64_t *td_word(Td *td, int field):
     word[15] = &td.assoc_vcpus
     word[16] = &td.num_tdcx
     word[17] = &td.xfam
+    word[18] = &td.config_flags
+    word[19] = &td.mig_count
+    word[20] = &td.dirty_count
+    word[21] = &td.bw_epoch
+    word[22] = &td.notify_enables
     return word[field]
 
 
@@ -112,6 +123,16 @@ cdef uint64_t *vp_word(Vp *vp, int field):
     return word[field]
 
 
+cdef uint64_t *module_lock(Seam *s, str name) except NULL:
+    if name == "KOT":
+        return &s.kot_lock
+    if name == "WBCACHE":
+        return &s.wbcache_lock
+    if name == "SYS":
+        return &s.sys_lock
+    raise UsageError(f"lock {name!r}", "unknown", "KOT, WBCACHE or SYS")
+
+
 cdef class SeamModule:
     """One TDX module and the physical memory it manages.
 
@@ -121,7 +142,8 @@ cdef class SeamModule:
     """
 
     def __cinit__(self, tdmrs, reserved=(), uninitialised=(), int max_td=16, int max_vp=256, bint dynamic_pamt=False,
-                  bint bare=False, int nlp=SEAM_MAX_LP, *, bint enhanced_demote=False, bint nonblocking_resize=False):
+                  bint bare=False, int nlp=SEAM_MAX_LP, *, bint enhanced_demote=False, bint nonblocking_resize=False,
+                  bint topology=True):
         cdef int i
         if not 1 <= max_td <= 60000 or not 1 <= max_vp <= 60000:
             raise UsageError(f"max_td={max_td}, max_vp={max_vp}", "must be between 1 and 60000", "the defaults")
@@ -142,6 +164,7 @@ cdef class SeamModule:
         self.s.dynamic_pamt = dynamic_pamt
         self.s.enhanced_demote = enhanced_demote
         self.s.nonblocking_resize = nonblocking_resize
+        self.s.topology = topology
         if bare:
             if tdmrs or uninitialised or dynamic_pamt or not 1 <= nlp <= SEAM_MAX_LP:
                 raise UsageError("a bare module", "SYS.CONFIG says what it manages, to 1..64 logical processors",
@@ -212,6 +235,11 @@ cdef class SeamModule:
         """NON-BLOCKING-RESIZE, as proposed: TDH.MEM.PAGE.DEMOTE takes a mapped or pending entry as it is."""
         return bool(self.s.nonblocking_resize)
 
+    @property
+    def topology(self):
+        """Topology enumeration, later than module 1.5.01: TDH.VP.INIT has version 1."""
+        return bool(self.s.topology)
+
     def hkids(self):
         """The state of each HKID: 0 free, 1 assigned, 2 flushed, 3 written back, 4 reserved."""
         return [self.s.kot[i] for i in range(SEAM_HKIDS)]
@@ -235,6 +263,31 @@ cdef class SeamModule:
                     out[f"PAMT {hpa:#x} size {i}"] = word
         return out
 
+    def write_memory(self, uint64_t pa, bytes content not None):
+        """What the VMM writes to memory outside of TDMRs: TD_PARAMS, lists of GPAs, sources of PAGE.ADD."""
+        if pa >> 52 or seam_write(self.s, pa, <const char *>content, len(content)) < 0:
+            raise UsageError(f"{len(content)} bytes at {pa:#x}", "the module's user has 64 pages of memory",
+                             "fewer pages, below 4P")
+
+    def read_memory(self, uint64_t pa, int size):
+        """Bytes of such memory, within one page; zeroes where nothing was written."""
+        cdef uint64_t *words = host_words(self.s, pa)
+        if not 0 <= size <= 4096 - (pa & 0xfff):
+            raise UsageError(f"{size} bytes at {pa:#x}", "not within a page", "at most to the page's end")
+        return bytes(size) if words == NULL else (<char *>words)[pa & 0xfff:(pa & 0xfff) + size]
+
+    def lock_word(self, str name not None):
+        """A lock word of the module as a whole: KOT, WBCACHE or SYS."""
+        return module_lock(self.s, name)[0]
+
+    def set_lock_word(self, str name not None, uint64_t word):
+        """Somebody holds that lock, or nobody does."""
+        module_lock(self.s, name)[0] = word
+
+    def wb_resume(self):
+        """How far TDH.PHYMEM.CACHE.WB got before an interrupt ended it; 0: nothing is to be resumed."""
+        return self.s.wb_next
+
     # ---- calls
 
     def seamcall(self, int leaf, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, uint64_t r9=0,
@@ -257,25 +310,20 @@ cdef class SeamModule:
         return r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11
 
     def tdcall(self, str op, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, int64_t intr_after=-1):
-        """(result, rax, rcx, rdx, r8, r9) after accept, attr_rd or attr_wr of the VCPU on that LP."""
+        """(result, rax, rcx, rdx, r8, r9) after accept, attr_rd, attr_wr or veinfo_get of the VCPU on that LP."""
         cdef SeamRegs r
         cdef Cpu *c = self.lp(lp)
         cdef int res
-        if op not in ("accept", "attr_rd", "attr_wr"):
-            raise UsageError(f"TDCALL {op!r}", "unknown", "accept, attr_rd or attr_wr")
+        if op not in tdcall_number:
+            raise UsageError(f"TDCALL {op!r}", "unknown", ", ".join(tdcall_number))
         memset(&r, 0, sizeof(r))
+        r.rax = tdcall_number[op]
         r.rcx = rcx
         r.rdx = rdx
         r.r8 = r8
         self.s.lp[lp].intr_after = intr_after
         self.s.lp[lp].polls = 0
-        if op == "accept":
-            r.rax = 6
-            res = tdg_mem_page_accept(c, self.s, &r)
-        elif op == "attr_rd":
-            res = tdg_mem_page_attr_rd(c, self.s, &r)
-        else:
-            res = tdg_mem_page_attr_wr(c, self.s, &r)
+        res = tdcall(c, self.s, <int>r.rax, &r)
         self.s.lp[lp].intr_after = -1
         return res, r.rax, r.rcx, r.rdx, r.r8, r.r9
 
@@ -326,7 +374,7 @@ cdef class SeamModule:
         """The TDR and TDCS fields of a TD, as a dict."""
         cdef Td *td = self._td(tdr)
         d = {name: td_word(td, i)[0] for name, i in td_field.items()}
-        d.update(levels=td.levels, gpaw=td.gpaw, num_l2=td.num_l2)
+        d.update(levels=td.levels, gpaw=td.gpaw, num_l2=td.num_l2, mrtd=[td.mrtd[i] for i in range(6)])
         return d
 
     def set_td(self, uint64_t tdr, **fields):
@@ -348,7 +396,8 @@ cdef class SeamModule:
         """The TDVPS fields of a VCPU, as a dict."""
         cdef Vp *vp = self._vp(tdvpr)
         d = {name: vp_word(vp, i)[0] for name, i in vp_field.items()}
-        d.update(epf_count=vp.epf_count, epf_gpa=[vp.epf_gpa[i] for i in range(vp.epf_n)], index=vp.index)
+        d.update(epf_count=vp.epf_count, x2apic_id=vp.x2apic_id, index=vp.index,
+                 epf_gpa=[vp.epf_gpa[i] for i in range(vp.epf_n)])
         return d
 
     def set_vp(self, uint64_t tdvpr, **fields):

@@ -1,4 +1,4 @@
-STATUSES: dict[str, int]
+STATUSES: dict[str, tuple[int, str]]
 OPERAND_IDS: dict[str, int]
 LEAF_NUMBERS: dict[str, int]
 PAGE_TYPES: dict[str, int]
@@ -9,3 +9,4 @@ ENTRY_BITS: dict[str, int]
 FREE_ENTRY: int
 
 def sept_facts(entry: int) -> dict | None: ...
+def leaf_row(number: int) -> dict | None: ...

@@ -10,7 +10,7 @@ from tdpfast._mmu.arena cimport SP_FREED, SP_QUEUED, Sp, arena_watch, hpa_to_sp
 from tdpfast._sync.atomic cimport tdp_read_once32
 from tdpfast._ops.ops cimport op_map
 from tdpfast._seam.module cimport seam_td
-from tdpfast._seam.core cimport PamtEntry, SeamRecord, Td, Tdmr
+from tdpfast._seam.state cimport PamtEntry, SeamRecord, Td, Tdmr
 from tdpfast._seam.record cimport SEAM_RECORDED, seam_record, seam_records, seam_trace
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync.cpu cimport SLOW_CHECK

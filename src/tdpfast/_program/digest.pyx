@@ -13,7 +13,7 @@ from libc.string cimport memcmp
 from tdpfast._names cimport TDX_MAX_VCPUS
 from tdpfast._mmu.arena cimport ARENA_SHARES, SP_FREED, SPTE_ENTRIES, Arena, Sp
 from tdpfast._ops.ops cimport OpResult
-from tdpfast._seam.core cimport SEAM_HKIDS, SEAM_MAX_LP, Seam, SeamLp, SeamUndo, Td, Tdmr, Vp
+from tdpfast._seam.state cimport SEAM_HKIDS, SEAM_MAX_LP, Seam, SeamLp, SeamUndo, Td, Tdmr, Vp
 from tdpfast._sync.cpu cimport Cpu
 from tdpfast._mmu.tdp_mmu cimport Kvm
 from tdpfast._tdx.state cimport Tdx

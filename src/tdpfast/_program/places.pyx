@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 from tdpfast._face.vm cimport VmCore
 from tdpfast._mmu.arena cimport ARENA_HPA, SP_LINKED, Sp, hpa_to_sp, sp_hpa
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
-from tdpfast._seam.core cimport Td, Tdmr, page_memory
+from tdpfast._seam.state cimport Td, Tdmr, page_memory
 from tdpfast._seam.defs cimport ENC_FREE, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_REMOVED, SEPT_HPA, sept_enc
 from tdpfast._seam.module cimport seam_td
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte

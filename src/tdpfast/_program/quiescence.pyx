@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 from tdpfast._names cimport CHECK_AGREE, CHECK_FROZEN, CHECK_LIFE, CHECK_PAMT, CHECK_STAT
 from tdpfast._mmu.arena cimport SP_LINKED, Sp, hpa_to_sp
 from tdpfast._seam.module cimport pamt_peek, seam_td
-from tdpfast._seam.core cimport PT_EPT, PT_REG, PamtEntry, Td, page_memory
+from tdpfast._seam.state cimport PT_EPT, PT_REG, PamtEntry, Td, page_memory
 from tdpfast._seam.defs cimport (
     ENC_FREE, ENC_MAPPED, ENC_NL_BLOCKED, ENC_NL_MAPPED, ENC_PENDING, ENC_REMOVED, SEPT_FREE, SEPT_HPA, sept_enc,
 )

@@ -15,13 +15,13 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from tdpfast._names cimport SYNC_CALL_RCU, SYNC_LOAD, SYNC_PUT_EXCL, SYNC_RCU_FREE, SYNC_RCU_LOCK, SYNC_RMW, SYNC_WAIT
 from tdpfast._mmu.arena cimport ARENA_SHARES, SP_UNUSED, SPTE_ENTRIES, Arena
 from tdpfast._seam.module cimport seam_td
-from tdpfast._seam.core cimport PT_EPT, PT_NDA, PT_TDCX, Seam, SeamUndo, Tdmr, page_memory, pamt_entry
+from tdpfast._seam.state cimport PT_EPT, PT_NDA, PT_TDCX, Seam, SeamUndo, Tdmr, page_memory, pamt_entry
 from tdpfast._seam.defs cimport SEPT_TDEL
 from tdpfast._sync.cpu cimport Cpu, Rcu
 from tdpfast._tdx.pamt cimport PamtHost, pamt_host
 from tdpfast._mmu.arena cimport Sp
 from tdpfast._mmu.tdp_mmu cimport Kvm
-from tdpfast._seam.core cimport Td, Vp
+from tdpfast._seam.state cimport Td, Vp
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._program.world cimport Touch, Watch, World
 

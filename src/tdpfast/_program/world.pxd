@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._mmu.arena cimport Sp
-from tdpfast._seam.core cimport Td, Vp
+from tdpfast._seam.state cimport Td, Vp
 from tdpfast._program.quiescence cimport Finding
 from tdpfast._ops.ops cimport Op, OpResult, Vm
 from tdpfast._sync.cpu cimport Cpu, Trace

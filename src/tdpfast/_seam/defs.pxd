@@ -1,4 +1,4 @@
-"""Constants of the TDX module 1.5 (see _seam_defs.h)."""
+"""Constants of the TDX module 1.5 (see defs.h), and the statuses that leaves answer with (status.h)."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -23,7 +23,20 @@ cdef extern from "tdpfast/_seam/defs.h" nogil:
     const uint64_t TDX_EPT_ENTRY_NOT_PRESENT, TDX_METADATA_FIELD_ID_INCORRECT, TDX_METADATA_FIELD_NOT_WRITABLE
     const uint64_t TDX_METADATA_FIELD_NOT_READABLE, TDX_METADATA_FIELD_VALUE_NOT_VALID
     const uint64_t TDX_METADATA_FIRST_FIELD_ID_IN_CONTEXT
+    const uint64_t TDX_X2APIC_ID_NOT_UNIQUE, TDX_WBCACHE_RESUME_ERROR, TDX_TDMR_OUTSIDE_CMRS, TDX_PAMT_OUTSIDE_CMRS
+    const uint64_t TDX_NO_VALID_VE_INFO, TDX_METADATA_WR_MASK_NOT_VALID, TDX_METADATA_FIELD_CURRENTLY_NOT_WRITABLE
+    const uint64_t TDX_TD_VMCS_FIELD_NOT_INITIALIZED, TDX_INTERRUPTED_PAMT
     const uint64_t SEAM_MODULE_HALT, SEAM_ENTERED_TD
+
+    ctypedef struct TdxStatus "struct tdx_status":
+        const char *name
+        uint32_t code        # bits 63:32
+        int details          # STATUS_*
+    const TdxStatus tdx_statuses[]
+    ctypedef struct TdxOperand "struct tdx_operand":
+        const char *name
+        uint32_t id
+    const TdxOperand tdx_operands[]
 
     const uint64_t SEPT_RWX, SEPT_MT_WB, SEPT_IPAT, SEPT_PS, SEPT_D, SEPT_TDEL, SEPT_HPA, SEPT_TDHP, SEPT_TDEX
     const uint64_t SEPT_TDBW, SEPT_TDB, SEPT_TDP, SEPT_TDAL, SEPT_SVE, SEPT_STATE, SEPT_COUNTER, SEPT_LEAF_SHOWN
@@ -32,11 +45,14 @@ cdef extern from "tdpfast/_seam/defs.h" nogil:
     const uint64_t L2E_SSS, L2E_ATTR, L2_STATE, L2_LEAF_SHOWN, L2_TABLE_SHOWN
     enum:
         OP_RAX, OP_RCX, OP_RDX, OP_R8, OP_R9, OP_R10, OP_R11
+        TDX_STATUS_COUNT, TDX_OPERAND_COUNT, STATUS_PLAIN, STATUS_OPERAND, STATUS_LEVEL, STATUS_VM_LEVEL
+        OP_ATTRIBUTES, OP_XFAM, OP_EXEC_CONTROLS, OP_EPTP_CONTROLS, OP_MAX_VCPUS, OP_CPUID_CONFIG, OP_TSC_FREQUENCY
+        OP_NUM_L2_VMS, OP_IA32_ARCH_CAPABILITIES_CONFIG, OP_TDMR_INFO_PA, OP_GPA_LIST_ENTRY
         OP_TDR, OP_TDCX, OP_TDVPR, OP_SEPT_TREE, OP_TD_EPOCH, OP_STATE, OP_KOT, OP_WBCACHE
         SEPT_TDAL_SHIFT
         ST_PENDING, ST_BLOCKED, ST_BLOCKEDW, ST_TRACK, ST_GUEST_LEAF, ST_EXPORTED, ST_VALID, ST_FREE, ST_ACCEPTABLE
         ST_SEPT_ADD, ST_SEPT_REMOVE, ST_PAGE_AUG, ST_PAGE_REMOVE, ST_DEMOTE, ST_PROMOTE, ST_RELOCATE, ST_BLOCK
-        ST_UNBLOCK, ST_PAGE_ADD, ST_ATTR_RD, ST_ATTR_WR, ST_MR_EXTEND, ST_ANY
+        ST_UNBLOCK, ST_PAGE_ADD, ST_ATTR_RD, ST_ATTR_WR, ST_MR_EXTEND, ST_ANY, ST_BLOCKW
         ENC_FREE, ENC_REMOVED, ENC_NL_MAPPED, ENC_NL_BLOCKED, ENC_MAPPED, ENC_BLOCKED, ENC_PENDING
         ENC_PENDING_BLOCKED
 

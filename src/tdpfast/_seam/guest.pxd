@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam.core cimport Seam, SeamRegs, Vp
+from tdpfast._seam.state cimport Seam, SeamRegs, Vp
 from tdpfast._sync.cpu cimport Cpu
 
 cdef enum GuestResult:
@@ -11,7 +11,10 @@ cdef enum GuestResult:
     GUEST_VE                 # #VE injected
     GUEST_REEXECUTE          # interrupted; the guest runs the TDCALL again
     GUEST_NOT_INSIDE         # no VCPU runs on this LP
+    GUEST_DF                 # #DF injected: a #VE whose predecessor's VE_INFO was not read
 
+cdef int tdcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil
+cdef bint tdcall_exists(int leaf) noexcept nogil
 cdef int tdg_mem_page_accept(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef int tdg_mem_page_attr_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
 cdef int tdg_mem_page_attr_wr(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil

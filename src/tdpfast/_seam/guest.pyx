@@ -4,16 +4,20 @@
 A TDCALL takes no lock but that of the S-EPT entry, and yields to a host that waits for it (host priority).
 """
 
-from tdpfast._names cimport SYNC_PUT_EXCL, SYNC_TRY_EXCL
+from tdpfast._names cimport (
+    SYNC_PUT_EXCL, SYNC_TRY_EXCL, TDG_MEM_PAGE_ACCEPT, TDG_MEM_PAGE_ATTR_RD, TDG_MEM_PAGE_ATTR_WR, TDG_VP_VEINFO_GET,
+)
 from tdpfast._sync.atomic cimport tdp_fetch_and, tdp_fetch_or
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 from tdpfast._seam.l2 cimport (
     L2_PRESENT, L2_VALID, alias_bit, has_alias, l2_alias_unblock, l2_attr_legal, l2_attributes, l2_find_guest, l2_leaf,
     l2_leaf_attr, l2_leaf_put, l2_write,
 )
 from tdpfast._seam.vp cimport td_exit, td_exit_ept_violation, vm_exit, vp_running
-from tdpfast._sync.cpu cimport sync_load
+from tdpfast._sync.cpu cimport sync_load, sync_point
 
 cdef enum EeqType:       # extended exit qualification, bits 3:0
     EEQ_NONE = 0
@@ -25,6 +29,8 @@ cdef enum:
     TDCALL_LENGTH = 4
     ACCESS_LENGTH = 3
     ACCESS_WRITE = 2         # exit qualification
+    EXIT_EPT_VIOLATION = 0x30
+    TDCALLS = 64             # numbers of TDCALL leaves are below this
 
 cdef enum GuestLock:
     LOCK_TAKEN = 0
@@ -326,19 +332,31 @@ cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs 
     return td_ept_violation(c, s, vp, gpa, r)
 
 
+cdef int inject_ve(Vp *vp, uint64_t gpa) noexcept nogil:
+    """#VE about a page; VE_INFO is the guest's until VP.VEINFO.GET read it, and one more #VE meanwhile is a #DF."""
+    if vp.ve_valid:
+        return GUEST_DF
+    vp.ve_valid = 1
+    vp.ve_gpa = gpa
+    vp.ve_qual = ACCESS_WRITE
+    return GUEST_VE
+
+
 cdef int td_ept_violation(Cpu *c, Seam *s, Vp *vp, uint64_t gpa, SeamRegs *r) noexcept nogil:
-    """The module's answer to an EPT violation by a write: #VE for a page the guest has not accepted, else an exit."""
+    """The module's answer to an EPT violation by a write: #VE for a page the guest has not accepted, else an exit.
+    Those of shared GPAs are the host's EPT's: the zero-step filter does not count them."""
     cdef Td *td = &s.td[vp.td]
     cdef uint64_t *ep
     cdef uint64_t e
     cdef uint64_t eeq = EEQ_NONE
     vm_exit(c, s, vp)
+    if (gpa >> (51 if td.gpaw else 47)) & 1:
+        td_exit_ept_violation(c, s, vp, r, gpa, ACCESS_WRITE, EEQ_NONE)
+        return GUEST_TDEXIT
     sept_leaf(c, s, td, gpa, &ep, &e)
     if sept_flags(e) & ST_ACCEPTABLE:
         if not td.td_ctls & 1:
-            vp.ve_valid = 1
-            vp.ve_gpa = gpa
-            return GUEST_VE
+            return inject_ve(vp, gpa)
         eeq = EEQ_PENDING
     zero_step_count(vp, gpa)
     td_exit_ept_violation(c, s, vp, r, gpa, ACCESS_WRITE, eeq)
@@ -357,3 +375,44 @@ cdef void zero_step_count(Vp *vp, uint64_t gpa) noexcept nogil:
     if vp.epf_n < SEAM_EPF_LIST:
         vp.epf_gpa[vp.epf_n] = gpa
         vp.epf_n += 1
+
+
+# ---- TDCALLs by number --------------------------------------------------------------------------------------
+
+cdef int tdg_vp_veinfo_get(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+    """RCX exit reason, RDX qualification, R8 GLA (0: nobody keeps it here), R9 GPA of the last #VE. TDCALL leaf 3."""
+    cdef Call k
+    cdef Vp *vp
+    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
+        return GUEST_NOT_INSIDE
+    r.rcx = r.rdx = r.r8 = r.r9 = 0
+    if not vp.ve_valid:
+        return guest_return(vp, r, TDX_NO_VALID_VE_INFO)
+    r.rcx = EXIT_EPT_VIOLATION
+    r.rdx = vp.ve_qual
+    r.r9 = vp.ve_gpa
+    vp.ve_valid = 0
+    return guest_return(vp, r, TDX_SUCCESS)
+
+
+ctypedef int (*guest_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
+cdef guest_fn guest_rows[TDCALLS]
+guest_rows[<int>TDG_MEM_PAGE_ACCEPT] = tdg_mem_page_accept
+guest_rows[<int>TDG_MEM_PAGE_ATTR_RD] = tdg_mem_page_attr_rd
+guest_rows[<int>TDG_MEM_PAGE_ATTR_WR] = tdg_mem_page_attr_wr
+guest_rows[<int>TDG_VP_VEINFO_GET] = tdg_vp_veinfo_get
+
+
+cdef bint tdcall_exists(int leaf) noexcept nogil:
+    return 0 <= leaf < TDCALLS and guest_rows[leaf] != NULL
+
+
+cdef int tdcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
+    """A TDCALL by its number: a GuestResult. One that tdpfast does not have is answered TDX_OPERAND_INVALID."""
+    cdef Call k
+    cdef Vp *vp
+    if tdcall_exists(leaf):
+        return guest_rows[leaf](c, s, r)
+    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
+        return GUEST_NOT_INSIDE
+    return guest_return(vp, r, TDX_OPERAND_INVALID)

@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam.core cimport Call, PageHold, Seam, SeamRegs
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.state cimport Seam, SeamRegs
+from tdpfast._seam.steps cimport Call, PageHold
 from tdpfast._sync.cpu cimport Cpu
 
 cdef enum:               # page attributes of one VM, 16 bits

@@ -7,8 +7,10 @@ Every function here that takes a Cpu may yield. An L2 leaf that is blocked keeps
 
 from tdpfast._names cimport SYNC_STORE
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_store_release
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 from tdpfast._sync.cpu cimport sync_load, sync_point
 
 
@@ -238,8 +240,7 @@ cdef uint64_t add_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t version
         l2_page_reg(r, vm)[0] = <uint64_t>-1
         added = True
     if entry != k.entry:
-        entry_write_unlock(c, s, k.ep, entry)
-        k.held &= ~<uint32_t>HELD_ENTRY
+        entry_commit(c, s, k, entry)
     return status
 
 

@@ -1,12 +1,16 @@
 # cython: language_level=3
 """Splitting a large page into 512 small ones, and merging them again.
 
-Every function here may yield, and holds no lock when it returns.
+Every function here may yield; what a call holds is given back when it returns.
 """
 
+from tdpfast._names cimport TDH_MEM_PAGE_DEMOTE, TDH_MEM_PAGE_PROMOTE
 from tdpfast._sync.atomic cimport tdp_fetch_add
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 from tdpfast._seam.l2 cimport (
     alias_bit, has_alias, l2_failed, l2_find, l2_page_reg, l2_table_lock, l2_unblocked, l2_uniform, l2_write,
 )
@@ -38,37 +42,30 @@ cdef uint64_t commit_enter(Cpu *c, Seam *s, PamtEntry *large, bint interrupted) 
 
 # ---- DEMOTE -------------------------------------------------------------------------------------------------
 
-cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_mem_page_demote(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX GPA|level, RDX TDR (bit 0: L2_SEPT_ADD_MODE,
     use the L2 pages only where there is an alias), R8 page for the table, R9..R11 pages for L2 tables.
     Leaf 15, version 0."""
-    cdef Call k
     cdef PageHold page
     cdef PamtEntry *large
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t rdx = r.rdx
-    cdef uint64_t status
-    if regs_version(r) != 0 or s.dynamic_pamt:       # the page pair it would need is not modelled
-        return TDX_OPERAND_INVALID
-    status = mem_enter(c, s, r, &k, rdx & ~<uint64_t>1, OPS_FOR_CHANGE, 1, 2, False)
-    if status != TDX_SUCCESS:
-        return status
-    if not sept_flags(k.entry) & ST_DEMOTE:
-        return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
+    cdef uint64_t status = TDX_SUCCESS
     k.entry = entry_clean(k.entry, k.level)
     large = entry_pamt(s, k.entry, k.level)
     if not s.nonblocking_resize or sept_flags(k.entry) & ST_BLOCKED:
-        status = blocked_and_tracked(c, s, &k, large, r)
+        status = blocked_and_tracked(c, s, k, large, r)
     if status == TDX_SUCCESS:
         status = page_lock_new(c, s, r.r8, 0, OP_R8, &page)
     if status == TDX_SUCCESS:
-        status = demote_pages(c, s, &k, r, rdx & 1, large, &page)
+        status = demote_pages(c, s, k, r, k.rdx & 1, large, &page)
         page_unlock(c, s, &page)
     if status == TDX_INTERRUPTED_RESTARTABLE:
-        r.rcx = rcx
-        r.rdx = rdx
-    call_leave(c, s, &k)
+        r.rcx = k.rcx
+        r.rdx = k.rdx
     return status
+
+cdef Leaf *row = mem_leaf(TDH_MEM_PAGE_DEMOTE, tdh_mem_page_demote, 0, OPS_FOR_CHANGE, 1, 2, TREE_SHARED, ST_DEMOTE, 3)
+row.options = 1
+row.flags = LEAF_STATIC_PAMT | LEAF_R8_PAGE     # the page pair it would need is not modelled
 
 
 cdef inline bint demote_interrupted(Cpu *c, Seam *s) noexcept nogil:
@@ -173,43 +170,30 @@ cdef void demote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *large,
         tdp_fetch_add(&k.td.chldcnt, 1)
         l2_write(c, s, l2.ep[vm], (l2_page_reg(r, vm)[0] & ~SEPT_SVE) | L2E_RWXX)
         entry |= alias_bit(vm)
-    entry_write_unlock(c, s, k.ep, entry)
-    k.held &= ~<uint32_t>HELD_ENTRY
+    entry_commit(c, s, k, entry)
 
 
 # ---- PROMOTE ------------------------------------------------------------------------------------------------
 
-cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_mem_page_promote(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX GPA|level, RDX TDR. Success: RCX the freed S-EPT page (version 1: R9..R11 those of the L2 VMs).
     Leaf 23, versions 0 and 1."""
-    cdef Call k
-    cdef PamtEntry *page
-    cdef uint64_t version = regs_version(r)
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t rdx = r.rdx
+    cdef PamtEntry *page = pamt_named(s, k.entry & SEPT_HPA, 0)
     cdef uint64_t status
-    if version:
-        r.r9 = r.r10 = r.r11 = <uint64_t>-1
-    if version > 1 or s.dynamic_pamt:
-        r.rcx = r.rdx = 0
-        return TDX_OPERAND_INVALID
-    status = mem_enter(c, s, r, &k, rdx, OPS_FOR_CHANGE, 1, 2, False)
-    if status != TDX_SUCCESS:
-        return status
-    if not sept_flags(k.entry) & ST_PROMOTE:
-        return call_fail_entry(c, s, &k, r, TDX_EPT_ENTRY_STATE_INCORRECT | OP_RCX)
-    page = pamt_named(s, k.entry & SEPT_HPA, 0)
     if not hp_try_excl(c, s, &page.lock):
-        return call_fail(c, s, &k, TDX_OPERAND_BUSY | OP_RCX)
-    status = blocked_and_tracked(c, s, &k, page, r)
+        return TDX_OPERAND_BUSY | OP_RCX
+    status = blocked_and_tracked(c, s, k, page, r)
     if status == TDX_SUCCESS:
-        status = promote_children(c, s, &k, r, page, version)
+        status = promote_children(c, s, k, r, page, k.version)
     if status == TDX_INTERRUPTED_RESTARTABLE:
-        r.rcx = rcx
-        r.rdx = rdx
+        r.rcx = k.rcx
+        r.rdx = k.rdx
     hp_put_excl(c, s, &page.lock)
-    call_leave(c, s, &k)
     return status
+
+row = mem_leaf(TDH_MEM_PAGE_PROMOTE, tdh_mem_page_promote, 1, OPS_FOR_CHANGE, 1, 2, TREE_SHARED, ST_PROMOTE, 2)
+row.nulled = IN_R9 | IN_R10 | IN_R11
+row.flags = LEAF_STATIC_PAMT
 
 
 cdef uint64_t promote_children(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page,
@@ -309,5 +293,4 @@ cdef void promote_commit(Cpu *c, Seam *s, Call *k, SeamRegs *r, PamtEntry *page,
         if version:
             l2_page_reg(r, vm)[0] = hpa
     r.rcx = k.entry & SEPT_HPA
-    entry_write_unlock(c, s, k.ep, first)
-    k.held &= ~<uint32_t>HELD_ENTRY
+    entry_commit(c, s, k, first)

@@ -5,13 +5,13 @@
     memset(&regs, 0, sizeof(regs)); regs.rcx = gpa | level; regs.rdx = tdr; regs.r8 = hpa
     status = seamcall(c, s, TDH_MEM_PAGE_AUG, &regs)
 
-A leaf may be called directly as well; seamcall() adds injection and the trace record. regs.rax is set to the status.
-The logical processor is c.lp & 63.
+The leaves are rows of a table (leaf.pxd); seamcall() is the only way in. regs.rax is set to the status. The logical
+processor is c.lp & 63.
 """
 
 from libc.stdint cimport int32_t, uint64_t
 
-from tdpfast._seam.core cimport PamtEntry, Seam, SeamInject, SeamLp, SeamRegs, Td, Vp, pamt_entry
+from tdpfast._seam.state cimport PamtEntry, Seam, SeamInject, SeamLp, SeamRegs, Td, Vp, pamt_entry
 from tdpfast._sync.cpu cimport Cpu
 
 # Instance. NULL or -1: out of memory or a bad range.
@@ -19,6 +19,9 @@ cdef Seam *seam_new(int max_td, int max_vp) noexcept nogil
 cdef void seam_free(Seam *s) noexcept nogil
 cdef void seam_not_ready(Seam *s, int nlp) noexcept nogil
 cdef void seam_reset(Seam *s) noexcept nogil
+
+# What the VMM writes to memory outside of TDMRs, for leaves that read it there: -1 beyond SEAM_HOST_PAGES pages
+cdef int seam_write(Seam *s, uint64_t pa, const void *bytes, size_t n) noexcept nogil
 
 # Calls
 cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil

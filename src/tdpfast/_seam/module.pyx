@@ -6,90 +6,35 @@ from libc.string cimport memcpy, memset
 
 from tdpfast._names cimport (
     INJ_ENTRY, INJ_EPOCH, INJ_NONE, INJ_OP_STATE, INJ_PAMT_R8, INJ_PAMT_RCX, INJ_SEPT_TREE, INJ_TDR, SEAM_LEAVES,
-    SYNC_LOAD, SYNC_PUT_EXCL, SYNC_TRY_EXCL, TDH_MEM_PAGE_ADD, TDH_MEM_PAGE_AUG, TDH_MEM_PAGE_DEMOTE,
-    TDH_MEM_PAGE_PROMOTE, TDH_MEM_PAGE_RELOCATE, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK, TDH_MEM_RANGE_UNBLOCK,
-    TDH_MEM_SEPT_ADD, TDH_MEM_SEPT_RD, TDH_MEM_SEPT_REMOVE, TDH_MEM_TRACK, TDH_MNG_ADDCX, TDH_MNG_CREATE,
-    TDH_MNG_INIT, TDH_MNG_KEY_CONFIG, TDH_MNG_KEY_FREEID, TDH_MNG_KEY_RECLAIMID, TDH_MNG_RD, TDH_MNG_VPFLUSHDONE,
-    TDH_MNG_WR, TDH_MR_EXTEND, TDH_MR_FINALIZE, TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RDMD, TDH_PHYMEM_PAGE_RECLAIM,
-    TDH_PHYMEM_PAGE_WBINVD, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE, TDH_SYS_CONFIG, TDH_SYS_INIT,
-    TDH_SYS_KEY_CONFIG, TDH_SYS_LP_INIT, TDH_SYS_RD, TDH_SYS_TDMR_INIT, TDH_VP_ADDCX, TDH_VP_CREATE, TDH_VP_ENTER,
-    TDH_VP_FLUSH, TDH_VP_INIT, TDH_VP_RD, TDH_VP_WR,
+    SYNC_LOAD, SYNC_PUT_EXCL, SYNC_TRY_EXCL,
 )
 from tdpfast._sync.atomic cimport (
-    tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_try_cmpxchg, tdp_write_once32,
+    tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_read_once32, tdp_try_cmpxchg, tdp_unlikely,
+    tdp_write_once32,
 )
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
-from tdpfast._seam.large cimport tdh_mem_page_demote, tdh_mem_page_promote
-from tdpfast._seam.md cimport tdh_mng_rd, tdh_mng_wr, tdh_sys_rd, tdh_vp_rd, tdh_vp_wr
-from tdpfast._seam.mr cimport tdh_mr_extend, tdh_mr_finalize
-from tdpfast._seam.page cimport (
-    tdh_mem_page_add, tdh_mem_page_aug, tdh_mem_page_relocate, tdh_mem_page_remove,
-)
-from tdpfast._seam.pamt cimport tdh_phymem_pamt_add, tdh_phymem_pamt_remove
-from tdpfast._seam.phymem cimport (
-    tdh_phymem_cache_wb, tdh_phymem_page_rdmd, tdh_phymem_page_reclaim, tdh_phymem_page_wbinvd,
-)
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
 from tdpfast._seam.record cimport SEAM_UNSEEN, observe_call
-from tdpfast._seam.sept cimport (
-    tdh_mem_range_block, tdh_mem_range_unblock, tdh_mem_sept_add, tdh_mem_sept_rd, tdh_mem_sept_remove,
-    tdh_mem_track,
-)
-from tdpfast._seam.sys cimport (
-    sys_allows, tdh_sys_config, tdh_sys_init, tdh_sys_key_config, tdh_sys_lp_init, tdh_sys_tdmr_init,
-)
-from tdpfast._seam.td cimport (
-    KOT_FREE, KOT_RESERVED, tdh_mng_addcx, tdh_mng_create, tdh_mng_init, tdh_mng_key_config, tdh_mng_key_freeid,
-    tdh_mng_key_reclaimid, tdh_mng_vpflushdone, tdh_vp_addcx, tdh_vp_create, tdh_vp_init,
-)
-from tdpfast._seam.vp cimport tdh_vp_enter, tdh_vp_flush
-from tdpfast._sync.cpu cimport sync_load, sync_rare
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
+from tdpfast._sync.cpu cimport sync_load, sync_point, sync_rare
 
-ctypedef uint64_t (*leaf_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
+# The families put their leaves' rows into the table when they are imported.
+import tdpfast._seam.large
+import tdpfast._seam.md
+import tdpfast._seam.migrate
+import tdpfast._seam.mr
+import tdpfast._seam.page
+import tdpfast._seam.pamt
+import tdpfast._seam.phymem
+import tdpfast._seam.sept
+import tdpfast._seam.sys
+import tdpfast._seam.td
+import tdpfast._seam.vp
 
-cdef leaf_fn leaves[SEAM_LEAVES]
-leaves[<int>TDH_VP_ENTER] = tdh_vp_enter
-leaves[<int>TDH_MNG_ADDCX] = tdh_mng_addcx
-leaves[<int>TDH_MEM_PAGE_ADD] = tdh_mem_page_add
-leaves[<int>TDH_MEM_SEPT_ADD] = tdh_mem_sept_add
-leaves[<int>TDH_VP_ADDCX] = tdh_vp_addcx
-leaves[<int>TDH_MEM_PAGE_RELOCATE] = tdh_mem_page_relocate
-leaves[<int>TDH_MEM_PAGE_AUG] = tdh_mem_page_aug
-leaves[<int>TDH_MEM_RANGE_BLOCK] = tdh_mem_range_block
-leaves[<int>TDH_MNG_KEY_CONFIG] = tdh_mng_key_config
-leaves[<int>TDH_MNG_CREATE] = tdh_mng_create
-leaves[<int>TDH_VP_CREATE] = tdh_vp_create
-leaves[<int>TDH_MEM_PAGE_DEMOTE] = tdh_mem_page_demote
-leaves[<int>TDH_MR_EXTEND] = tdh_mr_extend
-leaves[<int>TDH_MR_FINALIZE] = tdh_mr_finalize
-leaves[<int>TDH_VP_FLUSH] = tdh_vp_flush
-leaves[<int>TDH_MNG_VPFLUSHDONE] = tdh_mng_vpflushdone
-leaves[<int>TDH_MNG_KEY_FREEID] = tdh_mng_key_freeid
-leaves[<int>TDH_MNG_INIT] = tdh_mng_init
-leaves[<int>TDH_VP_INIT] = tdh_vp_init
-leaves[<int>TDH_MEM_PAGE_PROMOTE] = tdh_mem_page_promote
-leaves[<int>TDH_PHYMEM_PAGE_RDMD] = tdh_phymem_page_rdmd
-leaves[<int>TDH_MEM_SEPT_RD] = tdh_mem_sept_rd
-leaves[<int>TDH_MNG_KEY_RECLAIMID] = tdh_mng_key_reclaimid
-leaves[<int>TDH_PHYMEM_PAGE_RECLAIM] = tdh_phymem_page_reclaim
-leaves[<int>TDH_MEM_PAGE_REMOVE] = tdh_mem_page_remove
-leaves[<int>TDH_MEM_SEPT_REMOVE] = tdh_mem_sept_remove
-leaves[<int>TDH_MEM_TRACK] = tdh_mem_track
-leaves[<int>TDH_MEM_RANGE_UNBLOCK] = tdh_mem_range_unblock
-leaves[<int>TDH_PHYMEM_CACHE_WB] = tdh_phymem_cache_wb
-leaves[<int>TDH_PHYMEM_PAGE_WBINVD] = tdh_phymem_page_wbinvd
-leaves[<int>TDH_MNG_RD] = tdh_mng_rd
-leaves[<int>TDH_MNG_WR] = tdh_mng_wr
-leaves[<int>TDH_VP_RD] = tdh_vp_rd
-leaves[<int>TDH_VP_WR] = tdh_vp_wr
-leaves[<int>TDH_SYS_INIT] = tdh_sys_init
-leaves[<int>TDH_SYS_LP_INIT] = tdh_sys_lp_init
-leaves[<int>TDH_SYS_CONFIG] = tdh_sys_config
-leaves[<int>TDH_SYS_KEY_CONFIG] = tdh_sys_key_config
-leaves[<int>TDH_SYS_TDMR_INIT] = tdh_sys_tdmr_init
-leaves[<int>TDH_SYS_RD] = tdh_sys_rd
-leaves[<int>TDH_PHYMEM_PAMT_ADD] = tdh_phymem_pamt_add
-leaves[<int>TDH_PHYMEM_PAMT_REMOVE] = tdh_phymem_pamt_remove
+cdef Leaf *rows = leaf_row(0)
+cdef Leaf no_leaf            # for numbers beyond the table
 
 cdef enum:
     UNDO_RECORDS = 1 << 22       # lazily committed
@@ -144,6 +89,7 @@ cdef void seam_free(Seam *s) noexcept nogil:
         seam_unmap(s.tdmr[i].memory, size)
     seam_unmap(s.host, s.host_bytes)
     free(s.info)
+    seam_unmap(s.host_page, SEAM_HOST_PAGES * sizeof(HostPage))
     seam_unmap(s.undo, UNDO_RECORDS * sizeof(SeamUndo))
     seam_unmap(s.pages, <uint64_t>UNDO_PAGES << 12)
     free(s.td_copy)
@@ -152,6 +98,33 @@ cdef void seam_free(Seam *s) noexcept nogil:
     free(s.td)
     free(s.vp)
     free(s)
+
+
+cdef int seam_write(Seam *s, uint64_t pa, const void *bytes, size_t n) noexcept nogil:
+    """Wants the module to itself, or a page of its own that is there already."""
+    cdef size_t done = 0, part
+    cdef HostPage *page
+    cdef int i
+    if s.host_page == NULL:
+        s.host_page = <HostPage *>seam_map(SEAM_HOST_PAGES * sizeof(HostPage))
+        if s.host_page == NULL:
+            return -1
+    while done < n:
+        page = NULL
+        for i in range(s.nhost_page):
+            if s.host_page[i].pa == (pa + done) & ~<uint64_t>0xfff:
+                page = &s.host_page[i]
+        if page == NULL:
+            if s.nhost_page == SEAM_HOST_PAGES:
+                return -1
+            page = &s.host_page[s.nhost_page]
+            memset(page, 0, sizeof(HostPage))
+            page.pa = (pa + done) & ~<uint64_t>0xfff
+            s.nhost_page += 1
+        part = min(n - done, 4096 - ((pa + done) & 0xfff))
+        memcpy(<char *>page.word + ((pa + done) & 0xfff), <const char *>bytes + done, part)
+        done += part
+    return 0
 
 
 cdef void seam_reset(Seam *s) noexcept nogil:
@@ -165,6 +138,8 @@ cdef void seam_reset(Seam *s) noexcept nogil:
     memset(s.kot, KOT_RESERVED, s.hkid_private)          # the shared ones
     s.kot[s.global_hkid] = KOT_RESERVED                  # and the module's own
     s.kot_lock = s.wbcache_lock = s.sys_lock = 0
+    s.wb_hkids = s.wb_next = 0
+    s.nhost_page = 0
     seam_zero(s.host, s.host_bytes)
     s.ninject = s.inject_owned = 0
     s.nrecord = 0
@@ -181,18 +156,42 @@ cdef void seam_reset(Seam *s) noexcept nogil:
 
 # ---- calls --------------------------------------------------------------------------------------------------
 
+cdef inline const Leaf *row_of(int leaf) noexcept nogil:
+    return &rows[leaf] if 0 <= leaf < SEAM_LEAVES else &no_leaf
+
+
+cdef inline bint has_versions(const Seam *s, const Leaf *row) noexcept nogil:
+    return row.version != 0 and (s.topology or not row.flags & LEAF_V1_EXCL)
+
+
+cdef inline uint64_t leaf_run(Cpu *c, Seam *s, const Leaf *row, SeamRegs *r) noexcept nogil:
+    """The steps that the row asks for, the leaf itself, and whatever is still held given back."""
+    cdef Call k
+    cdef uint64_t status = call_enter(c, s, row, r, &k)
+    if status == TDX_SUCCESS:
+        status = row.fn(c, s, r, &k)
+    if k.held:
+        call_leave(c, s, &k)
+    return status
+
+
 cdef uint64_t seamcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
     """Runs one SEAMCALL leaf; regs.rax bits 23:16 choose its version, those above are reserved. May yield. Returns
-    and sets RAX."""
-    if leaf < 0 or leaf >= SEAM_LEAVES or leaves[leaf] == NULL or r.rax >> 24:
+    and sets RAX. A version of a leaf that has none is refused first, then a module that is not ready, then a leaf that
+    does not exist."""
+    cdef const Leaf *row = row_of(leaf)
+    if r.rax >> 16 and (r.rax >> 24 or not has_versions(s, row)):
         r.rax = TDX_OPERAND_INVALID
         return r.rax
-    if tdp_unlikely(s.sys_state != SYS_READY) and not sys_allows(s, leaf):
+    if tdp_unlikely(s.sys_state != SYS_READY) and not row.flags & LEAF_EARLY:
         r.rax = TDX_SYS_NOT_READY
+        return r.rax
+    if row.fn == NULL:
+        r.rax = TDX_OPERAND_INVALID
         return r.rax
     if tdp_unlikely(tdp_read_once32(&s.ninject) != 0 or tdp_read_once32(&s.observed) != SEAM_UNSEEN):
         return seamcall_slow(c, s, leaf, r)
-    r.rax = leaves[leaf](c, s, r)
+    r.rax = leaf_run(c, s, row, r)
     return r.rax
 
 
@@ -204,7 +203,7 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
     cdef uint64_t *word = NULL
     cdef int which = inject_find(c, s, leaf, &inj)
     if which == 0:
-        r.rax = leaves[leaf](c, s, r)
+        r.rax = leaf_run(c, s, row_of(leaf), r)
     elif inj.status != 0:
         r.rax = inj.status
     else:
@@ -219,7 +218,7 @@ cdef uint64_t seamcall_slow(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nog
             if word == NULL and inj.intr_after < 0:
                 inject_undo(c, s, which - 1)
                 which = 0
-        r.rax = leaves[leaf](c, s, r)
+        r.rax = leaf_run(c, s, row_of(leaf), r)
         if word != NULL:
             inject_drop(c, s, &inj, word)
         lp.intr_after = intr
@@ -287,9 +286,20 @@ cdef uint64_t *inject_entry(Cpu *c, Seam *s, const Td *td, uint64_t gpa, int lev
     return &page[sept_index(gpa, at)]
 
 
+cdef uint64_t inject_tdr(Seam *s, const Leaf *row, const SeamRegs *r) noexcept nogil:
+    """The TDR that a call is about."""
+    cdef PamtEntry *e
+    cdef uint64_t named = r.rcx if row.about == TDR_IN_RCX or row.about == TDVPR_IN_RCX else r.rdx
+    if row.about == TDR_IN_RCX or row.about == TDR_IN_RDX or row.about == ABOUT_NOBODY:
+        return named & ~<uint64_t>0xfff
+    e = pamt_entry(s, named & SEPT_HPA, 0)
+    return e.owner if e != NULL else 0
+
+
 cdef uint64_t *inject_word(Cpu *c, Seam *s, SeamInject *inj, int leaf, SeamRegs *r) noexcept nogil:
     """The lock word an injection is about; NULL if this call has none such. May yield."""
-    cdef uint64_t tdr = r.rdx & ~<uint64_t>0xfff
+    cdef const Leaf *row = row_of(leaf)
+    cdef uint64_t tdr
     cdef Td *td
     cdef PamtEntry *e = NULL
     cdef uint64_t raw
@@ -298,17 +308,12 @@ cdef uint64_t *inject_word(Cpu *c, Seam *s, SeamInject *inj, int leaf, SeamRegs 
     if inj.lock == INJ_NONE:
         return NULL
     if inj.lock == INJ_PAMT_R8:
-        e = pamt_entry(s, r.r8 & SEPT_HPA, level if leaf == TDH_MEM_PAGE_AUG and level < 2 else 0)
+        e = pamt_entry(s, r.r8 & SEPT_HPA, level if row.flags & LEAF_R8_SIZED and level < 2 else 0)
     elif inj.lock == INJ_PAMT_RCX:
-        e = pamt_entry(s, r.rcx & SEPT_HPA & ~s.hkid_bits, 1 if leaf >= TDH_PHYMEM_PAMT_ADD else 0)
+        e = pamt_entry(s, r.rcx & SEPT_HPA & ~s.hkid_bits, 1 if row.flags & LEAF_RCX_RANGE else 0)
     if inj.lock == INJ_PAMT_R8 or inj.lock == INJ_PAMT_RCX:
         return &e.lock if e != NULL else NULL
-    if (leaf == TDH_MEM_TRACK or leaf == TDH_MR_FINALIZE or leaf == TDH_MNG_VPFLUSHDONE or leaf == TDH_MNG_KEY_FREEID
-            or leaf == TDH_MNG_RD or leaf == TDH_MNG_WR):
-        tdr = r.rcx
-    elif leaf == TDH_VP_ENTER or leaf == TDH_VP_FLUSH or leaf == TDH_VP_RD or leaf == TDH_VP_WR:
-        e = pamt_entry(s, r.rcx & SEPT_HPA, 0)
-        tdr = e.owner if e != NULL else 0
+    tdr = inject_tdr(s, row, r)
     td = seam_td(s, tdr)
     if td == NULL:
         return NULL
@@ -434,6 +439,8 @@ cdef int seam_snapshot(Seam *s) noexcept nogil:
     memcpy(s.vp_copy, s.vp, s.snap_vp * sizeof(Vp))
     memcpy(s.lp_copy, s.lp, sizeof(s.lp))
     memcpy(s.kot_copy, s.kot, SEAM_HKIDS)
+    s.wb_copy[0] = s.wb_hkids
+    s.wb_copy[1] = s.wb_next
     s.tracking = 1
     return 0
 
@@ -454,6 +461,8 @@ cdef void seam_restore(Seam *s) noexcept nogil:
     memcpy(s.vp, s.vp_copy, s.snap_vp * sizeof(Vp))
     memcpy(s.lp, s.lp_copy, sizeof(s.lp))
     memcpy(s.kot, s.kot_copy, SEAM_HKIDS)
+    s.wb_hkids = s.wb_copy[0]
+    s.wb_next = s.wb_copy[1]
     s.kot_lock = s.wbcache_lock = 0
 
 

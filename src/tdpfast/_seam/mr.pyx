@@ -9,14 +9,18 @@ MRTD is a SHA-384 over 128-byte blocks, in the order of the calls that succeeded
 PAGE.ADD does not measure content. MNG.INIT starts the hash, FINALIZE ends it; before that MRTD reads as 0. The hash is
 our own re-implementation of what module 1.5 does, not an output of it. A page added without its bytes counts as zeroes.
 
-Every function here may yield, and holds no lock when it returns.
+Every function here may yield; what a call holds is given back when it returns.
 """
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
-from tdpfast._seam.core cimport *
+from tdpfast._names cimport TDH_MR_EXTEND, TDH_MR_FINALIZE
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 
 cdef extern from "tdpfast/_seam/sha384.h" nogil:
     void sha384_start(uint64_t *h) noexcept
@@ -64,59 +68,36 @@ cdef void measure_bytes(Seam *s, Td *td, uint64_t hpa) noexcept nogil:
     measure(td, zero)
 
 
-cdef uint64_t tdh_mr_extend(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_mr_extend(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX GPA of 256 bytes, RDX TDR. Leaf 16, version 0."""
-    cdef Call k
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t rdx = r.rdx
     cdef uint64_t status
     cdef int at
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    r.rcx = r.rdx = 0
-    status = build_enter(c, s, rdx, &k)
+    if k.rcx & 0xff:
+        return TDX_OPERAND_INVALID | OP_RCX
+    status = gpa_decode(k, k.rcx & ~<uint64_t>0xfff, 0, 0)
     if status != TDX_SUCCESS:
         return status
-    if rcx & 0xff:
-        status = TDX_OPERAND_INVALID | OP_RCX
-    else:
-        status = gpa_decode(&k, rcx & ~<uint64_t>0xfff, 0, 0)
-    if status == TDX_SUCCESS:
-        at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)
-        if at != 0:
-            regs_entry(r, k.entry, at)
-            status = TDX_EPT_ENTRY_NOT_PRESENT | OP_RCX
-        elif sept_enc(k.entry) != ENC_MAPPED:
-            status = TDX_EPT_ENTRY_NOT_PRESENT
-        else:
-            measure_name(k.td, b"MR.EXTEND", 9, rcx)
-            measure_bytes(s, k.td, (k.entry & SEPT_HPA) | (rcx & 0xfff))
-    call_leave(c, s, &k)
-    return status
-
-
-cdef uint64_t finalize(Td *td) noexcept nogil:
-    if td.op_state != OPS_INITIALIZED:
-        return TDX_OP_STATE_INCORRECT
-    if td.num_vcpus == 0:
-        return TDX_NO_VCPUS
-    sha384_end(td.sha, td.sha_blocks, td.mrtd)
-    td.op_state = OPS_RUNNABLE
+    at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)
+    if at != 0 or sept_flags(k.entry) & ST_FREE:
+        regs_entry(r, k.entry, at)
+        return TDX_EPT_ENTRY_NOT_PRESENT | OP_RCX
+    if sept_enc(k.entry) != ENC_MAPPED:
+        return TDX_EPT_ENTRY_NOT_PRESENT
+    measure_name(k.td, b"MR.EXTEND", 9, k.rcx)
+    measure_bytes(s, k.td, (k.entry & SEPT_HPA) | (k.rcx & 0xfff))
     return TDX_SUCCESS
 
+cdef Leaf *row = td_leaf(TDH_MR_EXTEND, tdh_mr_extend, TDR_IN_RDX, HOLD_EXCL, WANTS_TDCS, OPS_FOR_BUILD, 2)
+row.zeroed = IN_RCX | IN_RDX
 
-cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+
+cdef uint64_t tdh_mr_finalize(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX TDR. The TD becomes runnable, MRTD is fixed; the exclusive TDR stands for OP_STATE's lock. Leaf 17,
     version 0."""
-    cdef Call k
-    cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    status = td_lock(c, s, r.rcx, True, OP_RCX, &k)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(&k)
-    if status == TDX_SUCCESS:
-        status = finalize(k.td)
-    call_leave(c, s, &k)
-    return status
+    if k.td.num_vcpus == 0:
+        return TDX_NO_VCPUS
+    sha384_end(k.td.sha, k.td.sha_blocks, k.td.mrtd)
+    k.td.op_state = OPS_RUNNABLE
+    return TDX_SUCCESS
+
+td_leaf(TDH_MR_FINALIZE, tdh_mr_finalize, TDR_IN_RCX, HOLD_EXCL, WANTS_TDCS, OPS_FOR_BUILD, 1)

@@ -9,9 +9,13 @@ Newer modules of the 1.5 line have it; nothing here is backed by recorded answer
 Every function here may yield, and holds no lock when it returns.
 """
 
+from tdpfast._names cimport TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from tdpfast._sync.atomic cimport tdp_fetch_and, tdp_fetch_or
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 
 
 cdef inline uint64_t flag_bits(int flag) noexcept nogil:
@@ -26,8 +30,6 @@ cdef inline uint64_t *flag_word(PamtEntry *e) noexcept nogil:
 cdef uint64_t range_lock(Cpu *c, Seam *s, SeamRegs *r, PageHold *h) noexcept nogil:
     """The 2M range RCX names (HPA | 1), locked exclusive."""
     cdef uint64_t hpa = r.rcx & ~<uint64_t>0xfff
-    if regs_version(r) != 0 or not s.dynamic_pamt:
-        return TDX_OPERAND_INVALID
     if r.rcx & 0xfff != 1 or hpa & (s.pa_reserved | (level_size(1) - 1)):
         return TDX_OPERAND_INVALID | OP_RCX
     return page_lock(c, s, hpa, 1, True, OP_RCX, h)
@@ -85,12 +87,12 @@ cdef uint64_t add_pair(Cpu *c, Seam *s, SeamRegs *r, PageHold *h) noexcept nogil
     return TDX_SUCCESS
 
 
-cdef uint64_t tdh_phymem_pamt_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_phymem_pamt_add(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX 2M range | 1, RDX and R8 the page pair. Leaf 58, version 0."""
     cdef PageHold h
     cdef uint64_t status
     h.leaf = h.p2m = h.p1g = NULL
-    if s.dynamic_pamt and regs_version(r) == 0 and r.rcx & 0xfff == 1:
+    if r.rcx & 0xfff == 1:
         status = pair_page_check(s, r.rdx, OP_RDX)
         if status == TDX_SUCCESS:
             status = pair_page_check(s, r.r8, OP_R8)
@@ -101,6 +103,9 @@ cdef uint64_t tdh_phymem_pamt_add(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         status = add_pair(c, s, r, &h)
         page_unlock(c, s, &h)
     return status
+
+page_leaf(TDH_PHYMEM_PAMT_ADD, tdh_phymem_pamt_add, 3, 0,
+          LEAF_DYNAMIC_PAMT | LEAF_RCX_RANGE | LEAF_LATER | LEAF_UNRECORDED)
 
 
 cdef uint64_t remove_pair(Cpu *c, Seam *s, SeamRegs *r, PageHold *h) noexcept nogil:
@@ -120,7 +125,7 @@ cdef uint64_t remove_pair(Cpu *c, Seam *s, SeamRegs *r, PageHold *h) noexcept no
     return TDX_SUCCESS
 
 
-cdef uint64_t tdh_phymem_pamt_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_phymem_pamt_remove(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX 2M range | 1. Success: RDX and R8 the page pair. Leaf 59, version 0."""
     cdef PageHold h
     cdef uint64_t status
@@ -130,3 +135,6 @@ cdef uint64_t tdh_phymem_pamt_remove(Cpu *c, Seam *s, SeamRegs *r) noexcept nogi
         status = remove_pair(c, s, r, &h)
         page_unlock(c, s, &h)
     return status
+
+page_leaf(TDH_PHYMEM_PAMT_REMOVE, tdh_phymem_pamt_remove, 1, 0,
+          LEAF_DYNAMIC_PAMT | LEAF_RCX_RANGE | LEAF_LATER | LEAF_UNRECORDED)

@@ -4,10 +4,15 @@
 Every function here may yield, and holds no lock when it returns.
 """
 
+from tdpfast._names cimport (
+    TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RDMD, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD,
+)
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_load_seq, tdp_read_once
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
-from tdpfast._seam.td cimport KOT_FLUSHED, KOT_WRITTEN_BACK
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 
 
 cdef void regs_page(SeamRegs *r, PageHold *h) noexcept nogil:
@@ -16,8 +21,9 @@ cdef void regs_page(SeamRegs *r, PageHold *h) noexcept nogil:
     r.r8 = <uint64_t>h.size
 
 
-cdef void regs_clear(SeamRegs *r) noexcept nogil:
-    r.rcx = r.rdx = r.r8 = r.r9 = r.r10 = r.r11 = 0
+cdef enum:
+    ALL = IN_RCX | IN_RDX | IN_R8 | IN_R9 | IN_R10 | IN_R11
+    WB_PARTS = 4
 
 
 cdef uint64_t page_operand(Cpu *c, Seam *s, uint64_t hpa, bint excl, PageHold *h) noexcept nogil:
@@ -29,15 +35,12 @@ cdef uint64_t page_operand(Cpu *c, Seam *s, uint64_t hpa, bint excl, PageHold *h
     return page_lock(c, s, hpa, 0, excl, OP_RCX, h)
 
 
-cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX page. A page of a TD in teardown becomes free. RCX type, RDX owner, R8 size even when it fails late.
     Leaf 28, version 0."""
     cdef PageHold h
-    cdef uint64_t hpa = r.rcx
+    cdef uint64_t hpa = k.rcx
     cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    regs_clear(r)
     status = page_operand(c, s, hpa, True, &h)
     if status != TDX_SUCCESS:
         return status
@@ -53,6 +56,8 @@ cdef uint64_t tdh_phymem_page_reclaim(Cpu *c, Seam *s, SeamRegs *r) noexcept nog
         status = reclaim_page(c, s, &h)
     page_unlock(c, s, &h)
     return status
+
+page_leaf(TDH_PHYMEM_PAGE_RECLAIM, tdh_phymem_page_reclaim, 1, ALL, 0)
 
 
 cdef uint64_t reclaim_tdr(Seam *s, PamtEntry *e) noexcept nogil:
@@ -91,14 +96,11 @@ cdef uint64_t reclaim_page(Cpu *c, Seam *s, PageHold *h) noexcept nogil:
     return status
 
 
-cdef uint64_t tdh_phymem_page_rdmd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_phymem_page_rdmd(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX page. RCX type, RDX owner, R8 size, R9 BEPOCH of guest and S-EPT pages. Leaf 24, version 0."""
     cdef PageHold h
-    cdef uint64_t hpa = r.rcx
+    cdef uint64_t hpa = k.rcx
     cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    regs_clear(r)
     status = page_operand(c, s, hpa, False, &h)
     if status != TDX_SUCCESS:
         return status
@@ -108,14 +110,14 @@ cdef uint64_t tdh_phymem_page_rdmd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     page_unlock(c, s, &h)
     return TDX_SUCCESS
 
+page_leaf(TDH_PHYMEM_PAGE_RDMD, tdh_phymem_page_rdmd, 1, ALL, 0)
 
-cdef uint64_t tdh_phymem_page_wbinvd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+
+cdef uint64_t tdh_phymem_page_wbinvd(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX page, with or without HKID. Only a free 4K page can be written back. Registers stay. Leaf 41, version 0."""
     cdef PageHold h
     cdef uint64_t hpa = r.rcx & ~s.hkid_bits
     cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
     status = page_operand(c, s, hpa, False, &h)
     if status != TDX_SUCCESS:
         return status
@@ -124,25 +126,58 @@ cdef uint64_t tdh_phymem_page_wbinvd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogi
     page_unlock(c, s, &h)
     return status
 
+page_leaf(TDH_PHYMEM_PAGE_WBINVD, tdh_phymem_page_wbinvd, 1, 0, 0)
 
-cdef uint64_t tdh_phymem_cache_wb(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX 0 start, 1 resume. Writes back the caches of every flushed HKID; one package, never interrupted.
-    Leaf 40, version 0."""
-    cdef uint64_t status = TDX_NO_HKID_READY_TO_WBCACHE
+
+cdef bint wb_wanted(const Seam *s) noexcept nogil:
+    """Some HKID is flushed, written back or not."""
     cdef int i
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
+    for i in range(SEAM_HKIDS):
+        if s.kot[i] == KOT_FLUSHED or s.kot[i] == KOT_WRITTEN_BACK:
+            return True
+    return False
+
+
+cdef uint64_t wb_run(Cpu *c, Seam *s, bint resume) noexcept nogil:
+    """Writes back the caches, a part at a time; with an interrupt pending it stops after one."""
+    cdef uint64_t part = s.wb_next if resume else 0
+    cdef int i
+    if resume and s.wb_next == 0:
+        return TDX_WBCACHE_RESUME_ERROR
+    if not resume:
+        s.wb_next = 0
+        if not wb_wanted(s):
+            return TDX_NO_HKID_READY_TO_WBCACHE
+        s.wb_hkids = 0
+        for i in range(SEAM_HKIDS):
+            if s.kot[i] == KOT_FLUSHED:
+                s.wb_hkids |= <uint64_t>1 << i
+    while part < WB_PARTS:
+        part += 1
+        if part < WB_PARTS and interrupt_pending(s, c):
+            s.wb_next = part
+            return TDX_INTERRUPTED_RESUMABLE
+    s.wb_next = 0
+    for i in range(SEAM_HKIDS):
+        if (s.wb_hkids >> i) & 1 and s.kot[i] == KOT_FLUSHED:
+            s.kot[i] = KOT_WRITTEN_BACK
+    return TDX_SUCCESS
+
+
+cdef uint64_t tdh_phymem_cache_wb(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
+    """RCX 0 starts anew, 1 resumes what an interrupt ended. Writes back the caches of every HKID that is flushed when
+    it starts; there is one package. Leaf 40, version 0."""
+    cdef uint64_t status
     if r.rcx > 1:
         return TDX_OPERAND_INVALID | OP_RCX
     if not sharex_try_excl(c, &s.wbcache_lock):
         return TDX_OPERAND_BUSY | OP_WBCACHE
-    if not sharex_try_excl(c, &s.kot_lock):
+    if not sharex_try_shared(c, &s.kot_lock):
         sharex_put_excl(c, &s.wbcache_lock)
         return TDX_OPERAND_BUSY | OP_KOT
-    for i in range(SEAM_HKIDS):
-        if s.kot[i] == KOT_FLUSHED:
-            s.kot[i] = KOT_WRITTEN_BACK
-            status = TDX_SUCCESS
-    sharex_put_excl(c, &s.kot_lock)
+    status = wb_run(c, s, r.rcx == 1)
+    sharex_put_shared(c, &s.kot_lock)
     sharex_put_excl(c, &s.wbcache_lock)
     return status
+
+page_leaf(TDH_PHYMEM_CACHE_WB, tdh_phymem_cache_wb, 1, 0, 0)

@@ -3,7 +3,7 @@ while others call; a reset or a snapshot is not."""
 
 from libc.stdint cimport uint64_t
 
-from tdpfast._seam.core cimport Seam, SeamRecord, SeamRegs
+from tdpfast._seam.state cimport Seam, SeamRecord, SeamRegs
 from tdpfast._sync.cpu cimport Cpu
 
 cdef enum:               # Seam.observed

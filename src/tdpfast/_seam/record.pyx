@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 
 from tdpfast._names cimport EV_SEAM
 from tdpfast._sync.atomic cimport tdp_write_once32
-from tdpfast._seam.core cimport SEAM_MAX_LP, Seam, SeamRecord, SeamRegs, side_lock, side_unlock
+from tdpfast._seam.state cimport SEAM_MAX_LP, Seam, SeamRecord, SeamRegs, side_lock, side_unlock
 from tdpfast._sync.cpu cimport Cpu, Event, trace_new
 
 

@@ -10,11 +10,15 @@ Every function here may yield, and holds no lock when it returns.
 
 from libc.string cimport memset
 
-from tdpfast._names cimport TDH_SYS_CONFIG, TDH_SYS_INIT, TDH_SYS_KEY_CONFIG, TDH_SYS_LP_INIT, TDH_SYS_RD
+from tdpfast._names cimport (
+    TDH_SYS_CONFIG, TDH_SYS_INIT, TDH_SYS_KEY_CONFIG, TDH_SYS_LP_INIT, TDH_SYS_TDMR_INIT,
+)
 from tdpfast._sync.atomic cimport tdp_fetch_or
-from tdpfast._seam.core cimport *
 from tdpfast._seam.defs cimport *
-from tdpfast._seam.td cimport KOT_RESERVED
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
 
 cdef enum:
     PAMT_ENTRY_SIZE = 16     # of the module; PamtEntry has another size
@@ -64,19 +68,10 @@ cdef void seam_reserve(Seam *s, uint64_t start, uint64_t end) noexcept nogil:
             hpa += 4096
 
 
-cdef bint sys_allows(const Seam *s, int leaf) noexcept nogil:
-    """Whether a module that is not ready runs the leaf."""
-    return (leaf == TDH_SYS_INIT or leaf == TDH_SYS_LP_INIT or leaf == TDH_SYS_CONFIG or leaf == TDH_SYS_KEY_CONFIG
-            or leaf == TDH_SYS_RD)
-
-
-cdef uint64_t tdh_sys_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_sys_init(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX attributes, 0. Leaf 33, version 0."""
-    cdef uint64_t attributes = r.rcx
+    cdef uint64_t attributes = k.rcx
     cdef uint64_t status = TDX_SUCCESS
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    r.rcx = r.rdx = r.r8 = r.r9 = r.r10 = 0
     if not sharex_try_excl(c, &s.sys_lock):
         return TDX_SYS_BUSY
     if attributes:
@@ -88,14 +83,13 @@ cdef uint64_t tdh_sys_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     sharex_put_excl(c, &s.sys_lock)
     return status
 
+page_leaf(TDH_SYS_INIT, tdh_sys_init, 1, IN_RCX | IN_RDX | IN_R8 | IN_R9 | IN_R10, LEAF_EARLY)
 
-cdef uint64_t tdh_sys_lp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+
+cdef uint64_t tdh_sys_lp_init(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """On each logical processor once. Leaf 35, version 0."""
     cdef uint64_t bit = <uint64_t>1 << (<uint32_t>c.lp & 63)
     cdef uint64_t status = TDX_SUCCESS
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    r.rcx = r.rdx = r.r8 = 0
     if not sharex_try_shared(c, &s.sys_lock):
         return TDX_SYS_BUSY
     if s.sys_state != SYS_INIT_DONE:
@@ -104,6 +98,8 @@ cdef uint64_t tdh_sys_lp_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         status = TDX_SYS_LP_INIT_DONE
     sharex_put_shared(c, &s.sys_lock)
     return status
+
+page_leaf(TDH_SYS_LP_INIT, tdh_sys_lp_init, 0, IN_RCX | IN_RDX | IN_R8, LEAF_EARLY)
 
 
 # ---- SYS.CONFIG ---------------------------------------------------------------------------------------------
@@ -246,12 +242,10 @@ cdef uint64_t configure(Seam *s, const SeamRegs *r) noexcept nogil:
     return TDX_SUCCESS
 
 
-cdef uint64_t tdh_sys_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_sys_config(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX PA of the TDMR_INFO list, RDX how many, R8 global HKID and options (bit 16: dynamic PAMT). Leaf 45,
     version 0."""
     cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
     if not sharex_try_excl(c, &s.sys_lock):
         return TDX_SYS_BUSY
     status = config_operands(s, r)
@@ -260,12 +254,12 @@ cdef uint64_t tdh_sys_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     sharex_put_excl(c, &s.sys_lock)
     return status
 
+page_leaf(TDH_SYS_CONFIG, tdh_sys_config, 3, 0, LEAF_EARLY)
 
-cdef uint64_t tdh_sys_key_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+
+cdef uint64_t tdh_sys_key_config(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """Programs the global key on this package; there is one, so the module is ready. Leaf 31, version 0."""
     cdef uint64_t status = TDX_SUCCESS
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
     if not sharex_try_excl(c, &s.sys_lock):
         return TDX_SYS_BUSY
     if s.sys_state != SYS_CONFIG_DONE:
@@ -274,6 +268,8 @@ cdef uint64_t tdh_sys_key_config(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         s.sys_state = SYS_READY
     sharex_put_excl(c, &s.sys_lock)
     return status
+
+page_leaf(TDH_SYS_KEY_CONFIG, tdh_sys_key_config, 0, 0, LEAF_EARLY)
 
 
 # ---- SYS.TDMR.INIT ------------------------------------------------------------------------------------------
@@ -295,13 +291,10 @@ cdef void reserve_block(Seam *s, Tdmr *t, uint64_t start) noexcept nogil:
             seam_reserve(s, a, b)
 
 
-cdef uint64_t tdh_sys_tdmr_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_sys_tdmr_init(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX TDMR. Initialises its next gigabyte; RDX: up to where it is ready. Leaf 36, version 0."""
     cdef Tdmr *t = tdmr_of(s, r.rcx)
     cdef uint64_t status = TDX_SUCCESS
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    r.rdx = 0
     if t == NULL or r.rcx != t.start:
         return TDX_OPERAND_INVALID | OP_RCX
     if not sharex_try_excl(c, &t.lock):
@@ -314,3 +307,5 @@ cdef uint64_t tdh_sys_tdmr_init(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
         r.rdx = t.ready
     sharex_put_excl(c, &t.lock)
     return status
+
+page_leaf(TDH_SYS_TDMR_INIT, tdh_sys_tdmr_init, 1, IN_RDX, 0)

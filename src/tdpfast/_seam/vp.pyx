@@ -5,50 +5,17 @@ Every function here may yield. Between VP.ENTER and the TD exit the TDVPR (with 
 PAMT entry stay locked shared; nothing else does.
 """
 
-from tdpfast._names cimport SYNC_RMW
-from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_try_cmpxchg
-from tdpfast._seam.core cimport *
+from tdpfast._names cimport SYNC_RMW, TDH_VP_ENTER, TDH_VP_FLUSH
+from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_try_cmpxchg, tdp_write_once
 from tdpfast._seam.defs cimport *
-from tdpfast._sync.cpu cimport sync_load
+from tdpfast._seam.leaf cimport *
+from tdpfast._seam.locks cimport *
+from tdpfast._seam.state cimport *
+from tdpfast._seam.steps cimport *
+from tdpfast._sync.cpu cimport sync_load, sync_point
 
 cdef uint64_t VP_HINT = <uint64_t>1 << 52      # host recoverability hint
 cdef uint64_t VP_RESUME_L1 = <uint64_t>1 << 53
-
-
-cdef uint64_t vp_lock(Cpu *c, Seam *s, uint64_t tdvpr_pa, bint excl, uint64_t opid, VpCall *v) noexcept nogil:
-    """Locks a TDVPR operand and, shared, its TDR. Nothing is held on failure."""
-    cdef uint64_t status = leaf_pa_check(s, tdvpr_pa, opid)
-    v.page.leaf = v.page.p2m = v.page.p1g = NULL
-    v.tdr_held = False
-    v.vp = NULL
-    v.k.td = NULL
-    v.k.held = 0
-    if status == TDX_SUCCESS:
-        status = page_lock(c, s, tdvpr_pa, 0, excl, opid, &v.page)
-    if status != TDX_SUCCESS:
-        return status
-    if v.page.leaf.pt != PT_TDVPR:
-        page_unlock(c, s, &v.page)
-        return TDX_PAGE_METADATA_INCORRECT | opid
-    v.k.tdr.leaf = pamt_named(s, v.page.leaf.owner, 0)
-    if not hp_try_shared(c, s, &v.k.tdr.leaf.lock):
-        page_unlock(c, s, &v.page)
-        return TDX_OPERAND_BUSY | OP_TDR
-    v.tdr_held = True
-    if v.k.tdr.leaf.pt == PT_TDR and v.k.tdr.leaf.ref != 0:
-        v.k.td = &s.td[v.k.tdr.leaf.ref - 1]
-    if v.page.leaf.ref != 0:
-        v.vp = &s.vp[v.page.leaf.ref - 1]
-    return TDX_SUCCESS
-
-
-cdef void vp_unlock(Cpu *c, Seam *s, VpCall *v) noexcept nogil:
-    if v.k.held & HELD_OP_STATE:
-        hp_put_shared(c, s, &v.k.td.op_lock)
-    if v.tdr_held:
-        hp_put_shared(c, s, &v.k.tdr.leaf.lock)
-    page_unlock(c, s, &v.page)
-    v.k.held = 0
 
 
 cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
@@ -62,60 +29,52 @@ cdef bint vp_associate(Cpu *c, Td *td, Vp *vp) noexcept nogil:
     return True
 
 
-cdef uint64_t vp_pages(VpCall *v) noexcept nogil:
+cdef uint64_t vp_pages(const Call *k) noexcept nogil:
     """Every page of the VCPU is there: its own and three for each L2 VM."""
-    if v.vp == NULL or v.vp.num_tdvpx < <uint64_t>(SEAM_TDVPX_PAGES + 3 * v.k.td.num_l2):
+    if k.vp == NULL or k.vp.num_tdvpx < <uint64_t>(SEAM_TDVPX_PAGES + 3 * k.td.num_l2):
         return TDX_TDCX_NUM_INCORRECT
     return TDX_SUCCESS
 
 
-cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_vp_enter(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX TDVPR and flags. SEAM_ENTERED_TD when the guest runs; registers stay otherwise. Leaf 0, version 0."""
-    cdef VpCall v
-    cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    status = vp_lock(c, s, r.rcx & ~(VP_HINT | VP_RESUME_L1), False, OP_RCX, &v)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(&v.k)
-    if status == TDX_SUCCESS:
-        status = op_state_lock(c, s, &v.k, OPS_TRACKED)
-    if status == TDX_SUCCESS:
-        status = vp_pages(&v)
-    if status == TDX_SUCCESS and v.vp.state != VP_READY:
+    cdef uint64_t status = vp_pages(k)
+    if status == TDX_SUCCESS and k.vp.state != VP_READY:
         status = TDX_VCPU_STATE_INCORRECT
-    if status == TDX_SUCCESS and not vp_associate(c, v.k.td, v.vp):
+    if status == TDX_SUCCESS and not vp_associate(c, k.td, k.vp):
         status = TDX_VCPU_ASSOCIATED
-    if status == TDX_SUCCESS and (r.rcx & VP_RESUME_L1 or (r.rcx & VP_HINT and not v.vp.trap_exit)):
+    if status == TDX_SUCCESS and (r.rcx & VP_RESUME_L1 or (r.rcx & VP_HINT and not k.vp.trap_exit)):
         status = TDX_OPERAND_INVALID | OP_RCX      # no L2 VM to leave, nothing to recover from
     if status == TDX_SUCCESS:
-        status = vp_enter_epoch(c, s, &v, r)
+        status = vp_enter_epoch(c, s, k, r)
     if status != SEAM_ENTERED_TD:
-        vp_unlock(c, s, &v)
         return status
-    hp_put_shared(c, s, &v.k.td.op_lock)
-    tdp_write_once(&v.vp.state, VP_ACTIVE)
-    lp_of(s, c).vp = v.page.leaf.ref
+    hp_put_shared(c, s, &k.td.op_lock)
+    tdp_write_once(&k.vp.state, VP_ACTIVE)
+    lp_of(s, c).vp = k.tdvpr.leaf.ref
+    k.held = 0               # TDVPR and TDR stay locked until td_exit()
     return status
 
+cdef Leaf *row = td_leaf(TDH_VP_ENTER, tdh_vp_enter, TDVPR_IN_RCX, HOLD_SHARED, WANTS_TDCS, OPS_TRACKED, 1)
+row.options = VP_HINT | VP_RESUME_L1
 
-cdef uint64_t vp_enter_epoch(Cpu *c, Seam *s, VpCall *v, SeamRegs *r) noexcept nogil:
+
+cdef uint64_t vp_enter_epoch(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogil:
     """Joins the TD's epoch, then asks the zero-step filter."""
-    cdef Td *td = v.k.td
+    cdef Td *td = k.td
     cdef uint64_t epoch
     cdef uint64_t status
     if not sharex_try_shared(c, &td.epoch_lock):
         return TDX_OPERAND_BUSY | OP_TD_EPOCH
     epoch = sync_load(c, &td.td_epoch)
-    v.vp.vcpu_epoch = epoch
+    k.vp.vcpu_epoch = epoch
     sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[epoch & 1])
     tdp_fetch_add(&td.refcount[epoch & 1], 1)
     sharex_put_shared(c, &td.epoch_lock)
-    lp_of(s, c).entry_rip = v.vp.rip
-    if v.vp.epf_n == 0:
+    lp_of(s, c).entry_rip = k.vp.rip
+    if k.vp.epf_n == 0:
         return SEAM_ENTERED_TD
-    status = zero_step_check(c, s, td, v.vp, r)
+    status = zero_step_check(c, s, td, k.vp, r)
     if status != SEAM_ENTERED_TD:
         sync_point(c, SYNC_RMW, <uint64_t>&td.refcount[epoch & 1])
         tdp_fetch_add(&td.refcount[epoch & 1], <uint64_t>-1)
@@ -139,29 +98,27 @@ cdef uint64_t zero_step_check(Cpu *c, Seam *s, Td *td, Vp *vp, SeamRegs *r) noex
             status = 0x30
             break
     sharex_put_excl(c, &td.tree_lock)
+    if status == SEAM_ENTERED_TD and td.notify_enables & 1 and not vp.ve_valid:
+        vp.ve_valid = 1          # the guest is told by a #VE on entry
+        vp.ve_gpa = vp.epf_gpa[0]
+        vp.ve_qual = 2
     return status
 
 
-cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef uint64_t tdh_vp_flush(Cpu *c, Seam *s, SeamRegs *r, Call *k) noexcept nogil:
     """RCX TDVPR. The VCPU is no longer associated with a logical processor. Leaf 18, version 0."""
-    cdef VpCall v
     cdef uint64_t status
-    if regs_version(r) != 0:
-        return TDX_OPERAND_INVALID
-    status = vp_lock(c, s, r.rcx, True, OP_RCX, &v)
-    if status != TDX_SUCCESS:
-        return status
-    if v.k.td == NULL or v.k.td.lifecycle != TD_KEYS_CONFIGURED:
-        status = TDX_TD_KEYS_NOT_CONFIGURED
-    if status == TDX_SUCCESS:
-        status = vp_pages(&v)
-    if status == TDX_SUCCESS and v.vp.lp != 1 + (<uint64_t>c.lp & 63):
+    if k.td == NULL or k.td.lifecycle != TD_KEYS_CONFIGURED:
+        return TDX_TD_KEYS_NOT_CONFIGURED
+    status = vp_pages(k)
+    if status == TDX_SUCCESS and k.vp.lp != 1 + (<uint64_t>c.lp & 63):
         status = TDX_VCPU_NOT_ASSOCIATED
     if status == TDX_SUCCESS:
-        v.vp.lp = 0
-        tdp_fetch_add(&v.k.td.assoc_vcpus, <uint64_t>-1)
-    vp_unlock(c, s, &v)
+        k.vp.lp = 0
+        tdp_fetch_add(&k.td.assoc_vcpus, <uint64_t>-1)
     return status
+
+td_leaf(TDH_VP_FLUSH, tdh_vp_flush, TDVPR_IN_RCX, HOLD_EXCL, WANTS_NOTHING, 0, 1)
 
 
 # ---- out of the TD ------------------------------------------------------------------------------------------

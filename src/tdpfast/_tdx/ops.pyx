@@ -17,7 +17,7 @@ from tdpfast._sync.atomic cimport (
 )
 from tdpfast._mmu.gmem cimport tdx_honor_guest_accept_level
 from tdpfast._seam.module cimport SeamInject, SeamRegs, pamt_peek, seam_inject, seam_inject_put, seam_vp
-from tdpfast._seam.core cimport PT_NDA, PT_PAMT, PamtEntry, Seam
+from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PamtEntry, Seam
 from tdpfast._seam.defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
 from tdpfast._seam.guest cimport (
     GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
@@ -180,6 +180,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         res.kind = GUEST_RET_NOT_INSIDE
     elif result == GUEST_VE:
         res.kind = GUEST_RET_VE
+        seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).ve_valid = 0        # its handler reads VE_INFO at once
     elif result == GUEST_REEXECUTE:
         res.kind = GUEST_RET_REEXECUTE
     elif result == GUEST_TDEXIT:

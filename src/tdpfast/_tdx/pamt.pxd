@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from tdpfast._seam.core cimport Seam
+from tdpfast._seam.state cimport Seam
 from tdpfast._sync.cpu cimport Cpu, SpinLock
 from tdpfast._tdx.state cimport Tdx
 

@@ -18,7 +18,7 @@ from libc.string cimport memset
 from tdpfast._names cimport EIO, EV_SEAMCALL_FAILED, SYNC_RMW, SYNC_STORE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._seam.module cimport SeamRegs, seamcall
-from tdpfast._seam.core cimport PT_NDA, PT_PAMT, PT_RSVD, PamtEntry, pamt_entry, undo_word
+from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PT_RSVD, PamtEntry, pamt_entry, undo_word
 from tdpfast._seam.defs cimport TDX_HPA_RANGE_NOT_FREE, TDX_SUCCESS, seam_map
 from tdpfast._sync.cpu cimport spin_lock, spin_unlock, sync_load, sync_point, sync_try_cmpxchg, trace3
 from tdpfast._mmu.tdp_mmu cimport kvm_warn

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from tdpfast._names cimport EBUSY, EINVAL, EIO, SYNC_LOAD, SYNC_RMW, TDH_MEM_PAGE_REMOVE, TDH_MEM_RANGE_BLOCK
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_read_once
 from tdpfast._seam.module cimport SeamRegs
-from tdpfast._seam.core cimport undo_word
+from tdpfast._seam.state cimport undo_word
 from tdpfast._seam.defs cimport OP_RCX, TDX_EPT_ENTRY_STATE_INCORRECT, seam_map, seam_unmap
 from tdpfast._spte cimport is_last_spte
 from tdpfast._sync.cpu cimport sync_point

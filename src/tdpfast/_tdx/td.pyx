@@ -11,10 +11,11 @@ from tdpfast._names cimport (
     EBUSY, EINVAL, EIO, EV_KEYID_FREE, EV_RESET_PADDR, EV_SEAMCALL_FAILED, SYNC_LOAD, SYNC_STORE, TDH_MNG_ADDCX,
     TDH_MNG_CREATE, TDH_MNG_INIT, TDH_MNG_KEY_CONFIG, TDH_MNG_KEY_FREEID, TDH_MNG_VPFLUSHDONE, TDH_MR_FINALIZE,
     TDH_PHYMEM_CACHE_WB, TDH_PHYMEM_PAGE_RECLAIM, TDH_PHYMEM_PAGE_WBINVD, TDH_VP_ADDCX, TDH_VP_CREATE, TDH_VP_FLUSH,
-    TDH_VP_INIT, TDX_MAX_VCPUS,
+    TDH_VP_INIT, TDX_MAX_VCPUS, TD_PARAMS_PA,
 )
 from tdpfast._sync.atomic cimport tdp_read_once, tdp_store32
-from tdpfast._seam.module cimport SeamRegs
+from tdpfast._seam.module cimport SeamRegs, seam_write
+from tdpfast._seam.params cimport ATTR_SEPT_VE_DISABLE, TdParams
 from tdpfast._seam.defs cimport (
     TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_NO_HKID_READY_TO_WBCACHE, TDX_OPERAND_BUSY,
     TDX_VCPU_NOT_ASSOCIATED,
@@ -22,7 +23,7 @@ from tdpfast._seam.defs cimport (
 from tdpfast._sync.cpu cimport spin_lock, spin_unlock, sync_point, sync_rare, trace1, trace3
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
 from tdpfast._tdx.tdx cimport (
-    seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall,
+    seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page,
     tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
 )
 from tdpfast._tdx.state cimport (
@@ -68,6 +69,22 @@ cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
     return err
 
 
+cdef uint64_t init_td(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
+    """TD_PARAMS and TDH.MNG.INIT."""
+    cdef TdParams p
+    cdef SeamRegs r
+    memset(&p, 0, sizeof(p))
+    p.attributes = cfg.attributes | (ATTR_SEPT_VE_DISABLE if cfg.td_ctls & 1 else 0)
+    p.xfam = 3
+    p.max_vcpus = TDX_MAX_VCPUS
+    p.eptp_controls = 6 | <uint64_t>(cfg.levels - 1) << 3
+    p.config_flags = <uint64_t>cfg.gpaw
+    p.tsc_frequency = 40
+    if seam_write(t.seam, TD_PARAMS_PA, &p, sizeof(p)) < 0:
+        return TDX_OPERAND_BUSY
+    return seamcall3(c, t, TDH_MNG_INIT, t.tdr_pa, TD_PARAMS_PA, 0, &r)
+
+
 cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
     """From nothing to a TD with its vCPUs, finalised if asked; TDX_SUCCESS or the first status that is not."""
     cdef SeamRegs r
@@ -92,12 +109,7 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
             err = give_page(c, t, TDH_MNG_ADDCX, t.tdcs_pa[i], t.tdr_pa)
     if err:
         return err
-    memset(&r, 0, sizeof(r))
-    r.rcx = t.tdr_pa
-    r.r8 = cfg.attributes
-    r.r9 = TDX_MAX_VCPUS | <uint64_t>cfg.levels << 16 | <uint64_t>cfg.gpaw << 24
-    r.r10 = cfg.td_ctls
-    err = tdx_seamcall(c, t, TDH_MNG_INIT, &r)
+    err = init_td(c, t, cfg)
     for v in range(cfg.nvcpus):
         if err == 0:
             err = build_vcpu(c, t, v)

@@ -19,7 +19,7 @@ from tdpfast._sync.atomic cimport (
     tdp_write_once32, tdp_xchg32,
 )
 from tdpfast._seam.module cimport pamt_peek, seam_inject_off, seam_vp, seamcall
-from tdpfast._seam.core cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
+from tdpfast._seam.state cimport PT_NDA, SEAM_MAX_INJECT, PamtEntry, VP_ACTIVE, Vp
 from tdpfast._seam.defs cimport TDX_GPA_RANGE_NOT_BLOCKED, TDX_OPERAND_BUSY, TDX_TLB_TRACKING_NOT_DONE
 from tdpfast._seam.vp cimport td_async_exit
 from tdpfast._spte cimport spte_to_pfn

@@ -8,7 +8,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from tdpfast._names cimport TDH_VP_ENTER
 from tdpfast._seam.module cimport seamcall
 from tdpfast._face.seam_module cimport SeamModule
-from tdpfast._seam.core cimport SeamRegs
+from tdpfast._seam.state cimport SeamRegs
 from tdpfast._seam.guest cimport (
     td_guest_access, tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
 )

@@ -20,7 +20,7 @@ from tdpfast.conform._constant_tables import (
 from tdpfast.conform._quirk_scene import LP, NO_L2, TDEL, TDHP, Scene, as_number
 from tdpfast.conform._seam_rig import LEAF, NULL_PA, SOURCE, TDCX
 from tdpfast.conform.result import Result, compare
-from tdpfast.seam import FIELDS, LEAVES, tdmr_pamt_size
+from tdpfast.seam import FIELDS, LEAVES, TD_PARAMS_PA, tdmr_pamt_size
 
 _ALL = 2**64 - 1
 _INVALID = "TDX_OPERAND_INVALID"
@@ -248,7 +248,7 @@ def _after_reader(scene: Scene, lock: str, word: int) -> tuple[int, bool]:
 _CALLS = {
     "vp_enter": lambda scene: dict(rcx=scene.rig.vcpu(0)), "vp_flush": lambda scene: dict(rcx=scene.rig.vcpu(0)),
     "mng_addcx": lambda scene: dict(rcx=scene.at.aux, rdx=scene.at.tdr),
-    "mng_init": lambda scene: dict(rcx=scene.at.tdr, r9=16 | 4 << 16),
+    "mng_init": lambda scene: dict(rcx=scene.at.tdr, rdx=TD_PARAMS_PA),
     "vp_addcx": lambda scene: dict(rcx=scene.at.aux, rdx=scene.rig.vcpu(0)),
     "vp_create": lambda scene: dict(rcx=scene.at.aux, rdx=scene.at.tdr),
     "vp_init": lambda scene: dict(rcx=scene.rig.vcpu(0)),

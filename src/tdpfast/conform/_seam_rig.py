@@ -1,13 +1,14 @@
 """The machine on which the module's recordings were made: memory map, one TD with three VCPUs, names of statuses."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tdpfast import status as st
 from tdpfast._face.seam_module import SeamModule
 from tdpfast.conform.result import page_size
-from tdpfast.seam import LEAVES
+from tdpfast.seam import LEAVES, TD_PARAMS_PA, td_params
 
 TDMR0 = (0x1_0000_0000, 0x2_0000_0000)
 TDMR1 = (0x3_0000_0000, 0x3_4000_0000)
@@ -29,16 +30,9 @@ OP_STATES = {name: i for i, name in enumerate(
     ["UNINITIALIZED", "INITIALIZED", "RUNNABLE", "LIVE_EXPORT", "PAUSED_EXPORT", "POST_EXPORT", "MEMORY_IMPORT",
      "STATE_IMPORT", "POST_IMPORT", "LIVE_IMPORT", "FAILED_IMPORT"])}
 
-# The recordings' names of calls -> leaves
-OPS = {
-    "sept_add": "mem_sept_add", "sept_rd": "mem_sept_rd", "sept_remove": "mem_sept_remove", "page_add": "mem_page_add",
-    "page_aug": "mem_page_aug", "page_remove": "mem_page_remove", "page_demote": "mem_page_demote",
-    "page_promote": "mem_page_promote", "page_relocate": "mem_page_relocate", "range_block": "mem_range_block",
-    "range_unblock": "mem_range_unblock", "track": "mem_track", "reclaim": "phymem_page_reclaim",
-    "rdmd": "phymem_page_rdmd", "wbinvd": "phymem_page_wbinvd", "vp_enter": "vp_enter", "vp_flush": "vp_flush",
-    "mr_finalize": "mr_finalize",
-}
-TDCALLS = ("accept", "attr_rd", "attr_wr")
+# The recordings' names of calls -> leaves: page_aug, reclaim, vp_enter
+OPS = {re.sub("^(phymem_page_|phymem_|mem_)", "", leaf): leaf for leaf in LEAVES}
+TDCALLS = ("accept", "attr_rd", "attr_wr", "veinfo_get")
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11")
 
 
@@ -76,11 +70,12 @@ class Rig:
     """The machine, rebuilt for each case. TD1 has no VCPU; TD0's tables are what the case makes of them."""
 
     def __init__(self):
-        self.module = SeamModule([TDMR0], [RESERVED], [TDMR1])
+        self.module = SeamModule([TDMR0], [RESERVED], [TDMR1], topology=False)
         self.key = None
         self.at = USUAL
 
-    def build(self, prepare=None, case=None, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3, at=USUAL):
+    def build(self, prepare=None, case=None, *, levels=4, gpaw=0, op_state=2, num_l2=0, debug=0, nvcpu=3, at=USUAL,
+              attributes=0):
         """A fresh machine: TD0 (and TD1 beside it) built and, from RUNNABLE on, finalised.
 
         prepare(rig) makes a state of it; consecutive cases of the same state share that work.
@@ -88,14 +83,14 @@ class Rig:
         Raises:
             CannotSetUp: a call of the module that has to succeed did not.
         """
-        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, at, case)
+        key = (levels, gpaw, op_state, num_l2, debug, nvcpu, at, case, attributes)
         if key == self.key:
             self.module.restore()
             return
         self.module.reset([RESERVED])
         self.key = None
         self.at = at
-        self._td(0, levels, gpaw, num_l2, int(debug))
+        self._td(0, levels, gpaw, num_l2, int(debug) | attributes)
         self._td(1, levels, gpaw, num_l2, 0)
         for v in range(nvcpu):
             self._vp(v, num_l2)
@@ -107,13 +102,20 @@ class Rig:
         self.module.snapshot()
         self.key = key
 
+    def fresh(self):
+        """The module ready, and no TD."""
+        self.module.reset([RESERVED])
+        self.key = None
+
     def _td(self, n, levels, gpaw, num_l2, attributes):
         tdr, tdcx = self.at.beside(TDR[n]), self.at.beside(TDCX) + n * 0x100000
         self.must("mng_create", rcx=tdr, rdx=33 + n)
         self.must("mng_key_config", rcx=tdr)
         for i in range(6 + num_l2):
             self.must("mng_addcx", rcx=tdcx + i * 4096, rdx=tdr)
-        self.must("mng_init", rcx=tdr, r8=attributes, r9=16 | levels << 16 | gpaw << 24 | num_l2 << 32)
+        self.module.write_memory(TD_PARAMS_PA, td_params(
+            attributes=attributes, num_l2_vms=num_l2, eptp_controls=6 | levels - 1 << 3, config_flags=gpaw))
+        self.must("mng_init", rcx=tdr, rdx=TD_PARAMS_PA)
 
     def _vp(self, v, num_l2):
         tdvpr = self.vcpu(v)
@@ -188,6 +190,8 @@ def guest_result(values, access=False):
         return "vmm", "TDEXIT:reason=48" if rax == 0x30 else st.status_name(rax), rax, out
     if result == st.GUEST_VE:
         return "td", "VE_INJECTED", 0, dict(rcx=0, rdx=0, r8=0, r9=0)
+    if result == st.GUEST_DF:
+        return "td", "DF_INJECTED", 0, dict(rcx=0, rdx=0, r8=0, r9=0)
     if result == st.GUEST_REEXECUTE:
         return "td", "INTERRUPTED_REEXECUTE", rax, out
     if result == st.GUEST_NOT_INSIDE:

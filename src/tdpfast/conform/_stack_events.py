@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from tdpfast._face.seam_tables import leaf_row
 from tdpfast.conform._stack_text import fold_reclaimed
 from tdpfast.conform.names import PAGE, PageNames
 from tdpfast.events import EVENT_KINDS, LEAF_NAMES, mmu_event, signed, visible
 from tdpfast.status import status_name
 
-OPERANDS = {
-    "MEM.SEPT.ADD": 3, "MEM.PAGE.AUG": 3, "MEM.PAGE.ADD": 4, "MEM.PAGE.DEMOTE": 3, "MEM.RANGE.BLOCK": 2,
-    "MEM.RANGE.UNBLOCK": 2, "MEM.PAGE.REMOVE": 2, "MEM.SEPT.RD": 2, "MEM.SEPT.REMOVE": 2, "MEM.PAGE.PROMOTE": 2,
-    "MEM.PAGE.RELOCATE": 3, "MR.EXTEND": 2,
-}
+ROWS = {name: leaf_row(number) or {} for number, name in LEAF_NAMES.items()}
 REGISTERS = ("rcx", "rdx", "r8", "r9")
-# The leaves that are given a page, in R8.
-GIVEN_PAGE = ("MEM.PAGE.AUG", "MEM.PAGE.ADD", "MEM.SEPT.ADD", "MEM.PAGE.DEMOTE")
 
 
 class Translator:
@@ -81,9 +76,9 @@ class Translator:
         """One SEAMCALL: leaf, operands, status, changed registers, and who held what."""
         leaf, lp, inject, status, before, after = call
         name = LEAF_NAMES[leaf]
-        if name in GIVEN_PAGE:
+        if ROWS[name]["takes_page"]:
             self.pages.add(before[2] & PAGE)
-        count = OPERANDS.get(name, 1)
+        count = max(ROWS[name]["operands"], 1)
         operands = [self.operand(name, i, before[i]) for i in range(count)]
         changed = {reg: self.names.name(y) for reg, x, y in zip(REGISTERS, before, after) if x != y}
         if name.startswith("MEM.") and name != "MEM.TRACK":

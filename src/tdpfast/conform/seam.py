@@ -3,13 +3,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tdpfast.conform import seam_constants, seam_facts, seam_locks, seam_order, seam_quirks, seam_seq, seam_state
+from tdpfast.conform import (
+    seam_constants,
+    seam_facts,
+    seam_life,
+    seam_locks,
+    seam_migration,
+    seam_order,
+    seam_quirks,
+    seam_seq,
+    seam_state,
+)
 from tdpfast.conform.result import Result
 from tdpfast.design import Design
 
 NAME = "seam"
-KINDS = {"sequence": seam_seq, "state matrix": seam_state, "matrix": seam_facts, "locks": seam_locks,
-         "order": seam_order, "quirks": seam_quirks, "constants": seam_constants}
+KINDS = {"life": seam_life, "migration": seam_migration, "sequence": seam_seq, "state matrix": seam_state,
+         "matrix": seam_facts, "locks": seam_locks, "order": seam_order, "quirks": seam_quirks,
+         "constants": seam_constants}
 
 
 def _module(record: dict):

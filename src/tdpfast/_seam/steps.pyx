@@ -1,37 +1,8 @@
 # cython: language_level=3
-"""The steps the TDX module's leaves share, in the order the module takes them (see core.pxd)."""
-
-from libc.string cimport memcpy
+"""The steps the TDX module's leaves share (see steps.pxd)."""
 
 from tdpfast._names cimport SYNC_LOAD
 from tdpfast._sync.cpu cimport sync_load
-
-
-cdef void undo_push(Seam *s, uint64_t *addr, uint64_t old) noexcept nogil:
-    if s.nundo == s.cap_undo:
-        s.undo_lost = 1
-        return
-    s.undo[s.nundo].addr = addr
-    s.undo[s.nundo].old = old
-    s.nundo += 1
-
-
-cdef void undo_page(Seam *s, uint64_t *page) noexcept nogil:
-    if not s.tracking:
-        return
-    if s.npages == s.cap_pages:
-        s.undo_lost = 1
-        return
-    memcpy(s.pages + s.npages * 512, page, 4096)
-    undo_push(s, <uint64_t *>(<uint64_t>page | 1), s.npages)
-    s.npages += 1
-
-
-cdef void sept_page_init(Seam *s, uint64_t *page, uint64_t fill) noexcept nogil:
-    cdef int i
-    undo_page(s, page)
-    for i in range(512):
-        page[i] = fill
 
 
 # ---- physical pages -----------------------------------------------------------------------------------------
@@ -140,64 +111,7 @@ cdef int small_page_used(Cpu *c, const PamtEntry *small, bint strict) noexcept n
     return -1
 
 
-# ---- the TD -------------------------------------------------------------------------------------------------
-
-cdef uint64_t td_lock(Cpu *c, Seam *s, uint64_t tdr_pa, bint excl, uint64_t opid, Call *k) noexcept nogil:
-    """Checks and locks a TDR operand; k.td is NULL for a TDR that was never created. May yield."""
-    cdef uint64_t status = leaf_pa_check(s, tdr_pa, opid)
-    k.held = 0
-    k.td = NULL
-    if status != TDX_SUCCESS:
-        return status
-    status = page_lock(c, s, tdr_pa, 0, excl, opid, &k.tdr)
-    if status != TDX_SUCCESS:
-        return status
-    k.held = HELD_TDR_EXCL if excl else HELD_TDR_SHARED
-    if k.tdr.leaf.pt != PT_TDR:
-        return call_fail(c, s, k, TDX_PAGE_METADATA_INCORRECT | opid)
-    if k.tdr.leaf.ref != 0:
-        k.td = &s.td[k.tdr.leaf.ref - 1]
-    return TDX_SUCCESS
-
-
-cdef uint64_t td_keys(Call *k) noexcept nogil:
-    if k.td == NULL:
-        return TDX_TD_KEYS_NOT_CONFIGURED
-    if k.td.fatal:
-        return TDX_TD_FATAL
-    if k.td.lifecycle != TD_KEYS_CONFIGURED:
-        return TDX_TD_KEYS_NOT_CONFIGURED
-    return TDX_SUCCESS
-
-
-cdef uint64_t td_ready(Call *k) noexcept nogil:
-    """Not fatal, keys configured, all TDCS pages there."""
-    cdef uint64_t status = td_keys(k)
-    if status == TDX_SUCCESS and k.td.num_tdcx < SEAM_TDCS_PAGES:
-        return TDX_TDCS_NOT_ALLOCATED
-    return status
-
-
-cdef uint64_t op_state_lock(Cpu *c, Seam *s, Call *k, uint64_t allowed) noexcept nogil:
-    if not hp_try_shared(c, s, &k.td.op_lock):
-        return TDX_OPERAND_BUSY | OP_STATE
-    k.held |= HELD_OP_STATE
-    if not (allowed >> k.td.op_state) & 1:
-        return TDX_OP_STATE_INCORRECT
-    return TDX_SUCCESS
-
-
-cdef uint64_t build_enter(Cpu *c, Seam *s, uint64_t tdr_pa, Call *k) noexcept nogil:
-    """Locks the TDR (RDX) exclusive, for what only builds a TD: PAGE.ADD and MR.EXTEND. May yield. Nothing is held
-    on failure."""
-    cdef uint64_t status = td_lock(c, s, tdr_pa, True, OP_RDX, k)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(k)
-    if status == TDX_SUCCESS and not (OPS_FOR_BUILD >> k.td.op_state) & 1:
-        status = TDX_OP_STATE_INCORRECT
-    return call_fail(c, s, k, status) if status != TDX_SUCCESS else status
-
+# ---- the S-EPT ----------------------------------------------------------------------------------------------
 
 cdef uint64_t gpa_decode(Call *k, uint64_t rcx, int lowest, int highest) noexcept nogil:
     """RCX = GPA and level; highest < 0 means the root's level."""
@@ -213,20 +127,6 @@ cdef uint64_t gpa_decode(Call *k, uint64_t rcx, int lowest, int highest) noexcep
     k.level = level
     return TDX_SUCCESS
 
-
-cdef uint64_t tree_lock(Cpu *c, Call *k, bint excl) noexcept nogil:
-    if excl:
-        if not sharex_try_excl(c, &k.td.tree_lock):
-            return TDX_OPERAND_BUSY | OP_SEPT_TREE
-        k.held |= HELD_TREE_EXCL
-        return TDX_SUCCESS
-    if not sharex_try_shared(c, &k.td.tree_lock):
-        return TDX_OPERAND_BUSY | OP_SEPT_TREE
-    k.held |= HELD_TREE_SHARED
-    return TDX_SUCCESS
-
-
-# ---- the S-EPT ----------------------------------------------------------------------------------------------
 
 cdef int sept_walk(Cpu *c, Seam *s, uint64_t *root, uint64_t gpa, int top, int level, uint64_t **ep,
                    uint64_t *entry) noexcept nogil:
@@ -255,61 +155,6 @@ cdef int sept_leaf(Cpu *c, Seam *s, Td *td, uint64_t gpa, uint64_t **ep, uint64_
     if at == 0:
         entry[0] = sync_load(c, ep[0]) & ~(SEPT_TDEL | SEPT_TDHP)
     return at
-
-
-cdef uint64_t sept_find(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogil:
-    """Walks to the entry of k.gpa at k.level and locks it. May yield."""
-    cdef int at = sept_walk(c, s, k.td.root[0], k.gpa, k.td.levels - 1, k.level, &k.ep, &k.entry)
-    if at != k.level:
-        regs_entry(r, k.entry, at)
-        return TDX_EPT_WALK_FAILED | OP_RCX
-    if not entry_try_lock(c, s, k.ep, &k.entry):
-        regs_entry(r, k.entry, k.level)
-        return TDX_OPERAND_BUSY | OP_RCX
-    k.held |= HELD_ENTRY
-    return TDX_SUCCESS
-
-
-cdef uint64_t mem_enter(Cpu *c, Seam *s, SeamRegs *r, Call *k, uint64_t tdr_pa, uint64_t ops, int lowest, int highest,
-                        bint tree_excl) noexcept nogil:
-    """The checks and locks with which every TDH.MEM leaf on a GPA begins, up to the locked entry. May yield.
-
-    RCX and RDX are cleared, or describe the entry. Nothing is held on failure.
-    """
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t status
-    r.rcx = 0
-    r.rdx = 0
-    status = td_lock(c, s, tdr_pa, False, OP_RDX, k)
-    if status != TDX_SUCCESS:
-        return status
-    status = td_ready(k)
-    if status == TDX_SUCCESS:
-        status = op_state_lock(c, s, k, ops)
-    if status == TDX_SUCCESS:
-        status = gpa_decode(k, rcx, lowest, highest)
-    if status == TDX_SUCCESS:
-        status = tree_lock(c, k, tree_excl)
-    if status == TDX_SUCCESS:
-        status = sept_find(c, s, k, r)
-    if status != TDX_SUCCESS:
-        call_leave(c, s, k)
-    return status
-
-
-cdef void call_leave(Cpu *c, Seam *s, Call *k) noexcept nogil:
-    """Gives back whatever the call still holds."""
-    if k.held & HELD_ENTRY:
-        entry_unlock(c, s, k.ep)
-    if k.held & HELD_TREE_EXCL:
-        sharex_put_excl(c, &k.td.tree_lock)
-    elif k.held & HELD_TREE_SHARED:
-        sharex_put_shared(c, &k.td.tree_lock)
-    if k.held & HELD_OP_STATE:
-        hp_put_shared(c, s, &k.td.op_lock)
-    if k.held & (HELD_TDR_SHARED | HELD_TDR_EXCL):
-        page_unlock(c, s, &k.tdr)
-    k.held = 0
 
 
 cdef void regs_entry(SeamRegs *r, uint64_t entry, int level) noexcept nogil:

@@ -1,8 +1,4 @@
-"""The TDX module's state, its locks and the steps every leaf shares.
-
-Lock words have the module's own layout. sharex: bit 0 exclusive, bits 15:1 readers. sharex_hp (PAMT entries,
-OP_STATE): bit 0 exclusive, bit 1 host priority, bits 15:2 readers. S-EPT entry: bit 11 lock, bit 52 host priority.
-All of them are try-locks: a leaf never waits.
+"""What the TDX module keeps: its state, and how it is looked up and written. No lock is taken here.
 
 Snapshot and restore are for one thread (the explorer): writes to PAMT entries, their lock words and S-EPT entries go
 through an undo log while Seam.tracking is set; everything else is copied.
@@ -10,12 +6,10 @@ through an undo log while Seam.tracking is set; everything else is copied.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from tdpfast._names cimport SYNC_PUT_EXCL, SYNC_PUT_SHARED, SYNC_TRY_EXCL, SYNC_TRY_SHARED
 from tdpfast._sync.atomic cimport (
-    tdp_cpu_relax, tdp_fetch_add, tdp_fetch_and, tdp_fetch_or, tdp_read_once, tdp_store_release, tdp_try_cmpxchg,
-    tdp_unlikely, tdp_write_once,
+    tdp_cpu_relax, tdp_read_once, tdp_store_release, tdp_try_cmpxchg, tdp_unlikely, tdp_write_once,
 )
-from tdpfast._sync.cpu cimport Cpu, sync_point
+from tdpfast._sync.cpu cimport Cpu
 from tdpfast._seam.defs cimport *
 
 cdef enum PageType:
@@ -69,21 +63,30 @@ cdef enum:               # sets of OpState, one bit each: which leaf runs where
     OPS_FOR_BUILD = 0x002    # PAGE.ADD, MR.EXTEND, MR.FINALIZE, VP.INIT
     OPS_FOR_VP = 0x082
     OPS_FOR_NEW = 0x001
-    OPS_FOR_ALL = 0x7ff
+    OPS_FOR_WRITE = 0x7ce    # MNG.WR, VP.WR
 
 cdef enum VpState:
     VP_UNINITIALIZED = 0
     VP_READY = 1
     VP_ACTIVE = 2
 
+cdef enum KotState:
+    KOT_FREE = 0
+    KOT_ASSIGNED = 1
+    KOT_FLUSHED = 2
+    KOT_WRITTEN_BACK = 3
+    KOT_RESERVED = 4
+
 cdef enum:
     SEAM_MAX_TDMR = 8
     SEAM_MAX_LP = 64
     SEAM_MAX_INJECT = 32
+    SEAM_HOST_PAGES = 64
     SEAM_HKIDS = 64
     SEAM_EPF_LIST = 32
     SEAM_TDCS_PAGES = 6
     SEAM_TDVPX_PAGES = 5
+    SEAM_MAX_TDVPX = 14      # whatever the number of L2 VMs
     SEAM_ROOT_PAGE = 3       # of the TDCX pages, the one that is the root of the S-EPT
     SEAM_ZERO_STEP = 6       # faults at one RIP that are only counted
 
@@ -114,6 +117,10 @@ cdef struct TdmrInfo:    # TDMR_INFO; pamt by page size
     uint64_t rsvd_offset[16]
     uint64_t rsvd_size[16]
 
+cdef struct HostPage:
+    uint64_t pa
+    uint64_t word[512]
+
 cdef struct Td:
     uint64_t used
     uint64_t tdr_pa
@@ -128,7 +135,7 @@ cdef struct Td:
     uint64_t refcount[2]
     uint64_t chldcnt
     uint64_t attributes
-    uint64_t td_ctls     # bit 0: PENDING_VE_DISABLE
+    uint64_t td_ctls     # bit 0: PENDING_VE_DISABLE, from ATTRIBUTES bit 28
     uint64_t max_vcpus
     uint64_t num_vcpus
     uint64_t assoc_vcpus
@@ -145,6 +152,12 @@ cdef struct Td:
     uint64_t sha_blocks  # of 128 bytes
     uint64_t mrtd[6]     # its digest, once finalised
     uint64_t tdcx_pa[16]
+    uint64_t tsc_frequency
+    uint64_t eptp_controls
+    uint64_t mr_config[18]   # MRCONFIGID, MROWNER, MROWNERCONFIG
+    uint64_t mig_count   # pages exported and not restored
+    uint64_t dirty_count # of them those whose newest content was not exported
+    uint64_t bw_epoch    # TD_EPOCH at the last EXPORT.BLOCKW
 
 cdef struct Vp:
     uint64_t used
@@ -156,6 +169,7 @@ cdef struct Vp:
     uint64_t rip
     uint64_t ve_valid    # VE_INFO not yet read by the guest
     uint64_t ve_gpa
+    uint64_t ve_qual     # exit qualification
     uint64_t pend_nmi
     uint64_t hp_busy     # a TDCALL met the host-priority bit
     uint64_t hp_expired  # ... for longer than HP_LOCK_TIMEOUT
@@ -165,6 +179,8 @@ cdef struct Vp:
     uint64_t epf_gpa[32]
     uint16_t td          # slot of its TD
     uint32_t index
+    uint64_t x2apic_id   # VP.INIT version 1; -1: none was given
+    uint64_t tdvpx_pa[16]
 
 cdef struct SeamLp:
     int64_t intr_after   # an interrupt is pending after so many polls; -1: never
@@ -221,6 +237,8 @@ cdef struct Seam:
     uint64_t kot_lock        # sharex
     uint64_t wbcache_lock
     uint8_t kot[64]          # state of each HKID (KotState)
+    uint64_t wb_hkids        # those that the running CACHE.WB writes back, one bit each
+    uint64_t wb_next         # the part it goes on with; 0: none was interrupted
     # initialisation
     uint64_t sys_lock        # sharex
     uint64_t sys_state       # SysState
@@ -229,10 +247,13 @@ cdef struct Seam:
     int32_t nlp              # logical processors that have to
     bint dynamic_pamt        # 4K entries need a page pair, see _seam_pamt
     bint enhanced_demote     # ENHANCED_DEMOTE_INTERRUPTIBILITY: DEMOTE does not give way to interrupts
+    bint topology            # topology enumeration, later than 1.5.01: VP.INIT has version 1
     bint nonblocking_resize  # NON-BLOCKING-RESIZE: DEMOTE takes an entry that is not blocked
     TdmrInfo *info           # what the VMM wrote for TDH.SYS.CONFIG, as if at info_pa
     int32_t ninfo
     uint64_t info_pa
+    HostPage *host_page      # memory outside of TDMRs that the VMM wrote to
+    int32_t nhost_page
     void *host               # the kernel's counts for it; the module never looks
     uint64_t host_bytes
     # broken designs
@@ -260,36 +281,12 @@ cdef struct Seam:
     Vp *vp_copy
     SeamLp lp_copy[64]
     uint8_t kot_copy[64]
+    uint64_t wb_copy[2]
     int32_t snap_td
     int32_t snap_vp
     # what an S-EPT entry names that names no memory; only entries written behind the module's back do
     PamtEntry nowhere[512]
     uint64_t nowhere_page[512]
-
-cdef enum Held:
-    HELD_TDR_SHARED = 1
-    HELD_TDR_EXCL = 2
-    HELD_OP_STATE = 4
-    HELD_TREE_SHARED = 8
-    HELD_TREE_EXCL = 16
-    HELD_ENTRY = 32
-
-cdef struct PageHold:    # a physical page looked up through the PAMT, and the locks that keeps
-    PamtEntry *leaf      # NULL: nothing held
-    PamtEntry *p2m
-    PamtEntry *p1g
-    int32_t size         # of leaf: 0 4K, 1 2M, 2 1G
-    bint excl
-
-cdef struct Call:        # one SEAMCALL on a TD
-    Td *td
-    PageHold tdr
-    uint64_t gpa
-    uint64_t *ep         # S-EPT entry found
-    uint64_t entry       # its value, without lock and host-priority bits
-    int32_t level
-    uint32_t held
-
 # ---- undo log ----
 cdef void undo_push(Seam *s, uint64_t *addr, uint64_t old) noexcept nogil
 cdef void undo_page(Seam *s, uint64_t *page) noexcept nogil
@@ -357,73 +354,36 @@ cdef inline uint64_t *table_named(Seam *s, uint64_t hpa) noexcept nogil:
     cdef uint64_t *page = page_memory(s, hpa)
     return &s.nowhere_page[0] if page == NULL else page
 
-# ---- locks; each is one step and may yield ----
-cdef inline bint sharex_try_shared(Cpu *c, uint64_t *l) noexcept nogil:
-    """A failed attempt leaves the reader count one higher, as the module's does."""
-    sync_point(c, SYNC_TRY_SHARED, <uint64_t>l)
-    return tdp_fetch_add(l, 2) & 1 == 0
+cdef inline void pamt_set(Seam *s, PamtEntry *e, int pt, uint64_t owner) noexcept nogil:
+    """A page gets a use: type, owner, BEPOCH 0."""
+    pamt_touch(s, e)
+    e.pt = <uint8_t>pt
+    e.flags = 0
+    e.owner = owner
+    tdp_write_once(&e.bepoch, 0)
 
-cdef inline void sharex_put_shared(Cpu *c, uint64_t *l) noexcept nogil:
-    sync_point(c, SYNC_PUT_SHARED, <uint64_t>l)
-    tdp_fetch_add(l, <uint64_t>-2)
+cdef inline void pamt_control(Seam *s, PamtEntry *e, int pt, uint64_t owner) noexcept nogil:
+    """A page becomes a control page: BEPOCH stays."""
+    pamt_touch(s, e)
+    e.pt = <uint8_t>pt
+    e.flags = 0
+    e.owner = owner
 
-cdef inline bint sharex_try_excl(Cpu *c, uint64_t *l) noexcept nogil:
-    cdef uint64_t old = 0
-    sync_point(c, SYNC_TRY_EXCL, <uint64_t>l)
-    return tdp_try_cmpxchg(l, &old, 1)
+cdef inline void pamt_free(Seam *s, PamtEntry *e) noexcept nogil:
+    """A page loses its use. Owner and BEPOCH stay, as in the module."""
+    pamt_touch(s, e)
+    e.pt = PT_NDA
 
-cdef inline void sharex_put_excl(Cpu *c, uint64_t *l) noexcept nogil:
-    sync_point(c, SYNC_PUT_EXCL, <uint64_t>l)
-    tdp_store_release(l, 0)
+cdef void sept_page_init(Seam *s, uint64_t *page, uint64_t fill) noexcept nogil
 
-cdef inline bint hp_try_shared(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
-    """Host side: failure sets the host-priority bit (and leaves the count), success clears it."""
-    cdef uint64_t old
-    sync_point(c, SYNC_TRY_SHARED, <uint64_t>l)
-    undo_word(s, l)
-    old = tdp_fetch_add(l, 4)
-    if tdp_unlikely(old & 3 != 0):
-        if old & 1:
-            tdp_fetch_or(l, 2)
-            return False
-        tdp_fetch_and(l, ~<uint64_t>2)
-    return True
-
-cdef inline void hp_put_shared(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
-    sync_point(c, SYNC_PUT_SHARED, <uint64_t>l)
-    undo_word(s, l)
-    tdp_fetch_add(l, <uint64_t>-4)
-
-cdef inline bint hp_try_excl(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
-    cdef uint64_t old
-    sync_point(c, SYNC_TRY_EXCL, <uint64_t>l)
-    undo_word(s, l)
-    old = tdp_read_once(l)
-    while old & ~<uint64_t>2 == 0:
-        if tdp_try_cmpxchg(l, &old, 1):
-            return True
-    tdp_fetch_or(l, 2)
-    return False
-
-cdef inline bint hp_promote(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
-    """Shared to exclusive; only the last reader can. On failure the shared hold is gone too."""
-    cdef uint64_t old = 4
-    sync_point(c, SYNC_TRY_EXCL, <uint64_t>l)
-    undo_word(s, l)
-    while old & ~<uint64_t>2 == 4:
-        if tdp_try_cmpxchg(l, &old, 1):
-            return True
-    tdp_fetch_or(l, 2)
-    tdp_fetch_add(l, <uint64_t>-4)
-    return False
-
-cdef inline void hp_put_excl(Cpu *c, Seam *s, uint64_t *l) noexcept nogil:
-    sync_point(c, SYNC_PUT_EXCL, <uint64_t>l)
-    undo_word(s, l)
-    if tdp_read_once(l) == 1:
-        tdp_store_release(l, 0)
-    else:
-        tdp_fetch_and(l, 2)      # whoever failed meanwhile keeps the host's priority
+# ---- the host's memory ----
+cdef inline uint64_t *host_words(Seam *s, uint64_t pa) noexcept nogil:
+    """The words of a page outside of TDMRs; NULL for one that the VMM never wrote, which is zeroes."""
+    cdef int i
+    for i in range(s.nhost_page):
+        if s.host_page[i].pa == pa & ~<uint64_t>0xfff:
+            return &s.host_page[i].word[0]
+    return NULL
 
 # ---- S-EPT entries ----
 cdef inline int sept_index(uint64_t gpa, int level) noexcept nogil:
@@ -438,35 +398,6 @@ cdef inline uint64_t entry_clean(uint64_t entry, int level) noexcept nogil:
         return entry & ~SEPT_COUNTER
     return entry
 
-cdef inline bint entry_try_lock(Cpu *c, Seam *s, uint64_t *ep, uint64_t *entry) noexcept nogil:
-    """Host side. *entry: the value, without lock and host-priority bits."""
-    cdef uint64_t old
-    sync_point(c, SYNC_TRY_EXCL, <uint64_t>ep)
-    undo_word(s, ep)
-    old = tdp_fetch_or(ep, SEPT_TDEL)
-    entry[0] = old & ~(SEPT_TDEL | SEPT_TDHP)
-    if tdp_unlikely(old & (SEPT_TDEL | SEPT_TDHP) != 0):
-        if old & SEPT_TDEL:
-            tdp_fetch_or(ep, SEPT_TDHP)
-            return False
-        tdp_fetch_and(ep, ~SEPT_TDHP)
-    return True
-
-cdef inline void entry_unlock(Cpu *c, Seam *s, uint64_t *ep) noexcept nogil:
-    sync_point(c, SYNC_PUT_EXCL, <uint64_t>ep)
-    undo_word(s, ep)
-    tdp_fetch_and(ep, ~SEPT_TDEL)
-
-cdef inline void entry_write_unlock(Cpu *c, Seam *s, uint64_t *ep, uint64_t v) noexcept nogil:
-    """Publishes the new value and gives the lock back in one store."""
-    sync_point(c, SYNC_PUT_EXCL, <uint64_t>ep)
-    undo_word(s, ep)
-    tdp_store_release(ep, v)
-
-# ---- the steps leaves share ----
-cdef inline uint64_t regs_version(const SeamRegs *r) noexcept nogil:
-    return r.rax >> 16
-
 cdef inline SeamLp *lp_of(Seam *s, Cpu *c) noexcept nogil:
     return &s.lp[<uint32_t>c.lp & 63]
 
@@ -477,55 +408,3 @@ cdef inline bint interrupt_pending(Seam *s, Cpu *c) noexcept nogil:
     cdef int64_t after = <int64_t>tdp_read_once(<uint64_t *>&lp.intr_after)
     tdp_write_once(&lp.polls, polls)
     return after >= 0 and polls > <uint64_t>after
-
-cdef inline uint64_t leaf_pa_check(Seam *s, uint64_t pa, uint64_t opid) noexcept nogil:
-    if pa & (s.pa_reserved | 0xfff):
-        return TDX_OPERAND_INVALID | opid
-    return TDX_SUCCESS
-
-cdef uint64_t page_lock(Cpu *c, Seam *s, uint64_t hpa, int size, bint excl, uint64_t opid,
-                        PageHold *h) noexcept nogil
-cdef void page_unlock(Cpu *c, Seam *s, PageHold *h) noexcept nogil
-cdef int small_page_used(Cpu *c, const PamtEntry *small, bint strict) noexcept nogil
-cdef uint64_t page_lock_new(Cpu *c, Seam *s, uint64_t hpa, int size, uint64_t opid, PageHold *h) noexcept nogil
-cdef uint64_t td_lock(Cpu *c, Seam *s, uint64_t tdr_pa, bint excl, uint64_t opid, Call *k) noexcept nogil
-cdef uint64_t td_keys(Call *k) noexcept nogil
-cdef uint64_t td_ready(Call *k) noexcept nogil
-cdef uint64_t build_enter(Cpu *c, Seam *s, uint64_t tdr_pa, Call *k) noexcept nogil
-cdef uint64_t op_state_lock(Cpu *c, Seam *s, Call *k, uint64_t allowed) noexcept nogil
-cdef uint64_t gpa_decode(Call *k, uint64_t rcx, int lowest, int highest) noexcept nogil
-cdef uint64_t tree_lock(Cpu *c, Call *k, bint excl) noexcept nogil
-cdef uint64_t sept_find(Cpu *c, Seam *s, Call *k, SeamRegs *r) noexcept nogil
-cdef uint64_t mem_enter(Cpu *c, Seam *s, SeamRegs *r, Call *k, uint64_t tdr_pa, uint64_t ops, int lowest, int highest,
-                        bint tree_excl) noexcept nogil
-cdef void call_leave(Cpu *c, Seam *s, Call *k) noexcept nogil
-cdef void regs_entry(SeamRegs *r, uint64_t entry, int level) noexcept nogil
-cdef int sept_walk(Cpu *c, Seam *s, uint64_t *root, uint64_t gpa, int top, int level, uint64_t **ep,
-                   uint64_t *entry) noexcept nogil
-cdef int sept_leaf(Cpu *c, Seam *s, Td *td, uint64_t gpa, uint64_t **ep, uint64_t *entry) noexcept nogil
-cdef uint64_t blocked_and_tracked(Cpu *c, Seam *s, Call *k, PamtEntry *page, SeamRegs *r) noexcept nogil
-cdef PamtEntry *entry_pamt(Seam *s, uint64_t entry, int level) noexcept nogil
-cdef void sept_page_init(Seam *s, uint64_t *page, uint64_t fill) noexcept nogil
-
-cdef inline uint64_t call_fail(Cpu *c, Seam *s, Call *k, uint64_t status) noexcept nogil:
-    call_leave(c, s, k)
-    return status
-
-cdef inline uint64_t call_fail_entry(Cpu *c, Seam *s, Call *k, SeamRegs *r, uint64_t status) noexcept nogil:
-    """As call_fail(); RCX and RDX describe the entry."""
-    regs_entry(r, k.entry, k.level)
-    call_leave(c, s, k)
-    return status
-
-cdef inline void pamt_set(Seam *s, PamtEntry *e, int pt, uint64_t owner) noexcept nogil:
-    """A page gets a use: type, owner, BEPOCH 0."""
-    pamt_touch(s, e)
-    e.pt = <uint8_t>pt
-    e.flags = 0
-    e.owner = owner
-    tdp_write_once(&e.bepoch, 0)
-
-cdef inline void pamt_free(Seam *s, PamtEntry *e) noexcept nogil:
-    """A page loses its use. Owner and BEPOCH stay, as in the module."""
-    pamt_touch(s, e)
-    e.pt = PT_NDA
