@@ -86,6 +86,13 @@ def test_commands_that_pages_show_are_there():
             assert command.rstrip("`,.;)") in COMMANDS, f"{path.name}: tdpfast {command}"
 
 
+def test_every_limit_says_which_way_it_errs():
+    limits = re.findall(r"^- .*?(?=\n- |\n\n|\Z)", page("limits"), re.MULTILINE | re.DOTALL)
+    assert len(limits) > 15
+    for limit in limits:
+        assert re.search(r"\bmay\s+(miss\s+a\s+bug|raise\s+a\s+false\s+alarm)", limit, re.IGNORECASE), limit
+
+
 def test_the_followed_fault_is_the_code_s():
     """Each function of the walk through the architecture stands in its file."""
     steps = re.findall(r"\| `(\w+)` \| `([\w/.]+\.pyx?)` \|$", page("architecture"), re.MULTILINE)
