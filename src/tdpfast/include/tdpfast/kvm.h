@@ -81,7 +81,9 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define rcu_read_lock() __tdpf_rcu(__LINE__, 1)
 #define rcu_read_unlock() __tdpf_rcu(__LINE__, 0)
 #define rcu_read_lock_held() ((bool)__tdpf_rcu_held())
-#define call_rcu(head, func) __tdpf_call_rcu(__LINE__, head, func)
+/* NULL stands for the usual callback: the core judges and traces that one itself. */
+#define call_rcu(head, func) \
+	__tdpf_call_rcu(__LINE__, head, (func) == tdp_mmu_free_sp_rcu_callback ? NULL : (func))
 #define tdp_mmu_iter_cond_resched(kvm, iter, flush, shared) ((bool)__tdpf_resched(kvm, iter, flush, shared))
 
 /* ---- assertions ---- */
