@@ -2,7 +2,8 @@
 
 A case is one result of a check: a scenario under a design, gated or not. It passes when nothing was found; where what
 scenarios expect is compared, when it is as expected. A search that a limit ended before it found anything says nothing:
-such a case is skipped, unless something was expected of it. Same results, same text; seconds apart.
+such a case is skipped, unless something was expected of it. One whose set-up fails is a failure, unless
+that is expected. Same results, same text; seconds apart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tdpfast.check import UNKNOWN, VIOLATED, Verdict
 from tdpfast.report import by_weight, counterexample, heading, scope, unexpected
-from tdpfast.scenario import Scenario
+from tdpfast.scenario import IMPOSSIBLE, Scenario
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
 
@@ -42,6 +43,8 @@ def case(verdict: Verdict, scenario: Scenario, expect: bool) -> Case:
         outcome, message = FAIL, surprise or f"violated: {' '.join(by_weight(verdict.checks))}"
     elif verdict.verdict == UNKNOWN:
         outcome, message = SKIP, "unknown: the search was not complete"
+    elif verdict.verdict == IMPOSSIBLE and scenario.expected(verdict.design, gated=verdict.gated) != IMPOSSIBLE:
+        outcome, message = FAIL, f"impossible: {verdict.reason}"
     text = counterexample(verdict) if verdict.verdict == VIOLATED else f"{heading(verdict)}: {verdict.verdict}\n" + (
         f"   {scope(verdict)}")
     gating = "gated" if verdict.gated else "ungated"

@@ -11,7 +11,7 @@ from shutil import which
 
 import pytest
 
-from tdpfast.check import Limits, check
+from tdpfast.check import Limits, check, check_many
 from tdpfast.ci import FAIL, PASS, SKIP, Case, cases, github, junit, ktap
 from tdpfast.cli import COMMANDS, EXIT_CODES
 from tdpfast.design import with_knobs
@@ -53,6 +53,16 @@ def test_what_passes_fails_and_is_skipped():
     for said, outcome in (("agree", PASS), ("life", FAIL), ("holds", FAIL)):
         asked = replace(scenario, expect={broken.name: said}, expect_gated={"v7.3": "holds"})
         assert [c.outcome for c in cases(found, [asked], expect=True)] == [PASS, outcome, FAIL]
+
+
+def test_a_setup_that_fails_is_a_failure():
+    huge = {"name": "s", "setup": [{"op": "map", "gfn": 0x200, "pfn": 0x140200, "level": 2}],
+            "thread": [{"ops": [{"op": "mwalk", "gfn": 0x200}]}]}
+    for expect, outcome in (({}, FAIL), ({"v7.3": "impossible"}, PASS)):
+        scenario = parse({**huge, "expect": expect}, "here")
+        found = next(check_many([(scenario, "v7.3", False)], jobs=1))
+        (one,) = cases([found], [scenario])
+        assert one.outcome == outcome and ("kills the VM" in one.message) == (outcome == FAIL)
 
 
 def test_junit_is_xml_of_the_cases():
