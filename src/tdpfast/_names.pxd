@@ -132,7 +132,7 @@ cpdef enum Filter:       # enum kvm_gfn_range_filter
     KVM_FILTER_PRIVATE = 2
 
 cpdef enum Gate:         # when __handle_changed_spte() propagates a change to the external table
-    GATE_HELPER = 0          # v6.18: not there; set_external_spte_present() before the bookkeeping
+    GATE_HELPER = 0          # v6.1x: not there; set_external_spte_present() before the bookkeeping
     GATE_ELIF_PRESENT        # patch07: not for removed tables, only for present new values
     GATE_ELIF_MIRROR         # patch15, v7.3: not for removed tables
     GATE_IF_MIRROR           # single-hook: always

@@ -13,7 +13,7 @@ MEANING = {
     "page": "a guest page is given back to the host while the module still maps it",
     "lock": "a lockdep or RCU assertion fired",
     "progress": "a retry loop in a state that nobody can change, or a deadlock",
-    "stat": "the page statistics, or 6.16's nr_premapped, do not match the tables",
+    "stat": "the page statistics, or nr_premapped of 6.16 to 6.18, do not match the tables",
     "frozen": "a frozen SPTE is left behind",
     "epoch": "a page was removed or demoted before its TLB tracking was complete",
     "pamt": "the module's page metadata or child count does not match the S-EPT",

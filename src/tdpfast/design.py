@@ -30,7 +30,9 @@ DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAG
 SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = map(int, SplitShared.__members__.values())
 
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
-                    "inhibit_first", "split_direct_root", "prefault_first"})
+                    "inhibit_first", "split_direct_root", "prefault_first", "access_allowed"})
+_RELEASE = frozenset({"nx_write_lock"})
+_CALLED = {"v6.19": "v6.18"}
 _CHOICES = {"layout": (618, 703), "gate": range(len(Gate.__members__)), "reclaim": range(len(Reclaim.__members__)),
             "dispatch": range(len(Dispatch.__members__)), "max_level": range(1, 4),
             "split_shared": range(len(SplitShared.__members__))}
@@ -51,8 +53,10 @@ class Design:
     demote_retry: an interrupted TDH.MEM.PAGE.DEMOTE is called again without bound. enhanced_demote: 2M pages only on
     a module with ENHANCED_DEMOTE_INTERRUPTIBILITY. promo_block: faults do not replace mirror tables by leaves.
 
-    premap: 6.16's TDX side: a leaf mapped before finalisation is only counted and added later, pages are pinned
-    while they are mapped, removal reports its result. bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror
+    premap: the TDX side of 6.16 to 6.18: a leaf mapped before finalisation is only counted and added later, pages are
+    pinned while they are mapped, removal reports its result, and a failed MR.EXTEND is an error and no bug.
+    nx_write_lock: NX huge page recovery holds mmu_lock for write (6.16). access_allowed: a fault is spurious when
+    is_access_allowed() says so (up to 7.2), whatever the layout. bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror
     SPTE that is present already.
 
     code: what a design file put in place of functions of this design; see from_file().
@@ -95,6 +99,8 @@ class Design:
     stats_on_failure: bool = False
     pamt_no_put: bool = False
     pamt_dec_outside: bool = False
+    nx_write_lock: bool = False
+    access_allowed: bool = False
     inhibit_first: bool = False
     split_direct_root: bool = False
     prefault_first: bool = False
@@ -132,9 +138,9 @@ class Design:
              "only the single hook takes tables back from within it",
              "dispatch=DISPATCH_SINGLE with reclaim=RECLAIM_IN_SET, or neither"),
             (self.split_op and not op_hooks, "split_op", "split_external_spt() belongs to the designs with one hook per"
-             " kind of change", "a base such as v6.18"),
+             " kind of change", "a base such as v6.19"),
             (self.premap and not op_hooks, "premap",
-             "6.16's TDX side is called by hooks that later designs do not have", "a base such as v6.16"),
+             "the TDX side of 6.16 to 6.18 is called by hooks that later designs do not have", "a base such as v6.18"),
             (self.gate == GATE_TWICE and self.dispatch == DISPATCH_PATCH07, "gate and dispatch",
              "patch07's TDX side removes nothing in its set hook", "DISPATCH_V73 or DISPATCH_HUGEPAGE"),
             (self.bug_old_present and self.gate not in (GATE_HELPER, GATE_TWICE), "bug_old_present",
@@ -145,16 +151,24 @@ class Design:
              "split_op, or dispatch=DISPATCH_HUGEPAGE"),
             (self.split_shared != SPLIT_ASSERT and not huge, "split_shared", "there is nothing to split with 4K pages",
              "max_level=2"),
-            (self.premap and self.dynamic_pamt, "premap", "6.16's TDX side has no dynamic PAMT", "one of the two"),
+            (self.premap and self.dynamic_pamt, "premap", "the TDX side of 6.16 to 6.18 has no dynamic PAMT",
+             "one of the two"),
         )
 
     def canonical(self) -> str:
         """What decides how the design behaves, as one line: what tokens are tied to. Knobs that came after the first
-        tokens are left out while they do nothing."""
-        fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self) if f.name != "code")
+        tokens are left out while they do nothing, or are a fact of the release that the name begins with; a preset that
+        was called otherwise goes by that name."""
+        head, plus, rest = self.name.partition("+")
+        release = PRESETS.get(head)
+        fields = [("name", _CALLED.get(head, head) + plus + rest)]
+        for f in dataclasses.fields(self)[1:]:
+            value = getattr(self, f.name)
+            usual = getattr(release, f.name) if release is not None and f.name in _RELEASE else f.default
+            if f.name != "code" and (f.name not in _LATER | _RELEASE or value != usual):
+                fields.append((f.name, value))
         code = f", code={self.code.text}" if self.code else ""
-        return "Design(" + ", ".join(f"{name}={value!r}" for name, value, default in fields
-                                     if name not in _LATER or value != default) + code + ")"
+        return "Design(" + ", ".join(f"{name}={value!r}" for name, value in fields) + code + ")"
 
     @staticmethod
     def from_file(path: str | os.PathLike[str], name: str | None = None) -> Design:
@@ -185,11 +199,14 @@ def _knobs_agree() -> None:
 
 _knobs_agree()
 
-_V618 = Design(
-    name="v6.18", layout=618, gate=GATE_HELPER, reclaim=RECLAIM_OP_RCU, dispatch=DISPATCH_V618,
+# Releases: 6.16 is the first with an S-EPT, 6.18 differs in the MMU alone, 6.19 has another TDX side, 7.2 another MMU.
+_V619 = Design(
+    name="v6.19", layout=618, gate=GATE_HELPER, reclaim=RECLAIM_OP_RCU, dispatch=DISPATCH_V618,
     refresh_old_spte=False, remove_op_after=True, trace_before=True, trace_np_np=False, bug_atomic_zap=True,
     bug_shared_child=True, bug_new_present=True, age_mirror=True, age_cmpxchg=False,
 )
+_V618 = _V619.replace(name="v6.18", premap=True)
+_V616 = _V618.replace(name="v6.16", nx_write_lock=True)
 _PATCH07 = Design(
     name="patch07", gate=GATE_ELIF_PRESENT, reclaim=RECLAIM_OP_RCU, dispatch=DISPATCH_PATCH07,
     remove_op_after=True, bug_shared_child=True, bug_new_present=True,
@@ -200,12 +217,11 @@ _SINGLE = Design(
     assert_rcu=True, bug_mirror_split=False, split_external=True,
 )
 
-# The huge-page postings: V5a (RFC v1) on 6.16's TDX side, V5b (RFC v2, v3) on 6.18's, both with a hook for splits; V5c
+# The huge-page postings: V5a (RFC v1) on 6.16's TDX side, V5b (RFC v2, v3) on 6.19's, both with a hook for splits; V5c
 # (RFC v5) and V5d (what was agreed afterwards) on the merged core.
 _HUGE = {"max_level": 2, "promo_block": True, "bug_mirror_split": False, "split_external": True}
-_V616 = _V618.replace(name="v6.16", premap=True)
 _V5A = _V616.replace(name="hugepage-v5a", split_op=True, split_shared=SPLIT_IGNORE, demote_retry=True, **_HUGE)
-_V5B = _V618.replace(name="hugepage-v5b", split_op=True, split_shared=SPLIT_REFUSE, enhanced_demote=True, **_HUGE)
+_V5B = _V619.replace(name="hugepage-v5b", split_op=True, split_shared=SPLIT_REFUSE, enhanced_demote=True, **_HUGE)
 _V5C = _V73.replace(name="hugepage", dispatch=DISPATCH_HUGEPAGE, enhanced_demote=True, **_HUGE)
 _V5D = _V5C.replace(name="hugepage-v5d", split_shared=SPLIT_NONBLOCKING)
 _RFCV5 = Design(name="rfcv5", gate=GATE_TWICE, bug_atomic_zap=True, bug_old_present=True, trace_before=True)
@@ -215,10 +231,12 @@ PRESETS: dict[str, Design] = {
     for d in (
         _V616,
         _V618,
+        _V619,
         _PATCH07,
         _V73.replace(name="patch15"),
         _SINGLE,
         _SINGLE.replace(name="single-hook-4k", max_level=1, bug_mirror_split=True, split_external=False),
+        _V73.replace(name="v7.2", access_allowed=True),
         _V73,
         _V5C,
         _V5A,

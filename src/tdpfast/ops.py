@@ -135,7 +135,7 @@ OPS: dict[str, OpSpec] = {
                        answers=("root_level", "sptes")),
     "fast_pf_last": OpSpec(_zeros("gfn"), roots=DIRECT, ret="index of the entry, -1: no root",
                            answers=("level", "spte")),
-    "zap_nx": OpSpec(lock="read", ret="1: zapped, 0: the table is gone, -1: the list is empty",
+    "zap_nx": OpSpec(lock="own", ret="1: zapped, 0: the table is gone, -1: the list is empty",
                      done=(1,), answers=("gfn", "sp_level"), none_if_failed=True),
     "poke": OpSpec(_zeros("private", "gfn", "set", "clear"), {"private": 1}, roots=BOTH, refused="private",
                    ret="level of the leaf, -1: none, or lost to another CPU", answers=("spte",),

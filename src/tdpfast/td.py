@@ -11,7 +11,7 @@
     >>> print(vcpu.guest_access(0x600 << 12))
     NO_FAULT
 
-Between the two tables works what KVM has in arch/x86/kvm/vmx/tdx.c (7.3; 6.18 and 6.16 for designs that are older).
+Between the two tables works what KVM has in arch/x86/kvm/vmx/tdx.c (7.3; 6.19 to 6.16 for designs that are older).
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class TdVm(Vm):
 
     def free_pfn(self, gfn: int, pfn: int) -> int:
         """guest_memfd gives the page of a gfn back to the host. 0: freed; 1: freed although the module uses it
-        (violates `page`); 2: kept by a reference of KVM's (6.16); -EBUSY: the mirror maps it. No lock."""
+        (violates `page`); 2: kept by a reference of KVM's (up to 6.18); -EBUSY: the mirror maps it. No lock."""
         return self._run({"op": "free_pfn", "gfn": self._gfn(gfn), "pfn": _pfn(pfn)})["ret"]
 
     def seamcall(self, leaf: str, rcx: int = 0, rdx: int = 0, r8: int = 0) -> SeamResult:

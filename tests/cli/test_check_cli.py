@@ -92,7 +92,7 @@ def test_filters(tdpfast, mine):
     assert [json.loads(line)["scenario"] for line in out.splitlines()] == [
         "issue3-reclaim-busy", "issue3-zap-of-table", "mine"]
     _, out, _ = tdpfast("check", mine, "--brief")
-    assert out.splitlines()[0].split() == ["issue", "callers", "v6.18", "patch07", "patch15", "single-hook", "v7.3"]
+    assert out.splitlines()[0].split() == ["issue", "callers", "v6.19", "patch07", "patch15", "single-hook", "v7.3"]
 
 
 @pytest.mark.parametrize("argv, message", [
@@ -123,7 +123,7 @@ def test_random_walks_say_their_seed(tdpfast, mine):
 
 def test_python_is_the_same(tdpfast, mine):
     for argv in (PAGE_REUSE, (*PAGE_REUSE, "--brief"), ("check", mine, "--gated", "--design", "v7.3", "--jobs", 1),
-                 ("check", mine, "--design", "v6.18", "--strategy", "pct", "--seed", 5, "--max-executions", 9)):
+                 ("check", mine, "--design", "v6.19", "--strategy", "pct", "--seed", 5, "--max-executions", 9)):
         code, script, err = tdpfast(*argv, "--python")
         assert (code, err) == (0, "") and python(script) == "".join(
             line for line in tdpfast(*argv)[1].splitlines(True) if not line.startswith("   next: "))

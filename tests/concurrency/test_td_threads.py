@@ -71,7 +71,7 @@ def sound(td, result):
     assert td.core.stats()["pages_4k"] == len(td.leaves())
 
 
-@pytest.mark.parametrize("design", ["v7.3", "v6.18", "patch07", "single-hook-4k"])
+@pytest.mark.parametrize("design", ["v7.3", "v6.19", "patch07", "single-hook-4k"])
 def test_faults_and_zaps(design):
     td = Td(design, 3)
     faults = [fault(gfn) for gfn in range(GFNS)]

@@ -20,7 +20,7 @@ COUNTED = parse({"name": "two-users-of-one-range", "thread": [
 
 # (knob, scenario) -> the check that tells, and the presets where the knob has an effect.
 CENTRAL = ("patch07", "v7.3", "single-hook")
-EVERY = ("v6.18", *CENTRAL)
+EVERY = ("v6.19", *CENTRAL)
 BROKEN = [
     ("no_freeze", PATHS["two-faults-one-table"], "kernel", CENTRAL),
     ("no_rollback", PATHS["fault-meets-busy"], "progress", CENTRAL),
@@ -31,8 +31,8 @@ BROKEN = [
     ("no_hook_on_zap", PATHS["fault-against-unmap"], "page", EVERY),
     ("no_hook_on_zap", PATHS["fault-against-unmap"], "agree", EVERY),
     ("stats_on_failure", ONE_TRY, "stat", CENTRAL),
-    ("pamt_no_put", ONE_TRY, "pamt", ("v6.18", "patch07", "v7.3")),
-    ("pamt_dec_outside", COUNTED, "pamt", ("v6.18", "patch07", "v7.3")),
+    ("pamt_no_put", ONE_TRY, "pamt", ("v6.19", "patch07", "v7.3")),
+    ("pamt_dec_outside", COUNTED, "pamt", ("v6.19", "patch07", "v7.3")),
     ("pamt_dec_outside", COUNTED, "kernel", ("v7.3",)),
 ]
 

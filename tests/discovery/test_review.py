@@ -6,30 +6,30 @@ from tdpfast.catalogue import catalogue
 from tdpfast.check import HOLDS, VIOLATED, check_many
 from tdpfast.report import unexpected
 
-DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
+DESIGNS = ("v6.19", "patch07", "patch15", "single-hook", "v7.3")
 KERNEL_ONLY = ["kernel"]
 
 # Scenario -> design -> the checks that are violated when the rules are lifted, all of them.
 ANSWERS = {
     "issue1-collapse-by-fault": {
-        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree lock stat", "v7.3": "agree lock stat",
+        "v6.19": "kernel", "patch07": "agree lock", "patch15": "agree lock stat", "v7.3": "agree lock stat",
         "single-hook": "life lock stat"},
     "issue1-collapse-busy-once": {
-        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree lock", "v7.3": "agree lock",
+        "v6.19": "kernel", "patch07": "agree lock", "patch15": "agree lock", "v7.3": "agree lock",
         "single-hook": "life lock progress stat"},
     "issue2-atomic-zap-of-leaf": {
-        "v6.18": "progress", "patch07": "agree", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
+        "v6.19": "progress", "patch07": "agree", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
     "issue2-page-reuse": {
-        "v6.18": "kernel", "patch07": "agree page", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
+        "v6.19": "kernel", "patch07": "agree page", "patch15": "lock", "v7.3": "lock", "single-hook": "lock"},
     "issue3-reclaim-busy": {
-        "v6.18": "kernel", "patch07": "lock", "patch15": "kernel", "v7.3": "kernel", "single-hook": "life lock"},
+        "v6.19": "kernel", "patch07": "lock", "patch15": "kernel", "v7.3": "kernel", "single-hook": "life lock"},
     "issue3-zap-of-table": {
-        "v6.18": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
+        "v6.19": "kernel", "patch07": "agree lock", "patch15": "agree", "v7.3": "agree", "single-hook": "life lock"},
     "issue4-clear-dirty": {
-        "v6.18": "progress", "patch07": "progress", "patch15": "agree lock", "v7.3": "agree lock",
+        "v6.19": "progress", "patch07": "progress", "patch15": "agree lock", "v7.3": "agree lock",
         "single-hook": "progress"},
     "issue4-lost-cmpxchg": {
-        "v6.18": "progress", "patch07": "holds", "patch15": "holds", "v7.3": "holds", "single-hook": "holds"},
+        "v6.19": "progress", "patch07": "holds", "patch15": "holds", "v7.3": "holds", "single-hook": "holds"},
     "issue4-persistent-error": dict.fromkeys(DESIGNS, "progress"),
 }
 

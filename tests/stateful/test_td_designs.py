@@ -12,8 +12,8 @@ from tdpfast._face.seam_module import SeamModule
 from tdpfast._face.td import TdVmCore
 from tdpfast.design import PRESETS
 
-# v6.16 and what builds on it add a page after mapping it; rfcv5-s counts what it rolls back.
-DESIGNS = ("v7.3", "v6.18", "patch07", "patch15", "single-hook", "single-hook-4k", "rfcv5", "hugepage-v5b",
+# v6.16, v6.18 and what builds on it add a page after mapping it; rfcv5-s counts what it rolls back.
+DESIGNS = ("v7.3", "v6.19", "patch07", "patch15", "single-hook", "single-hook-4k", "rfcv5", "hugepage-v5b",
            "hugepage-v5c", "hugepage-v5d")
 FIRST = 0x200
 GFNS = [FIRST + i for i in (0, 1, 2, 5, 511, 512, 513, 700, 1024)] + [1 << 20, (1 << 20) + 1]

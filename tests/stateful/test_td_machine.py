@@ -72,13 +72,13 @@ def hold(design, examples, transitions):
     run()
 
 
-@pytest.mark.parametrize("design", ["v7.3", "v6.18", "single-hook", "hugepage"])
+@pytest.mark.parametrize("design", ["v7.3", "v6.19", "single-hook", "hugepage"])
 def test_random_scenarios_hold(design):
     hold(design, 40, 30_000)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("design", ["v7.3", "v6.18", "patch07", "single-hook", "single-hook-4k", "hugepage"])
+@pytest.mark.parametrize("design", ["v7.3", "v6.19", "patch07", "single-hook", "single-hook-4k", "hugepage"])
 def test_many_random_scenarios_hold(design):
     hold(design, 1000, 200_000)
 
@@ -96,7 +96,7 @@ def test_a_kick_and_the_guests_own_exit_do_not_overlap(guest, inside):
     setup = [MAPPED, {"op": "vp_enter", "vcpu": 0}] if inside else [MAPPED]
     scenario = parse({"name": "kick", "setup": setup, "thread": [
         {"ops": [{"op": "unmap", "start": FIRST, "end": FIRST + 1}]}, {"ops": guest}]}, "kick")
-    for design in ("v7.3", "v6.18", "single-hook"):
+    for design in ("v7.3", "v6.19", "single-hook"):
         for strategy in ("dpor", "sleep"):
             found = check(scenario, design, limits=Limits(strategy=strategy))
             assert (found.verdict, found.complete, found.checks) == ("holds", True, []), strategy

@@ -15,7 +15,7 @@ PAIR = (0x1_5000_0000, 0x1_5000_1000)
 PFN = 0x140000
 RET_PF_FIXED = 5
 DYNAMIC = PRESETS["v7.3"].replace(name="v7.3-dpamt", dynamic_pamt=True)
-DESIGNS = [PRESETS[n].replace(name=f"{n}-dpamt", dynamic_pamt=True) for n in ("v6.18", "patch07", "single-hook-4k",
+DESIGNS = [PRESETS[n].replace(name=f"{n}-dpamt", dynamic_pamt=True) for n in ("v6.19", "patch07", "single-hook-4k",
                                                                               "v7.3")]
 
 

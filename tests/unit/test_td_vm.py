@@ -76,7 +76,7 @@ def test_a_td_that_is_not_finalised():
 
 def test_two_tds_share_a_module():
     module = TdxModule()
-    first, second = TdVm(module=module, vcpus=1), TdVm("v6.18", module=module, vcpus=2)
+    first, second = TdVm(module=module, vcpus=1), TdVm("v6.19", module=module, vcpus=2)
     page = module.new_page() >> 12
     assert first.td.tdr != second.td.tdr and first.kvm_state["hkid"] != second.kvm_state["hkid"]
     assert first.map(7, page).ret == 5

@@ -169,11 +169,11 @@ def test_a_touch_faults_at_the_instruction_that_faulted():
     assert [call[3] for call in calls] == [0x30]
 
 
-# ---- v6.18
+# ---- v6.19
 
 def test_a_split_without_an_external_page_links_the_page_of_null():
-    """Under the read lock the 6.18 split allocates none: three assertions, then SEPT.ADD with virt_to_page(NULL)."""
-    rig = Rig("v6.18")
+    """Under the read lock the 6.19 split allocates none: three assertions, then SEPT.ADD with virt_to_page(NULL)."""
+    rig = Rig("v6.19")
     assert rig.map(level=2, hook=[{"hook": "set", "kind": "map_leaf", "count": 1, "ret": 0}])[0]["ret"] == 5
     _, events = rig.run("split", start=BASE, end=BASE + 512, target_level=1, shared=1, resched=0,
                         inject=held("MEM.SEPT.ADD", "tdr", count=0))
@@ -184,7 +184,7 @@ def test_a_split_without_an_external_page_links_the_page_of_null():
 
 def test_assertions_carry_the_names_of_their_kernel():
     for design, map_leaf, remove_leaf in (("v7.3", "tdx_sept_map_leaf_spte", "tdx_sept_remove_leaf_spte"),
-                                          ("v6.18", "tdx_sept_set_private_spte", "tdx_sept_remove_private_spte")):
+                                          ("v6.19", "tdx_sept_set_private_spte", "tdx_sept_remove_private_spte")):
         rig = Rig(design)
         assert ("KVM_BUG_ON", map_leaf, "level_not_4k") in asserts(rig.map(level=2)[1])
         rig = Rig(design)
@@ -310,7 +310,7 @@ def test_a_write_tracked_page_is_not_populated():
     assert rig.run("populate", gfn=BASE + 1, pfn=PFN + 1)[0]["ret"] == 0
 
 
-@pytest.mark.parametrize("design", ["v7.3", "v6.18"])
+@pytest.mark.parametrize("design", ["v7.3", "v6.19"])
 def test_two_populators_wait_for_each_other(design):
     """slots_lock: the source page of one is not taken for the other's."""
     threads = [{"ops": [{"op": "populate", "gfn": BASE + i, "pfn": PFN + i}]} for i in range(2)]

@@ -53,7 +53,7 @@ ALLOWED = {
     "Vp.trap_exit": VCPU, "Vp.host_priority": VCPU, "Vp.ve": VCPU,
     "Td.assoc_vcpus": VCPU, "Tdx.loaded": VCPU,
 }
-DESIGNS = ("v6.18", "patch07", "single-hook", "v7.3", "hugepage")
+DESIGNS = ("v6.19", "patch07", "single-hook", "v7.3", "hugepage")
 FIRST = {"op": "map", "gfn": 0x200, "pfn": 0x140200}
 LIFE = parse({"name": "life", "setup": [FIRST, {"op": "vp_enter", "vcpu": 0}], "thread": [
     {"ops": [{"op": "release_hkid"}]}, {"ops": [{"op": "unmap", "start": 0x200, "end": 0x201}]}]}, "here")

@@ -151,7 +151,7 @@ cdef class TdVmCore(VmCore):
 
     @property
     def nr_premapped(self):
-        """Mirror leaves that wait for their PAGE.ADD, as 6.16's KVM counts them."""
+        """Mirror leaves that wait for their PAGE.ADD, as KVM counts them up to 6.18."""
         self.made()
         return self.t.nr_premapped
 

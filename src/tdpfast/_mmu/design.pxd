@@ -28,6 +28,8 @@ cdef struct Design:
     bint age_cmpxchg         # ageing with A/D bits is one cmpxchg (7.3) instead of an atomic and (6.18)
     bint ungated             # operations that today's callers keep away from the mirror reach it
     bint split_op            # splits travel through split_external_spt()
+    bint nx_write_lock       # NX huge page recovery holds mmu_lock for write (6.16)
+    bint access_allowed      # a fault is spurious by is_access_allowed() (up to 7.2), whatever the layout
     bint bug_old_present     # KVM_BUG_ON(old present) in __tdp_mmu_set_spte_atomic() of a mirror
     # wrong on purpose
     bint no_freeze           # publish the new value first, then update the external table

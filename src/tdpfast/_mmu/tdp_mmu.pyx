@@ -179,7 +179,7 @@ cdef uint64_t freeze_removed_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, int level, 
 
 
 cdef void remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t old_spte, int level) noexcept nogil:
-    """v6.18 and patch07: takes a leaf out of the external table. mmu_lock for write; cannot fail."""
+    """v6.1x and patch07: takes a leaf out of the external table. mmu_lock for write; cannot fail."""
     if not is_last_spte(old_spte, level):
         return
     lockdep_assert_held_write(c, b"remove_external_spte", b"mmu_lock_write")
@@ -427,7 +427,7 @@ cdef inline int set_spte_of(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte, 
 
 
 cdef int set_external_spte_present(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_spte) noexcept nogil:
-    """v6.18, RFCv5: freezes the mirror SPTE, updates the external table, writes the result. iter->old_spte is only
+    """v6.1x, RFCv5: freezes the mirror SPTE, updates the external table, writes the result. iter->old_spte is only
     refreshed by some when the freezing cmpxchg is lost. Restores the old value when the hook fails."""
     cdef bint was_present = is_shadow_present_pte(iter.old_spte)
     cdef uint64_t old_spte = iter.old_spte

@@ -10,7 +10,7 @@ from tdpfast._mmu.tdp_mmu cimport Fault, Kvm
 
 # is_access_allowed(): would the access still fault?
 cdef inline bint fault_allowed(const Kvm *kvm, const Fault *fault, uint64_t spte) noexcept nogil:
-    if kvm.spte.layout == 618:
+    if kvm.spte.layout == 618 or kvm.design.access_allowed:
         return is_access_allowed(&kvm.spte, spte, fault.exec_, fault.write)
     return not spte_permission_fault(&kvm.spte, spte, fault.error_code)
 

@@ -156,10 +156,14 @@ cdef void kvm_tdp_mmu_zap_invalidated_roots(Cpu *c, Kvm *kvm, bint shared) noexc
 
 
 cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexcept nogil:
-    """Zaps one table so that a huge page can come back; False if it is not there any more. mmu_lock for read."""
+    """Zaps one table so that a huge page can come back; False if it is not there any more. mmu_lock for read, in 6.16
+    for write."""
     cdef TdpIter iter
     cdef const char *fn = b"kvm_tdp_mmu_zap_possible_nx_huge_page"
-    lockdep_assert_held_read(c, fn, b"mmu_lock_read")
+    if kvm.design.nx_write_lock:
+        lockdep_assert_held_write(c, b"kvm_tdp_mmu_zap_sp", b"mmu_lock_write")
+    else:
+        lockdep_assert_held_read(c, fn, b"mmu_lock_read")
     sp_point(c, sp)
     if tdp_read_once32(&sp.state) == SP_FREED:
         sp_note_uaf(kvm.arena, c, sp, UAF_SP)
@@ -175,7 +179,9 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     # Present is not enough: by now a leaf or another table may stand there.
     if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) != sp.spt:
         return False
-    if tdp_mmu_set_spte_atomic(c, kvm, &iter, SHADOW_NONPRESENT_VALUE):
+    if kvm.design.nx_write_lock:
+        tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
+    elif tdp_mmu_set_spte_atomic(c, kvm, &iter, SHADOW_NONPRESENT_VALUE):
         if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) == sp.spt:
             kvm_warn(c, fn, b"still_linked")
         return False

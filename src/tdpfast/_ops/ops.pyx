@@ -256,7 +256,12 @@ cdef void op_recover(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 cdef void op_zap_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """The first table of possible_nx_huge_pages, as kvm_recover_nx_huge_pages() takes it; ret -1 = none."""
     cdef Kvm *kvm = &vm.kvm
+    cdef bint write = kvm.design.nx_write_lock
     cdef Sp *sp
+    if write:
+        write_lock(c, &kvm.mmu_lock)
+    else:
+        read_lock(c, &kvm.mmu_lock)
     rcu_read_lock(c)
     spin_lock(c, &kvm.tdp_mmu_pages_lock)
     sp = kvm.nx_head
@@ -267,6 +272,10 @@ cdef void op_zap_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         res.sp_level = sp.level
         res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
     rcu_read_unlock(c)
+    if write:
+        write_unlock(c, &kvm.mmu_lock)
+    else:
+        read_unlock(c, &kvm.mmu_lock)
 
 
 cdef void op_age(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:

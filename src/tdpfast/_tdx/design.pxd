@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t
 cdef struct TdxDesign:
     int32_t dispatch
     bint dynamic_pamt        # 4K pages need PAMT memory, counted per 2M range
-    bint premap              # 6.16: before finalisation mapping only counts, PAGE.ADD follows; pages are pinned
+    bint premap              # 6.16 to 6.18: before finalisation mapping only counts, PAGE.ADD follows; pages are pinned
     bint demote_retry        # an interrupted DEMOTE is called again without bound
     bint enhanced_demote     # 2M only on a module with ENHANCED_DEMOTE_INTERRUPTIBILITY
     # wrong on purpose

@@ -59,8 +59,8 @@ cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept n
 
 cdef int map_and_add(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """The page gets into mirror and S-EPT: by kvm_tdp_mmu_map_private_pfn(), whose hook adds it and which takes only a
-    page that was not mapped; in 6.16 by kvm_tdp_map_page(), which counts it and takes one that was, and PAGE.ADD. 0,
-    -EPERM, -EBUSY (6.16), or -EIO: mapped already, refused, or the VM is dead. slots_lock held. Yields."""
+    page that was not mapped; before 6.19 by kvm_tdp_map_page(), which counts it and takes one that was, and PAGE.ADD. 0,
+    -EPERM, -EBUSY (before 6.19), or -EIO: mapped already, refused, or the VM is dead. slots_lock held. Yields."""
     cdef int ret = map_private_page(c, vm, op.gfn, op.pfn)
     if ret < 0:
         return ret
@@ -72,7 +72,8 @@ cdef int map_and_add(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 
 
 cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
-    """Maps and adds the page and, if asked, measures it, 256 bytes at a time. slots_lock held. 0 or an errno."""
+    """Maps and adds the page and, if asked, measures it, 256 bytes at a time. slots_lock held. 0 or an errno. A failed
+    measurement leaves the page where it is; from 6.19 on it bugs the VM."""
     cdef Tdx *t = <Tdx *>vm.tdx
     cdef SeamRegs r
     cdef uint64_t err
@@ -93,7 +94,8 @@ cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
         r.rdx = t.tdr_pa
         err = tdx_seamcall(c, t, TDH_MR_EXTEND, &r)
         if err:
-            tdx_bug(c, t, b"tdx_gmem_post_populate", b"seamcall_failed", TDH_MR_EXTEND, err)
+            if not t.design.premap:
+                tdx_bug(c, t, b"tdx_gmem_post_populate", b"seamcall_failed", TDH_MR_EXTEND, err)
             return -EIO
     return 0
 

@@ -217,7 +217,7 @@ cdef void hook_remove_external_spte(Cpu *c, Kvm *kvm, uint64_t gfn, int level, u
         tdx_sept_remove_leaf_spte(c, t, gfn, level, spte)
     trace3(c, EV_REMOVE_EXT, gfn, level, spte)
     if ret and t.design.premap:
-        # Only 6.16's hook returns something, and its caller looks at it.
+        # Only the hook of 6.16 to 6.18 returns something, and its caller looks at it.
         kvm_bug_on(c, kvm, b"remove_external_spte", b"removal_failed")
 
 

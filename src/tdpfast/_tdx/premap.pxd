@@ -1,4 +1,4 @@
-"""vmx/tdx.c of 6.16: pages are pinned while mapped, and before finalisation mapping only counts them."""
+"""vmx/tdx.c of 6.16 to 6.18: pages are pinned while mapped, and before finalisation mapping only counts them."""
 
 from libc.stdint cimport uint64_t
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""vmx/tdx.c of 6.16 (see premap.pxd).
+"""vmx/tdx.c of 6.16 to 6.18 (see premap.pxd).
 
 Mapping a leaf before the TD is finalised makes no SEAMCALL: it counts, in nr_premapped, a mirror leaf the S-EPT does
 not have yet, and the populate path adds the page afterwards, with mmu_lock dropped in between. So a zap may find

@@ -45,8 +45,8 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint32_t state               # TdState
     uint32_t wait_for_sept_zap
     uint32_t pre_fault_allowed
-    int64_t nr_premapped         # 6.16: mirror leaves that wait for their PAGE.ADD
-    uint64_t *pins               # 6.16: references KVM holds, per 4K page from pin_base on; NULL for other designs
+    int64_t nr_premapped         # up to 6.18: mirror leaves that wait for their PAGE.ADD
+    uint64_t *pins               # up to 6.18: references KVM holds, per 4K page from pin_base on; NULL for other designs
     uint64_t pin_base
     uint64_t npins
     uint64_t request_2m[32]      # per CPU: 1 + the 2M frame its next fault wants whole (SPLIT_IGNORE)

@@ -10,13 +10,13 @@ from tdpfast._arguments import shown
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, load
 
-REVIEW_DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "v7.3")
+REVIEW_DESIGNS = ("v6.19", "patch07", "patch15", "single-hook", "v7.3")
 CATALOGUES: dict[str, tuple[str, ...]] = {
     "review": REVIEW_DESIGNS,
     "paths": REVIEW_DESIGNS,
     "hugepage": ("hugepage-v5a", "hugepage-v5b", "hugepage-v5c", "hugepage-v5d", "hugepage-unblock", "rfcv5-split",
                  "single-hook"),
-    "premap": ("v6.16", "v6.18", "rfcv5-s", "v7.3"),
+    "premap": ("v6.16", "v6.18", "v6.19", "rfcv5-s", "v7.3"),
 }
 """Each with the designs it is about."""
 

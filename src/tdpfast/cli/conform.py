@@ -8,7 +8,8 @@ import click
 from tdpfast.cli import EXIT_FOUND, EXIT_OK
 from tdpfast.conform import FileReport, conform_file
 
-DESIGNS = ("v6.18", "patch07", "patch15", "single-hook", "single-hook-4k", "v7.3", "hugepage")
+DESIGNS = ("v6.16", "v6.18", "v6.19", "v7.2", "v7.3", "patch07", "patch15", "single-hook", "single-hook-4k",
+           "hugepage")
 
 
 def known_design(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:

@@ -16,7 +16,7 @@ from tdpfast.events import mmu_events
 NAME = "mmu"
 MASK = (1 << 64) - 1
 END: Final = object()
-DESIGN_OF_RELEASE = {"6.18": "v6.18", "7.2": "v7.3", "7.3": "v7.3"}
+DESIGN_OF_RELEASE = {"6.16": "v6.16", "6.18": "v6.18", "6.19": "v6.19", "7.2": "v7.2", "7.3": "v7.3"}
 MMU_NEEDS = frozenset({"race", "resched", "hook", "noslot", "poke", "poke_raw", "track", "set_dirty_log", "zap_nx",
                        "fast_pf_last", "set_gen", "roots", "nx"})
 STATS = ("pages_4k", "pages_2m", "pages_1g", "sp_linked", "sp_live", "vm_bugged", "nx_lpage_splits", "nx_possible",

@@ -14,7 +14,7 @@ from tdpfast.spte import LAYOUTS, SpteConfig
 NAME = "spte"
 
 _MMU = {"EPT A/D": "ept_ad", "EPT no A/D": "ept_noad", "NPT": "npt"}
-_LAYOUT = {"6.18": "6.18", "7.2": "7.3", "7.3": "7.3"}
+_LAYOUT = {"6.16": "6.18", "6.18": "6.18", "6.19": "6.18", "7.2": "7.3", "7.3": "7.3"}
 
 # The recordings' configurations; a `cfg` record says the same and goes before.
 _CONFIGS: dict[str, dict[str, Any]] = {

@@ -56,7 +56,7 @@ class Replayer:
     def design_of(self, record: dict) -> Design:
         design = self.override
         if design is None:
-            variant = record.get("variant", "v7.3" if record.get("release", "7.3") != "6.18" else "v6.18")
+            variant = record.get("variant", f"v{record.get('release', '7.3')}")
             if not isinstance(variant, str) or variant not in PRESETS:
                 raise UsageError(f"no design for variant {variant!r}", "not a preset",
                                  "one of " + ", ".join(PRESETS) + ", or --design")
