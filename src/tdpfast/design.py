@@ -56,8 +56,8 @@ class Design:
     premap: the TDX side of 6.16 to 6.18: a leaf mapped before finalisation is only counted and added later, pages are
     pinned while they are mapped, removal reports its result, and a failed MR.EXTEND is an error and no bug.
     nx_write_lock: NX huge page recovery holds mmu_lock for write (6.16). access_allowed: a fault is spurious when
-    is_access_allowed() says so (up to 7.2), whatever the layout. bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror
-    SPTE that is present already.
+    is_access_allowed() says so (up to 7.2), whatever the layout. bug_old_present: __tdp_mmu_set_spte_atomic() refuses
+    a mirror SPTE that is present already.
 
     code: what a design file put in place of functions of this design; see from_file().
     """

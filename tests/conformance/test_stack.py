@@ -13,6 +13,7 @@ VARIANTS = ("v7.3", "patch07", "single-hook", "single-hook-4k")
     ("stack-7.3-1.5/named", 76), ("stack-7.3-1.5/stack", 700),
     *((f"designs-7.3/{variant}-named", 105) for variant in VARIANTS),
     *((f"designs-7.3/{variant}-random", 266) for variant in VARIANTS),
+    ("more-7.3/stack", 2), ("more-7.3/v7.3-named", 3), ("more-7.3/v7.3-random", 1), ("more-7.3/patch07-named", 2),
 ])
 def test_every_case(name, cases):
     [report] = conform([DATA / f"{name}.jsonl.gz"])

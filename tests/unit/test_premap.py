@@ -1,8 +1,13 @@
-"""6.16's TDX side: what is mapped before finalisation is counted and added later; pages are pinned while mapped."""
+"""The TDX side of 6.16 to 6.18: what is mapped before finalisation is counted and added later; pages are pinned
+while they are mapped."""
 
 import pytest
 
+from tdpfast import Vm
+from tdpfast.catalogue import CATALOGUES, catalogue
+from tdpfast.check import replay_token
 from tdpfast.design import PRESETS
+from tdpfast.token import Token
 
 GFN, PFN = 0x200, 0x140200
 BUSY_ADD = [{"leaf": "MEM.PAGE.ADD", "lock": "tdr"}]
@@ -152,9 +157,21 @@ def test_a_failed_measurement_kills_the_vm_from_6_19_on(td, design, bugged):
     assert (t.vm.kvm_state()["vm_bugged"], bool(t.fired)) == (bugged, bool(bugged))
 
 
-def nx_recovery(design):
-    """The locks NX recovery takes in a VM with one table to recover."""
+@pytest.mark.parametrize("design, changed", [("v6.16", 2 + 1), ("v6.18", 512 + 1), ("v7.3", 512 + 1)])
+def test_nx_recovery_zaps_under_the_write_lock_in_6_16(design, changed):
+    """Under the read lock every entry of the table is frozen, under the write lock only what is present."""
     vm = Vm(design, tdx=False, nx_huge_pages=True)
-    vm.map(0x200, 0x140200, exec=True, level=2)
-    vm.zap_nx()
-    return [str(r) for r in vm.records()]
+    for i in range(2):
+        vm.map(GFN + i, PFN + i, exec=True, level=2)
+    assert vm.zap_possible_nx_huge_page() == (True, GFN, 1)
+    assert sum(str(record).startswith("chg") for record in vm.records()) == changed
+
+
+@pytest.mark.parametrize("token, scenario, design", [
+    ("tdp1-acwc7onbg7vdwa5zmdemyagaa3aqpaabziswmia", "issue4-lost-cmpxchg", "v6.19"),
+    ("tdp1-acy666dnzqyqixlxhnkeyaeaa2qq3qafnaveilq", "h29-populate-against-zap", "v6.16")])
+def test_tokens_from_before_the_names_replay(token, scenario, design):
+    """The first was printed when v6.19 was called v6.18."""
+    found = [s for name in CATALOGUES for s in catalogue(name)]
+    which, on, _, replay = replay_token(Token.parse(token), found, PRESETS.values())
+    assert (which.name, on.name, bool(replay["checks"])) == (scenario, design, True)

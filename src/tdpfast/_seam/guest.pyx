@@ -318,7 +318,8 @@ cdef void attr_wr_commit(Cpu *c, Seam *s, Call *k, AttrWr *w) noexcept nogil:
 # ---- memory -------------------------------------------------------------------------------------------------
 
 cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs *r) noexcept nogil:
-    """A write by the guest to gpa, as the hardware walks. same_rip: the instruction that faulted last runs again."""
+    """A write by the guest to gpa, as the hardware walks. same_rip: at the last access's RIP, whether it faulted
+    or not."""
     cdef uint64_t *ep
     cdef uint64_t e
     cdef Vp *vp = vp_running(c, s)
@@ -327,7 +328,6 @@ cdef int td_guest_access(Cpu *c, Seam *s, uint64_t gpa, bint same_rip, SeamRegs 
     if not same_rip:
         vp.rip += ACCESS_LENGTH
     if sept_leaf(c, s, &s.td[vp.td], gpa, &ep, &e) <= 2 and e & SEPT_PS and e & ACCESS_WRITE:
-        vp.rip += ACCESS_LENGTH
         return GUEST_DONE
     return td_ept_violation(c, s, vp, gpa, r)
 

@@ -79,7 +79,7 @@ cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     cdef uint64_t err
     cdef int ret, i
     if tdx_page_add_src(c, t):
-        kvm_bug_on(c, &vm.kvm, b"tdx_gmem_post_populate", b"page_add_src_set")
+        kvm_bug_on(c, &vm.kvm, b"tdx_gmem_post_populate", b"page_add_src")
         return -EIO
     sync_rare(c, SYNC_STORE, <uint64_t>&t.page_add_src)
     tdp_write_once(&t.page_add_src, op.src)

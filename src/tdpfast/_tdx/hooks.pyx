@@ -226,7 +226,10 @@ cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *s
     cdef uint64_t page = sp.external_spt
     cdef Event *e
     cdef int ret = 0
-    if not scripted_hook(c, kvm, HOOK_FREE, 0, level, gfn, &ret):
+    # A hook that returns nothing cannot be made to fail.
+    cdef bint injected = (kvm.design.reclaim == RECLAIM_OP_RCU
+                          and scripted_hook(c, kvm, HOOK_FREE, 0, level, gfn, &ret))
+    if not injected:
         ret = tdx_sept_free_private_spt(c, t, sp)
         if kvm.design.reclaim != RECLAIM_OP_RCU:
             if ret == 0:
@@ -239,6 +242,7 @@ cdef int hook_free_external_spt(Cpu *c, Kvm *kvm, uint64_t gfn, int level, Sp *s
         e.a[2] = page
         e.a[3] = <uint64_t>ret
         e.a[4] = 1
+        e.a[5] = injected
     return ret
 
 

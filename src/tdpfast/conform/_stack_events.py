@@ -46,8 +46,9 @@ class Translator:
             out = ["set_ext", a[0], a[1], visible(a[2], a[1]), visible(a[3], a[1]), signed(a[4])]
             return [*out, "injected"] if a[5] else out
         if kind == "free_ext":
-            out = ["free_ext", a[0], a[1], self.names.name(a[2])]
-            return [*out, signed(a[3])] if self.freed_with_result else out
+            out = ["free_ext", a[0], a[1], self.names.name(a[2]) if a[2] else "PA(NULL)"]
+            out += [signed(a[3])] if self.freed_with_result else []
+            return [*out, "injected"] if a[5] else out
         if kind == "remove_ext":
             return ["rm_ext", a[0], a[1], visible(a[2], a[1])]
         if kind == "req":

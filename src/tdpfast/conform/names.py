@@ -42,8 +42,9 @@ class PageNames:
         """Recorded events with S-EPT pages that never got a name (seen in a SEAMCALL, but not as a new S-EPT page)
         called "S-unused": where they lay is the recorder's affair."""
         for event in events:
-            if event[0] == "seam":
-                yield [[self._unnamed(v) for v in part] if isinstance(part, list) else part for part in event]
+            if event[0] in ("seam", "free_ext"):
+                yield [[self._unnamed(v) for v in part] if isinstance(part, list) else
+                       self._unnamed(part) if event[0] == "free_ext" else part for part in event]
             else:
                 yield event
 
