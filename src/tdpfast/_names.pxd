@@ -224,6 +224,10 @@ cpdef enum OpKind:       # operations
     OP_GUEST_ACCEPT
     OP_PREFAULT
     OP_MAP_EXCLUSIVE
+    OP_PUNCH_HOLE
+    OP_SET_ATTRIBUTES
+    OP_MOVE_SLOT
+    OP_VCPU_CREATE
 
 cpdef enum RaceKind:
     RACE_NONE = 0

@@ -30,8 +30,9 @@ DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAG
 SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = map(int, SplitShared.__members__.values())
 
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
-                    "inhibit_first", "split_direct_root", "prefault_first", "access_allowed"})
-_RELEASE = frozenset({"nx_write_lock"})
+                    "inhibit_first", "split_direct_root", "prefault_first", "access_allowed", "inplace", "no_seq",
+                    "seq_after_lookup", "no_inval_range", "end_before_free", "attr_narrow"})
+_RELEASE = frozenset({"nx_write_lock", "slot_blind", "vp_init_unlocked"})
 _CALLED = {"v6.19": "v6.18"}
 _CHOICES = {"layout": (618, 703), "gate": range(len(Gate.__members__)), "reclaim": range(len(Reclaim.__members__)),
             "dispatch": range(len(Dispatch.__members__)), "max_level": range(1, 4),
@@ -55,9 +56,13 @@ class Design:
 
     premap: the TDX side of 6.16 to 6.18: a leaf mapped before finalisation is only counted and added later, pages are
     pinned while they are mapped, removal reports its result, and a failed MR.EXTEND is an error and no bug.
-    nx_write_lock: NX huge page recovery holds mmu_lock for write (6.16). access_allowed: a fault is spurious when
-    is_access_allowed() says so (up to 7.2), whatever the layout. bug_old_present: __tdp_mmu_set_spte_atomic() refuses
-    a mirror SPTE that is present already.
+    nx_write_lock: NX huge page recovery holds mmu_lock for write (6.16). slot_blind: the local retries of a fault do
+    not look whether the slot is going away (6.16). vp_init_unlocked: VP.INIT runs without mmu_lock (up to 6.18).
+    inplace: guest_memfd itself knows what is private and converts it in place, and a fault looks its page up under the
+    file's lock. no_seq to attr_narrow: what goes wrong when a fault does not compare mmu_invalidate_seq, samples it too
+    late, an invalidation names no gfns or ends before its pages are freed, or a conversion names too few.
+    access_allowed: a fault is spurious when is_access_allowed() says so (up to 7.2), whatever the layout.
+    bug_old_present: __tdp_mmu_set_spte_atomic() refuses a mirror SPTE that is present already.
 
     code: what a design file put in place of functions of this design; see from_file().
     """
@@ -101,6 +106,14 @@ class Design:
     pamt_dec_outside: bool = False
     nx_write_lock: bool = False
     access_allowed: bool = False
+    slot_blind: bool = False
+    vp_init_unlocked: bool = False
+    inplace: bool = False
+    no_seq: bool = False
+    seq_after_lookup: bool = False
+    no_inval_range: bool = False
+    end_before_free: bool = False
+    attr_narrow: bool = False
     inhibit_first: bool = False
     split_direct_root: bool = False
     prefault_first: bool = False
@@ -205,8 +218,8 @@ _V619 = Design(
     refresh_old_spte=False, remove_op_after=True, trace_before=True, trace_np_np=False, bug_atomic_zap=True,
     bug_shared_child=True, bug_new_present=True, age_mirror=True, age_cmpxchg=False,
 )
-_V618 = _V619.replace(name="v6.18", premap=True)
-_V616 = _V618.replace(name="v6.16", nx_write_lock=True)
+_V618 = _V619.replace(name="v6.18", premap=True, vp_init_unlocked=True)
+_V616 = _V618.replace(name="v6.16", nx_write_lock=True, slot_blind=True)
 _PATCH07 = Design(
     name="patch07", gate=GATE_ELIF_PRESENT, reclaim=RECLAIM_OP_RCU, dispatch=DISPATCH_PATCH07,
     remove_op_after=True, bug_shared_child=True, bug_new_present=True,
@@ -238,6 +251,7 @@ PRESETS: dict[str, Design] = {
         _SINGLE.replace(name="single-hook-4k", max_level=1, bug_mirror_split=True, split_external=False),
         _V73.replace(name="v7.2", access_allowed=True),
         _V73,
+        _V73.replace(name="inplace", inplace=True),
         _V5C,
         _V5A,
         _V5B,
@@ -255,11 +269,15 @@ PRESETS: dict[str, Design] = {
 
 
 def get_design(design: str | Design) -> Design:
-    """A Design by preset name or design file (mine.c), or itself; UsageError lists the presets."""
+    """A Design by preset name, with knobs behind it if any (``v7.3+no_seq``), or design file (mine.c), or itself;
+    UsageError lists the presets."""
     if isinstance(design, Design):
         return design
     if isinstance(design, str) and design.endswith(".c"):
         return Design.from_file(design)
+    if isinstance(design, str) and "+" in design:
+        base, *knobs = design.split("+")
+        return with_knobs(base, parse_knobs(knobs))
     try:
         return PRESETS[design]
     except (KeyError, TypeError):

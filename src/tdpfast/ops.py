@@ -47,6 +47,8 @@ class OpSpec:
         done: results by which it did what it is for; without, all that are not negative.
         effect: results by which a search says that it happened, where an operation that found nothing is done as well.
         guest: how a guest instruction ends that did what it is for (OpResult.kind); a status must be 0 as well.
+        gmem: "fault": it looks up a page of the guest; "hole": it takes pages or their kind away, in an invalidation.
+            The words of the protocol between the two are offered in scenarios that have both.
         answers: what its result has beside ``ret``; None when the operation ended the VM.
         none_if_failed: None as well when ret is negative: it found nothing.
     """
@@ -61,6 +63,7 @@ class OpSpec:
     ends_roots: bool = False
     refused: str = ""
     slots_lock: bool = False
+    gmem: str = ""
     levels: tuple[int, int] = (1, 5)
     ret: str = "0"
     done: tuple[int, ...] = ()
@@ -112,7 +115,7 @@ def _td(fields: Mapping[str, int], **row: Any) -> OpSpec:
 
 
 OPS: dict[str, OpSpec] = {
-    "map": OpSpec(_FAULT, _TD_FAULT, lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF, done=_FAULTED,
+    "map": OpSpec(_FAULT, _TD_FAULT, gmem="fault", lock="own", roots=BOTH, levels=(1, 3), ret=_RET_PF, done=_FAULTED,
                   answers=("level", "pfn", "tries")),
     "zap_leafs": OpSpec(_RANGE | _zeros("flush"), lock="write", effect=(1,), ret=_FLUSH),
     "unmap": OpSpec(_RANGE | _SHARED | {"flush": 0, "may_block": 1}, _PRIVATE, lock="write", effect=(1,), ret=_FLUSH),
@@ -162,25 +165,29 @@ OPS: dict[str, OpSpec] = {
     "td_exit": _td(_VCPU, done=(1,), ret="1: it was inside, -3: it was not"),
     "accept": _td(_VCPU | _zeros("gpa", "level", "same_rip"), guest=_STATUS, levels=(0, 5)),
     "guest_access": _td(_VCPU | _zeros("gpa", "same_rip"), guest=_ACCESSED),
-    "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), lock="own", roots=BOTH,
+    "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), gmem="fault", lock="own", roots=BOTH,
                  guest=(*_ACCESSED, GuestRet.GUEST_RET_TDEXIT)),
     "raw": _td(_zeros("leaf", "rcx", "rdx", "r8"), rare=True),
-    "populate": _td(_zeros("gfn", "pfn") | {"src": 0x10000000, "measure": 0}, lock="own", roots=BOTH, rare=True,
-                    ret=_ERRNO),
+    "populate": _td(_zeros("gfn", "pfn") | {"src": 0x10000000, "measure": 0}, gmem="fault", lock="own",
+                    roots=BOTH, rare=True, ret=_ERRNO),
     "finalize": _td({}, rare=True, ret=_ERRNO),
     "release_hkid": _td({}, rare=True),
     "vcpu_free": _td(_VCPU, rare=True),
     "vm_destroy": _td({}, rare=True),
-    "free_pfn": _td(_zeros("gfn", "pfn"), roots=MIRROR,
-                    done=(0,),
+    "free_pfn": _td(_zeros("gfn", "pfn"), gmem="hole", roots=MIRROR, done=(0,),
                     ret="0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's, -EBUSY: mapped"),
     "pamt_get": _td(_zeros("pfn"), ret=_ERRNO),
     "pamt_put": _td(_zeros("pfn")),
-    "guest_accept": _td(_VCPU | _zeros("gpa", "pfn", "level") | {"tries": -1}, lock="own", roots=BOTH, levels=(0, 5),
-                        done=(0,), ret="0, 1: out of tries, or an errno", answers=("tries", *_GUEST)),
-    "prefault": _td(_PAGE, lock="own", roots=BOTH, levels=(1, 3), done=_MAPPED, ret="RET_PF_*, or an errno"),
-    "map_exclusive": _td(_PAGE, fixed=_TD_FAULT | {"map_writable": 1}, lock="own", roots=BOTH, levels=(1, 3),
-                         ret=_RET_PF, done=_MAPPED),
+    "guest_accept": _td(_VCPU | _zeros("gpa", "pfn", "level") | {"tries": -1}, gmem="fault", lock="own", roots=BOTH,
+                        levels=(0, 5), done=(0,), ret="0, 1: out of tries, or an errno", answers=("tries", *_GUEST)),
+    "prefault": _td(_PAGE, gmem="fault", lock="own", roots=BOTH, levels=(1, 3), done=_MAPPED,
+                    ret="RET_PF_*, or an errno"),
+    "map_exclusive": _td(_PAGE, fixed=_TD_FAULT | {"map_writable": 1}, gmem="fault", lock="own", roots=BOTH,
+                         levels=(1, 3), ret=_RET_PF, done=_MAPPED),
+    "punch_hole": _td(_RANGE | _zeros("pfn"), gmem="hole", lock="own", ret="0, 1: the module uses a page that was freed"),
+    "set_attributes": _td(_RANGE | _zeros("private", "pinned"), gmem="hole", lock="own", ret=_ERRNO),
+    "move_slot": _td(_RANGE, gmem="hole", lock="own"),
+    "vcpu_create": _td({}, lock="own", rare=True, ret="the new vCPU's number, or an errno"),
 }
 """Every operation by name, in the order of OpKind; every one also takes the modifiers hook, resched, race and no_gp.
 

@@ -31,7 +31,7 @@ from tdpfast._names import Limit
 from tdpfast._program.program import lower
 from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
-from tdpfast.design import named_design, sorted_knobs
+from tdpfast.design import get_design, sorted_knobs
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS
 
@@ -225,11 +225,11 @@ def parse_vm(where: str, vm: Any) -> dict[str, int]:
     return dict(vm)
 
 
-def parse_expect(where: str, name: str, expect) -> dict[str, str]:
+def parse_expect(where: str, name: str, expect: Any) -> dict[str, str]:
     need(isinstance(expect, Mapping), where, f"{name} is no table", f"[{name}] with design = \"holds\" or checks")
     for design, text in expect.items():
         try:
-            named_design(design)
+            get_design(design)
         except UsageError as error:
             raise UsageError(f"{where}: {name}: {error.what}", error.why, error.fix) from error
         words = text.split() if isinstance(text, str) else []

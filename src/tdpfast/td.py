@@ -280,6 +280,19 @@ class TdVm(Vm):
         (violates `page`); 2: kept by a reference of KVM's (up to 6.18); -EBUSY: the mirror maps it. No lock."""
         return self._run({"op": "free_pfn", "gfn": self._gfn(gfn), "pfn": _pfn(pfn)})["ret"]
 
+    def punch_hole(self, start: int, end: int, pfn: int) -> bool:
+        """fallocate(PUNCH_HOLE) of guest_memfd (7.3): the pages of [start, end), of which pfn is the first, are
+        invalidated, unmapped and freed; mmu_lock for write, by turns. Whether the module still uses one of them, which
+        violates `page`."""
+        return self._range("punch_hole", start, end, pfn=_pfn(pfn)) == 1
+
+    def set_attributes(self, start: int, end: int, *, private: bool, pinned: bool = False) -> int:
+        """kvm_vm_set_mem_attributes() (7.3): [start, end) becomes private or shared, what is mapped as the other kind is
+        zapped, and faults of the other kind are -EFAULT from then on. slots_lock, and mmu_lock for write by turns. 0 or
+        -ENOSPC, after 16 of them; a design that converts in place also -EAGAIN, for pages that somebody has ``pinned``."""
+        return self._range("set_attributes", start, end, private=int(check_bool("private", private)),
+                           pinned=int(check_bool("pinned", pinned)))
+
     def seamcall(self, leaf: str, rcx: int = 0, rdx: int = 0, r8: int = 0) -> SeamResult:
         """A SEAMCALL of KVM's CPU 0 past KVM's code, such as ``td.seamcall("mem_range_block", rcx=gpa,
         rdx=td.td.tdr)``. Only the status comes back: module.call() has the registers."""

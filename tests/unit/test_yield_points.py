@@ -33,6 +33,8 @@ ALLOWED = {
     "Sp.rcu_head": ANY,
     # role.invalid is written under mmu_lock; it and the mark for the zapper are offered where scenarios change roots.
     "Sp.flags": ANY,
+    # Where nobody faults beside it, nobody looks; else each is offered, the lists by their counts.
+    "Kvm.invalidate": MMU_WRITE, "Kvm.gmem": ANY,
     # A table that could not be linked goes back at once: nobody else ever reached it.
     "table": MMU_LOCK,
     # PAMT entries change under their own lock or that of the 2M entry above them, which are offered; so do S-EPT pages

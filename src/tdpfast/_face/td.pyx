@@ -20,7 +20,7 @@ from tdpfast._tdx.tdx cimport tdx_vcpu_inside
 from tdpfast._tdx.design cimport TdxDesign
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES
 from tdpfast._tdx.hooks cimport tdx_hooks
-from tdpfast._tdx.gmem cimport tdx_fault_cancelled
+from tdpfast._tdx.gmem cimport tdx_fault_cancelled, tdx_fault_state
 from tdpfast._tdx.ops cimport tdx_op_begin, tdx_op_end, tdx_reenter
 from tdpfast._tdx.pamt cimport pamt_balanced, pamt_host, pamt_host_init
 from tdpfast._tdx.premap cimport pin_count, pins_free, pins_init
@@ -113,6 +113,7 @@ cdef class TdVmCore(VmCore):
         self.vm.op_begin = tdx_op_begin
         self.vm.op_end = tdx_op_end
         self.vm.fault_cancelled = tdx_fault_cancelled
+        self.vm.fault_state = tdx_fault_state
 
     cdef int made(self) except -1:
         if self.vm.tdx == NULL:

@@ -191,7 +191,7 @@ SMALL = {
     "wrprot": <size_t>&layout_op.on - origin, "retries": <size_t>&layout_op.retries - origin,
     "tries": <size_t>&layout_op.tries - origin, "rcu": <size_t>&layout_op.rcu - origin,
     "vcpu": <size_t>&layout_op.vcpu - origin, "same_rip": <size_t>&layout_op.same_rip - origin,
-    "measure": <size_t>&layout_op.measure - origin,
+    "measure": <size_t>&layout_op.measure - origin, "pinned": <size_t>&layout_op.pinned - origin,
 }
 
 

@@ -31,7 +31,14 @@ cdef struct Design:
     bint nx_write_lock       # NX huge page recovery holds mmu_lock for write (6.16)
     bint access_allowed      # a fault is spurious by is_access_allowed() (up to 7.2), whatever the layout
     bint bug_old_present     # KVM_BUG_ON(old present) in __tdp_mmu_set_spte_atomic() of a mirror
+    bint slot_blind          # local retries do not look whether the slot is going away (6.16)
+    bint inplace             # conversions in place in guest_memfd; faults look up under its lock
     # wrong on purpose
+    bint no_seq              # a fault does not compare mmu_invalidate_seq
+    bint seq_after_lookup    # ... or samples it after it looked its page up
+    bint no_inval_range      # an invalidation does not say which gfns it is about
+    bint end_before_free     # a hole's invalidation ends before its pages are freed
+    bint attr_narrow         # a conversion's range is not widened to the huge pages it cuts into
     bint no_freeze           # publish the new value first, then update the external table
     bint no_rollback         # a failed external update leaves the SPTE frozen
     bint no_grace_period     # tables are freed without waiting for readers

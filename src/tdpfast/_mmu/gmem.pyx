@@ -9,19 +9,28 @@ from tdpfast._mmu.tdp_mmu_map cimport hugepage_set_guest_inhibit, hugepage_test_
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range
 
 
+cdef int gmem_split_ends(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
+    """Splits the huge private leaves that reach over the ends of [start, end). mmu_lock for write. 0 or -ENOMEM.
+    Yields."""
+    cdef int ret = 0
+    if kvm.design.max_level == 1 or start >= end:
+        return 0
+    if start != gfn_round_for_level(start, 2):
+        ret = kvm_tdp_mmu_mirrors_split_huge_pages(c, kvm, start, start + 1, 1)
+    if ret == 0 and end != gfn_round_for_level(end, 2):
+        ret = kvm_tdp_mmu_mirrors_split_huge_pages(c, kvm, end - 1, end, 1)
+    return ret
+
+
 cdef int kvm_gmem_convert(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
     """[start, end) goes from private to shared: the huge leaves that reach over its ends are split first, then what is
     private in it is zapped, all with mmu_lock for write. 1 zapped something, 0, or -ENOMEM with nothing zapped.
 
     A split that the external table refused is not seen here: the VM is bugged then and the zap goes on. Yields.
     """
-    cdef int ret = 0
+    cdef int ret
     write_lock(c, &kvm.mmu_lock)
-    if kvm.design.max_level > 1 and start < end:
-        if start != gfn_round_for_level(start, 2):
-            ret = kvm_tdp_mmu_mirrors_split_huge_pages(c, kvm, start, start + 1, 1)
-        if ret == 0 and end != gfn_round_for_level(end, 2):
-            ret = kvm_tdp_mmu_mirrors_split_huge_pages(c, kvm, end - 1, end, 1)
+    ret = gmem_split_ends(c, kvm, start, end)
     if ret == 0:
         ret = kvm_tdp_mmu_unmap_gfn_range(c, kvm, start, end, KVM_FILTER_PRIVATE, True, False)
     write_unlock(c, &kvm.mmu_lock)

@@ -75,9 +75,36 @@ cdef struct Slot:            # struct kvm_memory_slot
     uint32_t ninhibit
     uint32_t inhibit_all
     uint64_t inhibit[MAX_INHIBIT]
+    uint32_t invalid         # KVM_MEMSLOT_INVALID: it is being moved
 
 cdef enum:
     MAX_TRACKED = 64
+
+cdef enum:
+    MAX_FREED = 32
+    MAX_ATTRIBUTES = 16
+    SRCU_CPUS = 32
+
+cdef extern from *:
+    """
+    #define INVALID_GFN (~0ull)
+    """
+    const uint64_t INVALID_GFN
+
+cdef struct Invalidate:      # kvm->mmu_invalidate_*
+    uint64_t seq
+    uint64_t in_progress
+    uint64_t start
+    uint64_t end
+
+cdef struct Freed:           # a page that guest_memfd's file had for a gfn once
+    uint64_t gfn
+    uint64_t pfn
+
+cdef struct Attribute:       # a store to kvm->mem_attr_array
+    uint64_t start
+    uint64_t end
+    int32_t is_private
 
 cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP MMU uses
     bint special             # ops or cut is set: what changes an SPTE goes a longer way
@@ -97,6 +124,18 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds, and every CPU without roots of its own
     bint roots_change        # explorer: some thread invalidates roots, so that a look at one is an access of its own
     Slot slot
+    # faults against invalidations (invalidate.pxd)
+    Invalidate invalidate
+    bint invalidations       # explorer: some thread invalidates and some thread faults, so each look is an access
+    bint slot_moves          # explorer: the same of a slot that moves
+    uint32_t nfreed
+    uint32_t nattributes
+    uint32_t nposted         # stores that lpage_info knows of
+    Freed freed[MAX_FREED]
+    Attribute attributes[MAX_ATTRIBUTES]
+    uint32_t srcu_used       # CPUs (bits) that ever are in a read section
+    uint32_t srcu[SRCU_CPUS] # by CPU: it is in a read section
+    SpinLock filemap_lock    # guest_memfd's invalidate_lock
     bint has_mirror
     bint nx_huge_pages
     bint ipat

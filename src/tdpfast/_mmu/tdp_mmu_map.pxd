@@ -1,6 +1,6 @@
 """tdp_mmu.c: the fault path, lockless walks, and splitting one huge page."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from tdpfast._mmu.arena cimport Sp
 from tdpfast._spte cimport is_access_allowed, spte_permission_fault
@@ -21,6 +21,7 @@ cdef int kvm_tdp_mmu_get_walk(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t
 cdef int max_mapping_level_in(uint64_t gfn, uint64_t base, uint64_t npages, int max_level) noexcept nogil
 cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil
 cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil
+cdef int kvm_mem_attribute(const Kvm *kvm, uint64_t gfn, uint32_t n) noexcept nogil
 cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil
 
 # Parts of kvm_tdp_mmu_map(), for batches that walk on instead of starting at the root again.

@@ -76,6 +76,30 @@ cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil:
     tdp_store32(&kvm.slot.ninhibit, n + 1)
 
 
+cdef int kvm_mem_attribute(const Kvm *kvm, uint64_t gfn, uint32_t n) noexcept nogil:
+    """kvm_mem_is_private() by the first n stores: 1 or 0; -1 where none was made, and a fault is of the kind it says."""
+    while n > 0:
+        n -= 1
+        if kvm.attributes[n].start <= gfn < kvm.attributes[n].end:
+            return kvm.attributes[n].is_private
+    return -1
+
+
+cdef bint hugepage_mixed(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil:
+    """lpage_info's flag of the huge page around gfn: its gfns differ in what they are. Written at the end of a
+    conversion, under mmu_lock for write; what no conversion named counts as private."""
+    cdef uint64_t first = gfn_round_for_level(gfn, level)
+    cdef uint64_t g
+    cdef bint private_first
+    if kvm.nposted == 0 or level == 1:
+        return False
+    private_first = kvm_mem_attribute(kvm, first, kvm.nposted) != 0
+    for g in range(first + 1, first + pages_per_hpage(level)):
+        if (kvm_mem_attribute(kvm, g, kvm.nposted) != 0) != private_first:
+            return True
+    return False
+
+
 cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     """Raises the goal level as far as slot, TDX side, dirty logging and the NX mitigation allow."""
     cdef uint64_t mask
@@ -86,7 +110,8 @@ cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
     if fault.max_level == 1 or fault.noslot or slot_dirty_log(c, kvm):
         return
     fault.req_level = max_mapping_level_in(fault.gfn, kvm.slot.base_gfn, kvm.slot.npages, fault.max_level)
-    while hugepage_test_guest_inhibit(kvm, fault.gfn, fault.req_level):
+    while (hugepage_test_guest_inhibit(kvm, fault.gfn, fault.req_level)
+           or hugepage_mixed(kvm, fault.gfn, fault.req_level)):
         fault.req_level -= 1
     if fault.req_level == 1 or fault.huge_page_disallowed:
         return

@@ -77,6 +77,8 @@ cdef struct Op:
     uint64_t regs[3]
     uint64_t src
     int32_t measure
+    int32_t hole         # its part in an invalidation that several operations make up (HOLE_*)
+    int32_t pinned       # set_attributes: somebody holds a reference to a folio
     int32_t nscript
     int32_t script[OP_MAX_SCRIPT]
     int32_t ninject
@@ -110,6 +112,7 @@ cdef struct Vm:
     void (*op_end)(Cpu *c, Vm *vm, Op *op) noexcept nogil
     int nvcpus           # of a TD
     bint (*fault_cancelled)(Cpu *c, Vm *vm) noexcept nogil   # stops local retries of a fault
+    uint64_t (*fault_state)(Cpu *c, Vm *vm) noexcept nogil   # what else the next try depends on
     Op *current          # the operation a single-threaded run is in
 
 ctypedef void (*OpFn)(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil

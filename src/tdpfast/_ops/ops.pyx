@@ -9,12 +9,17 @@ from tdpfast._names cimport (
     OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RECOVER, OP_RELOAD,
     OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SPLIT, OP_SYNC_RCU, OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP,
     OP_WRITE_PROTECT_GFN, OP_WRPROT_SLOT, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
-    OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_RETRY, SYNC_STORE,
+    OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_CONTINUE, RET_PF_FIXED,
+    RET_PF_RETRY, SYNC_STORE,
 )
 from tdpfast._mmu.arena cimport Sp, sptep_to_sp
 from tdpfast._sync.atomic cimport tdp_guarded_call, tdp_landing, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._mmu.fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_sptep
 from tdpfast._mmu.gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
+from tdpfast._mmu.invalidate cimport (
+    HOLE_BEGINS, HOLE_ENDS, fault_mapped, faultin_pfn, kvm_gmem_invalidate_begin, kvm_gmem_invalidate_end,
+    mmu_invalidate_retry_gfn, slot_retired, srcu_enter, srcu_exit,
+)
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
     is_mmu_writable_spte, is_shadow_present_pte,
@@ -115,34 +120,53 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
                         | (op.user != 0) * PFERR_USER_MASK | (op.exec_ != 0) * PFERR_FETCH_MASK)
 
 
+cdef uint64_t fault_key(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
+    """Digests what the next try of a fault depends on beside the words it reads: scripts, what hooks keep, what the
+    last try asked for."""
+    cdef uint64_t key = <uint64_t>op ^ c.script.pos ^ c.used_up << 32
+    if vm.fault_state != NULL:
+        key = (key ^ vm.fault_state(c, vm)) * 0x9e3779b97f4a7c15u
+    return key
+
+
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does.
 
-    A vCPU with roots of its own takes valid ones before each try, and one that went invalid since makes it retry.
+    A vCPU with roots of its own takes valid ones before each try, and one that went invalid since makes it retry; so
+    does an invalidation that was under way, or ended, since it looked its page up.
     """
     cdef Kvm *kvm = &vm.kvm
     cdef Fault fault
+    cdef uint64_t seq, pfn
     cdef int tries = 0
     cdef int ret
+    srcu_enter(c, kvm)
     while True:
         op_fault(kvm, op, &fault)
         if c.has_roots:
             vcpu_reload(c, kvm)
-        read_lock(c, &kvm.mmu_lock)
-        if is_page_fault_stale(c, kvm, &fault):
-            ret = RET_PF_RETRY
-        else:
-            ret = kvm_tdp_mmu_map(c, kvm, &fault)
-        read_unlock(c, &kvm.mmu_lock)
+        ret = faultin_pfn(c, kvm, &fault, &seq)
+        pfn = fault.pfn
+        if ret == RET_PF_CONTINUE:
+            read_lock(c, &kvm.mmu_lock)
+            if (is_page_fault_stale(c, kvm, &fault)
+                    or mmu_invalidate_retry_gfn(c, kvm, seq, fault.gfn)):
+                ret = RET_PF_RETRY
+            else:
+                ret = kvm_tdp_mmu_map(c, kvm, &fault)
+                if ret == RET_PF_FIXED:
+                    fault_mapped(c, kvm, &fault, pfn)
+            read_unlock(c, &kvm.mmu_lock)
         tries += 1
-        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised:
+        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised or slot_retired(c, kvm):
             break
         if op.gp_at_retry and not c.slow & SLOW_YIELD:
             rcu_run(c, &kvm.rcu, 0)
         if vm.fault_cancelled != NULL and vm.fault_cancelled(c, vm):
             ret = -EIO
             break
-        sync_retry(c, <uint64_t>op ^ c.script.pos ^ c.used_up << 32)
+        sync_retry(c, fault_key(c, vm, op))
+    srcu_exit(c, kvm)
     res.ret = ret
     res.level = fault.goal_level
     res.pfn = fault.pfn
@@ -528,6 +552,12 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         write_unlock(c, &vm.kvm.mmu_lock)
 
 
+cdef void hole_step_ends(Cpu *c, Kvm *kvm, int hole) noexcept nogil:
+    """The invalidation ends with the operation that frees the hole's last page; wrongly, with the one that zaps."""
+    if hole & (HOLE_BEGINS if kvm.design.end_before_free else HOLE_ENDS):
+        kvm_gmem_invalidate_end(c, kvm)
+
+
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Runs one operation on this CPU; takes and drops its locks itself. Off the explorer the RCU callbacks that
     are due run at its end, unless the operation says no_gp."""
@@ -553,7 +583,11 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     c.retry.count = 0
     if vm.op_begin != NULL:
         vm.op_begin(c, vm, op)
+    if op.hole & HOLE_BEGINS:
+        kvm_gmem_invalidate_begin(c, &vm.kvm, op.start, op.end)
     dispatch(c, vm, op, res)
+    if op.hole:
+        hole_step_ends(c, &vm.kvm, op.hole)
     if vm.op_end != NULL:
         vm.op_end(c, vm, op)
     c.user = NULL

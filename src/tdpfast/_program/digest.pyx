@@ -128,6 +128,13 @@ cdef void put_kvm(Sum *k, const Kvm *kvm) noexcept nogil:
     begin(k, AT_KVM, 1)
     for i in range(kvm.ntracked):
         put(k, kvm.tracked[i])
+    begin(k, AT_KVM, 3)
+    put(k, kvm.invalidate.seq | kvm.invalidate.in_progress << 56)
+    put(k, kvm.slot.invalid | <uint64_t>kvm.nattributes << 16 | <uint64_t>kvm.nposted << 32)
+    for i in range(kvm.nattributes):
+        put(k, kvm.attributes[i].start ^ kvm.attributes[i].end << 30 ^ <uint64_t>kvm.attributes[i].is_private << 63)
+    for i in range(kvm.nfreed):
+        k.sum += mix(at(AT_KVM, 4 << 12 | kvm.freed[i].gfn), kvm.freed[i].pfn)
     begin(k, AT_KVM, 2)
     put(k, kvm.slot.ninhibit | <uint64_t>kvm.slot.inhibit_all << 32)
     for i in range(kvm.slot.ninhibit):

@@ -4,8 +4,13 @@
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tdpfast._names cimport CHECK_LIFE, EINVAL, EV_OP, EV_OP_END, GUEST_RET_STATUS, MAX_THREADS, SYNC_OP
+from tdpfast._names cimport (
+    CHECK_LIFE, EINVAL, EV_OP, EV_OP_END, GUEST_RET_STATUS, MAX_THREADS, OP_FREE_PFN, OP_GMEM_CONVERT, OP_UNMAP,
+    OP_ZAP_LEAFS, SPLIT_IGNORE, SYNC_OP,
+)
 from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
+from tdpfast._mmu.invalidate cimport HOLE_BEGINS, HOLE_ENDS, HOLE_INSIDE
+from tdpfast._mmu.tdp_mmu cimport SRCU_CPUS
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
 from tdpfast._ops.ops cimport OpRow, op_row, vm_run_op
@@ -213,6 +218,7 @@ cdef class ScenarioProgram(ProgramRef):
         rcu_cpu = vm.add_cpu()
         if rare is None:
             rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
+        self.pair_holes(threads)
         self.give_roots(roots)
         self.snapshot()
         self.tables = tables(vm)
@@ -240,7 +246,11 @@ cdef class ScenarioProgram(ProgramRef):
         if w.vm.kvm.hooks.python != NULL:
             self.program.cut = world_cut
         self.program.user = w
-        self.program.hidden_state = any("hook" in op or "inject" in op for ops in threads for op in ops)
+        # What a retry may depend on without a word that says so: scripts, hooks that keep something, and the level that a
+        # fault asks for next.
+        self.program.hidden_state = (any("hook" in op or "inject" in op for ops in threads for op in ops)
+                                     or vm.hook_reset is not None
+                                     or vm.vm.kvm.design.split_shared == SPLIT_IGNORE)
         self.p = &self.program
 
     cdef int add_thread(self, ThreadOps *t, object ops) except -1:
@@ -259,6 +269,36 @@ cdef class ScenarioProgram(ProgramRef):
             spec = OPS[ops[i]["op"]]
             t.reach[i].want = sum([1 << ret for ret in (spec.effect or spec.done)])
             t.reach[i].guest = sum([1 << kind for kind in spec.guest])
+        return 0
+
+    cdef int pair_holes(self, tuple threads) except -1:
+        """An operation that zaps and the free_pfn of its thread that follow for its gfns are one hole: its invalidation
+        goes on until the last of them. Words of the protocol are offered where some thread faults, too."""
+        cdef Kvm *kvm = &self.world.vm.kvm
+        cdef ThreadOps *t
+        cdef Op *first
+        cdef Op *later
+        cdef int i, j, k, last
+        kinds = {OPS[op["op"]].gmem for ops in threads for op in ops}
+        kvm.invalidations = {"fault", "hole"} <= kinds
+        kvm.slot_moves = kvm.invalidations and any([op["op"] == "move_slot" for ops in threads for op in ops])
+        for i in range(self.nthreads):
+            t = &self.world.threads[i]
+            if any([OPS[op["op"]].gmem == "fault" for op in threads[i]]):
+                kvm.srcu_used |= <uint32_t>1 << (self.cpus[i].id & (SRCU_CPUS - 1))
+            for j in range(t.nops if kvm.invalidations else 0):
+                first = &t.master[j]
+                if first.kind not in (OP_UNMAP, OP_ZAP_LEAFS, OP_GMEM_CONVERT):
+                    continue
+                last = -1
+                for k in range(j + 1, t.nops):
+                    later = &t.master[k]
+                    if later.kind == OP_FREE_PFN and not later.hole and first.start <= later.gfn < first.end:
+                        later.hole = HOLE_INSIDE
+                        last = k
+                if last >= 0:
+                    first.hole = HOLE_BEGINS
+                    t.master[last].hole = HOLE_ENDS
         return 0
 
     cdef int give_roots(self, int which) except -1:

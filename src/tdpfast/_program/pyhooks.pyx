@@ -43,6 +43,7 @@ NAMES_C[4] = b"split_external_spt"
 
 HOOK_NAMES = tuple(name[3:].lower() for name in PyHook.__members__)
 MAX_STEPS = 1 << 17          # of one call of a generator hook where no scheduler counts its steps
+HOOK_CALLS = 64              # calls of hooks that keep something after which a retry is another round
 MAX_LABEL = 40               # what is shown of a label
 POINT = 1 << 62              # names of steps are numbers that no address is: this and a checksum of the text, or
                              # for a first step the number of the hook
@@ -119,6 +120,9 @@ cdef void hook_step(Cpu *c, VmCore vm, HookRequest *r) except *:
             r.point = point_of(vm, f"{name} after {label!r}" if label else f"{name} after a yield")
     elif vm.hook_reset is not None:
         vm.hook_steps += 1
+    if vm.hook_reset is not None and c.used_up < HOOK_CALLS:
+        # It may keep something, so the same arguments need not have the same answer again.
+        c.used_up += 1
     if not r.more:
         r.native = value is None
         r.ret = 0 if value is None else errno_of(name, value)

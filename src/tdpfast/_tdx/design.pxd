@@ -8,6 +8,7 @@ cdef struct TdxDesign:
     bint premap              # 6.16 to 6.18: before finalisation mapping only counts, PAGE.ADD follows; pages are pinned
     bint demote_retry        # an interrupted DEMOTE is called again without bound
     bint enhanced_demote     # 2M only on a module with ENHANCED_DEMOTE_INTERRUPTIBILITY
+    bint vp_init_unlocked    # TDH.VP.INIT without mmu_lock (up to 6.18)
     # wrong on purpose
     bint no_track            # removal without TDH.MEM.TRACK
     bint no_block            # removal without TDH.MEM.RANGE.BLOCK

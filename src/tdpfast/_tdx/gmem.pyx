@@ -12,7 +12,8 @@ from tdpfast._ops.ops cimport op_fault, op_map
 from tdpfast._seam.module cimport SeamRegs
 from tdpfast._sync.cpu cimport read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock
 from tdpfast._mmu.tdp_mmu cimport Fault, kvm_bug_on
-from tdpfast._mmu.tdp_mmu_map cimport gfn_tracked, kvm_tdp_mmu_map
+from tdpfast._mmu.invalidate cimport gmem_lock, gmem_unlock, kvm_gmem_get_pfn
+from tdpfast._mmu.tdp_mmu_map cimport gfn_tracked, kvm_mem_attribute, kvm_tdp_mmu_map
 from tdpfast._mmu.tdp_mmu_roots cimport vcpu_reload
 from tdpfast._tdx.tdx cimport tdx_bug, tdx_page_add_src, tdx_pre_fault_allowed, tdx_runnable, tdx_seamcall
 from tdpfast._tdx.state cimport Tdx
@@ -27,6 +28,11 @@ cdef bint tdx_fault_cancelled(Cpu *c, Vm *vm) noexcept nogil:
     """What ends the local retries of a private fault: the VM is dead."""
     sync_point(c, SYNC_LOAD, <uint64_t>&vm.kvm.vm_dead)
     return tdp_read_once32(&vm.kvm.vm_dead)
+
+
+cdef uint64_t tdx_fault_state(Cpu *c, Vm *vm) noexcept nogil:
+    """What the last try of a private fault left for the next one: the level it asked for (SPLIT_IGNORE)."""
+    return (<Tdx *>vm.tdx).request_2m[c.id & 31]
 
 
 cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
@@ -103,9 +109,17 @@ cdef int tdx_gmem_post_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
 cdef int tdx_gmem_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     """KVM_TDX_INIT_MEM_REGION of one page before finalisation. Takes slots_lock. 0 or an errno. Yields."""
     cdef Tdx *t = <Tdx *>vm.tdx
+    cdef Op part = op[0]
     cdef int ret
     tdx_slots_lock(c, t)
-    ret = -EINVAL if tdx_runnable(c, t) else tdx_gmem_post_populate(c, vm, op)
+    # The lock of the file keeps holes away: the fault inside compares no sequence.
+    gmem_lock(c, &vm.kvm)
+    part.pfn = kvm_gmem_get_pfn(c, &vm.kvm, op.gfn, op.pfn)
+    if kvm_mem_attribute(&vm.kvm, op.gfn, vm.kvm.nattributes) == 0 or tdx_runnable(c, t):
+        ret = -EINVAL
+    else:
+        ret = tdx_gmem_post_populate(c, vm, &part)
+    gmem_unlock(c, &vm.kvm)
     tdx_slots_unlock(c, t)
     return ret
 

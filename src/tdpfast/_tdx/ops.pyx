@@ -5,17 +5,22 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    CHECK_PAGE, EBUSY, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
+    CHECK_PAGE, KVM_FILTER_PRIVATE, EBUSY, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
     GUEST_RET_NOT_INSIDE, GUEST_RET_NO_FAULT, GUEST_RET_REEXECUTE, GUEST_RET_STATUS, GUEST_RET_TDEXIT, GUEST_RET_VE,
     OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
     OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
+    OP_MOVE_SLOT, OP_PUNCH_HOLE, OP_SET_ATTRIBUTES, OP_VCPU_CREATE,
     OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDH_VP_ENTER,
 )
 from tdpfast._ops.ops cimport OpResult, op_row
 from tdpfast._sync.atomic cimport (
     tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
 )
-from tdpfast._mmu.gmem cimport tdx_honor_guest_accept_level
+from tdpfast._mmu.gmem cimport gmem_split_ends, tdx_honor_guest_accept_level
+from tdpfast._mmu.invalidate cimport (
+    gmem_forget, kvm_gmem_invalidate_begin, kvm_gmem_invalidate_end, kvm_move_memslot, kvm_set_mem_attributes,
+)
+from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range
 from tdpfast._seam.module cimport SeamInject, SeamRegs, pamt_peek, seam_inject, seam_inject_put, seam_vp
 from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PamtEntry, Seam
 from tdpfast._seam.defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
@@ -23,8 +28,10 @@ from tdpfast._seam.guest cimport (
     GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
 )
 from tdpfast._seam.vp cimport td_async_exit
-from tdpfast._sync.cpu cimport Event, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new
-from tdpfast._mmu.tdp_mmu cimport vcpu_roots
+from tdpfast._sync.cpu cimport (
+    Event, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new, write_lock, write_unlock,
+)
+from tdpfast._mmu.tdp_mmu cimport Kvm, vcpu_roots
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
 from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk
@@ -34,7 +41,9 @@ from tdpfast._tdx.gmem cimport tdx_gmem_populate, tdx_map_exclusive, tdx_pre_fau
 from tdpfast._tdx.pamt cimport tdx_pamt_get, tdx_pamt_put
 from tdpfast._tdx.premap cimport pin_count, pin_step
 from tdpfast._tdx.split cimport tdx_request_reset
-from tdpfast._tdx.td cimport tdx_finalize, tdx_mmu_release_hkid, tdx_vcpu_free, tdx_vm_destroy
+from tdpfast._tdx.td cimport (
+    tdx_finalize, tdx_mmu_release_hkid, tdx_slots_lock, tdx_slots_unlock, tdx_vcpu_create, tdx_vcpu_free, tdx_vm_destroy,
+)
 
 cdef enum:
     EXT_QUAL_PENDING = 6
@@ -335,23 +344,78 @@ cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
     return e.pt != PT_NDA
 
 
+cdef int give_back(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """The page of gfn leaves guest_memfd's file. 0; 1: the module still uses it, `page`; 2: KVM keeps a reference."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef uint64_t *pins = pin_count(t, pfn)
+    if pins != NULL:
+        sync_point(c, SYNC_LOAD, <uint64_t>pin_step(t, pfn))
+        if tdp_read_once(pins):
+            return 2
+    gmem_forget(c, &vm.kvm, gfn, pfn)
+    if module_holds(c, t.seam, pfn << 12):
+        c.found.checks |= CHECK_PAGE
+        return 1
+    return 0
+
+
 cdef void op_free_pfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
     must not use it any more. ret 0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's,
-    -EBUSY (and nothing freed) while the mirror maps it."""
-    cdef Tdx *t = <Tdx *>vm.tdx
-    cdef uint64_t *pins = pin_count(t, op.pfn)
-    if mirror_maps(c, vm, op.gfn, op.pfn):
-        res.ret = -EBUSY
+    -EBUSY (and nothing freed) while the mirror maps it.
+
+    In a thread that zapped the gfn before, both are one punched hole, and nothing can map the page in between. By
+    itself it looks at the mirror first, inside an invalidation of its own."""
+    if op.hole:
+        res.ret = give_back(c, vm, op.gfn, op.pfn)
         return
-    if pins != NULL:
-        sync_point(c, SYNC_LOAD, <uint64_t>pin_step(t, op.pfn))
-        if tdp_read_once(pins):
-            res.ret = 2
-            return
-    if module_holds(c, t.seam, op.pfn << 12):
-        c.found.checks |= CHECK_PAGE
-        res.ret = 1
+    if vm.kvm.invalidations:
+        kvm_gmem_invalidate_begin(c, &vm.kvm, op.gfn, op.gfn + 1)
+    res.ret = -EBUSY if mirror_maps(c, vm, op.gfn, op.pfn) else give_back(c, vm, op.gfn, op.pfn)
+    if vm.kvm.invalidations:
+        kvm_gmem_invalidate_end(c, &vm.kvm)
+
+
+cdef void op_punch_hole(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """fallocate(PUNCH_HOLE) of guest_memfd: the pages of [start, end), the first of which is pfn, are invalidated,
+    unmapped and freed. ret 1 if the module still uses one (violates `page`). Yields."""
+    cdef Kvm *kvm = &vm.kvm
+    cdef uint64_t gfn
+    kvm_gmem_invalidate_begin(c, kvm, op.start, op.end)
+    write_lock(c, &kvm.mmu_lock)
+    gmem_split_ends(c, kvm, op.start, op.end)
+    kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, KVM_FILTER_PRIVATE, True, False)
+    write_unlock(c, &kvm.mmu_lock)
+    if kvm.design.end_before_free:
+        kvm_gmem_invalidate_end(c, kvm)
+    for gfn in range(op.start, op.end):
+        if give_back(c, vm, gfn, op.pfn + gfn - op.start) == 1:
+            res.ret = 1
+    if not kvm.design.end_before_free:
+        kvm_gmem_invalidate_end(c, kvm)
+
+
+cdef void op_set_attributes(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """KVM_SET_MEMORY_ATTRIBUTES of [start, end), or guest_memfd's own conversion (the design's `inplace`). Yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    if not vm.kvm.design.inplace:
+        tdx_slots_lock(c, t)
+    res.ret = kvm_set_mem_attributes(c, &vm.kvm, op.start, op.end, op.is_private != 0, op.pinned != 0)
+    if not vm.kvm.design.inplace:
+        tdx_slots_unlock(c, t)
+
+
+cdef void op_move_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """KVM_SET_USER_MEMORY_REGION that moves the memslot around [start, end). Yields."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    tdx_slots_lock(c, t)
+    kvm_move_memslot(c, &vm.kvm, op.start, op.end)
+    tdx_slots_unlock(c, t)
+
+
+cdef void op_vcpu_create(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    """KVM_CREATE_VCPU and KVM_TDX_INIT_VCPU of the next vCPU, before finalisation. Yields."""
+    res.ret = tdx_vcpu_create(c, <Tdx *>vm.tdx, &res.rax)
 
 
 cdef void op_populate(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -407,3 +471,7 @@ op_row(OP_PAMT_PUT).fn = op_pamt_put
 op_row(OP_GUEST_ACCEPT).fn = op_guest_accept
 op_row(OP_PREFAULT).fn = op_prefault
 op_row(OP_MAP_EXCLUSIVE).fn = op_map_exclusive
+op_row(OP_PUNCH_HOLE).fn = op_punch_hole
+op_row(OP_SET_ATTRIBUTES).fn = op_set_attributes
+op_row(OP_MOVE_SLOT).fn = op_move_slot
+op_row(OP_VCPU_CREATE).fn = op_vcpu_create

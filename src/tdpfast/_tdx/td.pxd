@@ -24,5 +24,6 @@ cdef void tdx_slots_lock(Cpu *c, Tdx *t) noexcept nogil
 cdef void tdx_slots_unlock(Cpu *c, Tdx *t) noexcept nogil
 cdef int tdx_finalize(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil
 cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil
+cdef int tdx_vcpu_create(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil
 cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil
 cdef void tdx_vm_destroy(Cpu *c, Tdx *t) noexcept nogil

@@ -20,7 +20,9 @@ from tdpfast._seam.defs cimport (
     TDX_FLUSHVP_NOT_DONE, TDX_INTERRUPTED_RESUMABLE, TDX_NO_HKID_READY_TO_WBCACHE, TDX_OPERAND_BUSY,
     TDX_VCPU_NOT_ASSOCIATED,
 )
-from tdpfast._sync.cpu cimport spin_lock, spin_unlock, sync_point, sync_rare, trace1, trace3
+from tdpfast._sync.cpu cimport (
+    spin_lock, spin_unlock, sync_point, sync_rare, trace1, trace3, write_lock, write_unlock,
+)
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
 from tdpfast._tdx.tdx cimport (
     seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page,
@@ -33,6 +35,7 @@ from tdpfast._tdx.state cimport (
 from tdpfast._tdx.pamt cimport tdx_pamt_get, tdx_pamt_put
 
 cdef enum:
+    TDVPR_OFFSET = 0x20000   # where a TD's vCPU pages begin, behind its TDR
     TDX_SEAMCALL_RETRIES = 10000
 
 
@@ -232,6 +235,59 @@ cdef void tdx_mmu_release_hkid(Cpu *c, Tdx *t) noexcept nogil:
 cdef void reclaim_control_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
     if tdx_reclaim_page(c, t, page) == 0:
         tdx_free_page(c, t, page)
+
+
+cdef uint64_t vp_init(Cpu *c, Tdx *t, int v) noexcept nogil:
+    """TDH.VP.INIT version 1, with the x2APIC id. It takes the TDR for itself, so since 6.19 mmu_lock is held for write:
+    no SEAMCALL about memory runs beside it, and none finds the TDR taken twice. Its status. Yields."""
+    cdef SeamRegs r
+    cdef uint64_t err
+    cdef int lp = c.lp
+    memset(&r, 0, sizeof(r))
+    r.rax = TDH_VP_INIT | <uint64_t>1 << 16
+    r.rcx = t.tdvpr_pa[v]
+    r.r8 = v
+    if not t.design.vp_init_unlocked:
+        write_lock(c, &t.vm.kvm.mmu_lock)
+    c.lp = t.lp_base + v + 1
+    err = tdx_seamcall(c, t, TDH_VP_INIT, &r)
+    c.lp = lp
+    if not t.design.vp_init_unlocked:
+        write_unlock(c, &t.vm.kvm.mmu_lock)
+    return err
+
+
+cdef int tdx_vcpu_create(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
+    """tdx_td_vcpu_init() of the next vCPU: VP.CREATE, ADDCX, INIT, under slots_lock (which stands for all the locks that
+    change a TD's state). Its number; -EINVAL when the TD runs, has no key or has all its vCPUs; -EIO, with the pages
+    that the module has lost to it, and with the VM bugged if it was VP.INIT that failed. *hw_error: that status.
+    Yields."""
+    cdef int v = t.nvcpus
+    cdef int ret = v
+    cdef int i
+    tdx_slots_lock(c, t)
+    if v == TDX_MAX_VCPUS or tdx_hkid(c, t) < 0 or tdx_state(c, t) != TD_STATE_INITIALIZED:
+        tdx_slots_unlock(c, t)
+        return -EINVAL
+    t.tdvpr_pa[v] = t.tdr_pa + TDVPR_OFFSET + (<uint64_t>v << 16)
+    hw_error[0] = give_page(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa)
+    for i in range(TDX_TDCX_PAGES):
+        t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
+        if hw_error[0] == 0:
+            hw_error[0] = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
+    if hw_error[0]:
+        ret = -EIO
+    else:
+        hw_error[0] = vp_init(c, t, v)
+        if hw_error[0]:
+            tdx_bug(c, t, b"tdx_td_vcpu_init", b"seamcall_failed", TDH_VP_INIT, hw_error[0])
+            ret = -EIO
+        else:
+            sync_rare(c, SYNC_STORE, <uint64_t>&t.nvcpus)
+            t.loaded[v] = True
+            t.nvcpus += 1
+    tdx_slots_unlock(c, t)
+    return ret
 
 
 cdef void tdx_vcpu_free(Cpu *c, Tdx *t, int vcpu) noexcept nogil:

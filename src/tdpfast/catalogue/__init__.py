@@ -1,6 +1,6 @@
 """Catalogues: sets of scenarios that come with tdpfast. `review` holds the four review questions, `paths` other ways
-into the same code, with and without trouble, `hugepage` what the huge-page postings were asked and `premap` what the
-accounting before a TD's finalisation was."""
+into the same code, with and without trouble, `hugepage` what the huge-page postings were asked, `premap` what the
+accounting before a TD's finalisation was, and `history` bugs that were fixed: each fixed variant beside a broken one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ CATALOGUES: dict[str, tuple[str, ...]] = {
     "hugepage": ("hugepage-v5a", "hugepage-v5b", "hugepage-v5c", "hugepage-v5d", "hugepage-unblock", "rfcv5-split",
                  "single-hook"),
     "premap": ("v6.16", "v6.18", "v6.19", "rfcv5-s", "v7.3"),
+    "history": ("v7.3", "inplace", "v7.3+no_seq", "v7.3+seq_after_lookup", "v7.3+no_inval_range",
+                "v7.3+end_before_free", "v7.3+attr_narrow", "v7.3+slot_blind", "v7.3+vp_init_unlocked"),
 }
 """Each with the designs it is about."""
 

@@ -22,7 +22,7 @@ from tdpfast.cli.knobs import knob_option, knobs_code
 from tdpfast.cli.output import MAIL_WIDTH, show, width_of, width_option
 from tdpfast.cli.results import check_formats, format_options, give_results
 from tdpfast.columns import WIDTH
-from tdpfast.design import PRESETS, Design, parse_knobs, with_knobs
+from tdpfast.design import PRESETS, Design, get_design, parse_knobs, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.scenario import IMPOSSIBLE, Scenario, load
 
@@ -59,9 +59,11 @@ def select(found: list[Scenario], wanted: tuple[str, ...]) -> list[Scenario]:
 def design_list(names: tuple[str, ...], what: tuple[str, ...] = ()) -> list[str]:
     """The designs asked for; without any, those that the catalogues are about, for files the review's."""
     for name in names:
-        if name not in PRESETS and not name.endswith(".c"):
+        if name not in PRESETS and "+" not in name and not name.endswith(".c"):
             raise UsageError(f"unknown design {name!r}", "neither a preset nor a design file (.c)",
                              "one of " + ", ".join(PRESETS))
+        if "+" in name:
+            get_design(name)
     wanted = names or [design for name in what for design in CATALOGUES.get(name, REVIEW_DESIGNS)]
     return list(dict.fromkeys(wanted))
 
@@ -193,9 +195,9 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
             shares, progress, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
-    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`) or scenario files (.toml, .json). Exits with 1 if a
-    violation was found, with 2 if a set-up fails where the scenario does not expect it; if not, with 124 when a time
-    budget ended a search, with 4 when another limit did. Ctrl-C shows what is known by then.
+    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`, `history`) or scenario files (.toml, .json). Exits with
+    1 if a violation was found, with 2 if a set-up fails where the scenario does not expect it; if not, with 124 when a
+    time budget ended a search, with 4 when another limit did. Ctrl-C shows what is known by then.
     """
     files: dict[str, str] = {}
     scenarios = select(gather(what, files), wanted)

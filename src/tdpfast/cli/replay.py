@@ -13,9 +13,15 @@ from tdpfast.cli import EXIT_FOUND, EXIT_OK
 from tdpfast.cli.check import STRATEGIES, gather
 from tdpfast.cli.knobs import knob_option
 from tdpfast.cli.output import show, width_of, width_option
-from tdpfast.design import Design, parse_knobs, presets_with
+from tdpfast.design import Design, get_design, parse_knobs, presets_with
 from tdpfast.errors import UsageError
 from tdpfast.token import Token
+
+
+def designs_with(knobs: dict) -> list:
+    """The presets with knobs replaced, and the wrong designs that the catalogues are about."""
+    wrong = [] if knobs else [get_design(d) for designs in CATALOGUES.values() for d in designs if "+" in d]
+    return presets_with(knobs) + wrong
 
 
 def python_of(token: str, files: tuple[str, ...], knobs: dict) -> str:
@@ -37,7 +43,7 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
     from tdpfast.report import counterexample, holding
 
     walks = 10_000 if strategy in ("random", "pct") else 0
-    verdict = continue_token(token, gather((*CATALOGUES, *files)), presets_with(knobs), keep=keep,
+    verdict = continue_token(token, gather((*CATALOGUES, *files)), designs_with(knobs), keep=keep,
                              limits=Limits(strategy=strategy, states=True, max_executions=walks))
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
@@ -88,7 +94,7 @@ def command(token, files, designs, knobs, trace, as_json, verbose, width, strate
     if keep is not None:
         raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
     scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)),
-                                                     [*presets_with(knobs), *map(Design.from_file, designs)])
+                                                     [*designs_with(knobs), *map(Design.from_file, designs)])
     checks = names_of(replay["checks"])
     if as_json:
         steps = [{"agent": a, "kind": k, "object": program.describe(o), "value": v} for a, k, o, v in replay["steps"]]
