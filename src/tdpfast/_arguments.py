@@ -146,3 +146,9 @@ def level_array(level: Any, shape: tuple[int, ...]) -> np.ndarray:
         raise UsageError(f"levels of shape {levels.shape}", f"the values have shape {shape}",
                          "one level, or a shape that broadcasts") from None
     return np.ascontiguousarray(spread, np.uint8).reshape(-1)
+
+
+def leaf_spelling(leaf: Any) -> Any:
+    """A SEAMCALL leaf in whichever spelling (TDH.MEM.PAGE.AUG, MEM.PAGE.AUG, tdh_mem_page_aug, mem_page_aug) as
+    MEM.PAGE.AUG; what is no text as it is."""
+    return leaf.upper().replace("_", ".").removeprefix("TDH.") if isinstance(leaf, str) else leaf

@@ -29,6 +29,8 @@ DISPATCH_V618, DISPATCH_PATCH07, DISPATCH_V73, DISPATCH_SINGLE, DISPATCH_HUGEPAG
     int, Dispatch.__members__.values())
 SPLIT_ASSERT, SPLIT_REFUSE, SPLIT_IGNORE, SPLIT_UNBLOCK, SPLIT_NONBLOCKING = map(int, SplitShared.__members__.values())
 
+KNOB_NAMES = {"gate": Gate, "reclaim": Reclaim, "dispatch": Dispatch, "split_shared": SplitShared}
+"""Knobs whose numbers have names."""
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
                     "inhibit_first", "split_direct_root", "prefault_first", "access_allowed", "inplace", "no_seq",
                     "seq_after_lookup", "no_inval_range", "end_before_free", "attr_narrow"})
@@ -294,8 +296,11 @@ def parse_knobs(texts: Iterable[str]) -> dict[str, int | bool]:
         knob, _, value = text.partition("=") if isinstance(text, str) else (text, "", "")
         if knob not in kinds:
             raise UsageError(f"unknown design knob {shown(knob)}", "no such field of Design", one_of(kinds))
+        named = KNOB_NAMES[knob].__members__ if knob in KNOB_NAMES else {}
+        if named and value not in named and not value.isdecimal():
+            raise UsageError(f"design knob {text!r}", f"{knob} is none of its values", one_of(named))
         try:
-            number = words[value] if value in words and kinds[knob] == "bool" else int(value)
+            number = words[value] if value in words and kinds[knob] == "bool" else int(named.get(value, value))
             if kinds[knob] == "bool" and number not in (0, 1):
                 raise ValueError
         except ValueError:

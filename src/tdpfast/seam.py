@@ -20,13 +20,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tdpfast import status as st
-from tdpfast._arguments import check_bool, check_int, check_u64, one_of, shown
+from tdpfast._arguments import check_bool, check_int, check_u64, leaf_spelling, one_of, shown
 from tdpfast._face.seam_module import SeamModule
 from tdpfast._names import InjectLock, Limit, OtherLeaf, SeamLeaf, TdCall
 from tdpfast.errors import UsageError
 
 __all__ = ["FIELDS", "LEAVES", "LOCKS", "OTHER_LEAVES", "TDCALLS", "SeamResult", "Td", "TdxModule", "td_params",
            "tdmr_pamt_size"]
+
+def leaf_key(leaf: Any) -> Any:
+    """A leaf in any spelling as a key of LEAVES; what is no text as it is."""
+    return leaf_spelling(leaf).lower().replace(".", "_") if isinstance(leaf, str) else leaf
+
 
 LEAVES = {name[4:].lower(): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
 """Leaf name -> leaf number."""
@@ -241,7 +246,8 @@ class TdxModule:
         return lambda lp=0, **registers: self.call(name, lp, **registers)
 
     def call(self, leaf: str, lp: int = 0, *, version: int = 0, intr_after: int = -1, **registers: int) -> SeamResult:
-        """Run a leaf with the given registers (rcx, rdx, r8 .. r11) on a logical processor."""
+        """Run a leaf, in any spelling, with the given registers (rcx, rdx, r8 .. r11) on a logical processor."""
+        leaf = leaf_key(leaf)
         if not isinstance(leaf, str) or leaf not in LEAVES:
             other = isinstance(leaf, str) and leaf in OTHER_LEAVES
             raise UsageError(f"leaf {shown(leaf)}", "not emulated" if other else "unknown", one_of(LEAVES))
@@ -492,6 +498,7 @@ class TdxModule:
                count: int = 1, status: int = 0, intr_after: int = -1) -> int:
         """From the skip-th call of a leaf on, count times (-1: always): another LP holds a lock during the call, or
         a status comes back instead, or an interrupt is pending after so many polls."""
+        leaf = leaf_key(leaf)
         for what, name, known in (("lock", lock, LOCKS), ("leaf", leaf, LEAVES)):
             if name is not None and (not isinstance(name, str) or name not in known):
                 raise UsageError(f"{what} {shown(name)}", "unknown", one_of(known))

@@ -28,7 +28,7 @@ from tdpfast._face.vm import VmCore
 from tdpfast._names import Limit
 from tdpfast.design import Design
 from tdpfast.errors import UsageError
-from tdpfast.seam import INFO_PA, LEAVES, SeamResult, Td, TdxModule, seam_result
+from tdpfast.seam import INFO_PA, LEAVES, SeamResult, Td, TdxModule, leaf_key, seam_result
 from tdpfast.show import LEVELS
 from tdpfast.vcpu import RetPf, Vcpu
 from tdpfast.vm import Hook, Vm
@@ -296,9 +296,9 @@ class TdVm(Vm):
     def seamcall(self, leaf: str, rcx: int = 0, rdx: int = 0, r8: int = 0) -> SeamResult:
         """A SEAMCALL of KVM's CPU 0 past KVM's code, such as ``td.seamcall("mem_range_block", rcx=gpa,
         rdx=td.td.tdr)``. Only the status comes back: module.call() has the registers."""
-        if not isinstance(leaf, str) or leaf not in LEAVES:
+        if leaf_key(leaf) not in LEAVES:
             raise UsageError(f"leaf {shown(leaf)}", "unknown", one_of(LEAVES))
-        out = self._run({"op": "raw", "leaf": leaf.upper().replace("_", "."), "rcx": check_u64("rcx", rcx),
+        out = self._run({"op": "raw", "leaf": leaf, "rcx": check_u64("rcx", rcx),
                          "rdx": check_u64("rdx", rdx), "r8": check_u64("r8", r8)})
         return seam_result(out["rax"], {})
 

@@ -33,6 +33,7 @@ from tdpfast._arguments import MAX_PFN, check_bool, check_int, check_level, chec
 from tdpfast._face.batch import ArenaView, VcpuCore, root_indexes
 from tdpfast._face.vm import VmCore
 from tdpfast._program.pyhooks import install
+from tdpfast.audit import Difference, audit
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.ops import OPS
@@ -178,6 +179,18 @@ class Vm:
             vcpu = self._make_vcpu(VcpuCore(self.core, True))
             self._crew.append(vcpu)
         return vcpu
+
+    def audit(self) -> list[Difference]:
+        """Whether the VM is consistent, and if not, what differs: the first place of every check that is violated, with
+        both sides; empty if nothing is wrong. Of a TD on a module mirror, S-EPT and PAMT are compared, of others tables
+        and statistics. Waits for what other threads do on its vCPUs; takes no lock of the kernel's.
+        """
+        self._check_hook()
+        with ExitStack() as stack:
+            stack.enter_context(self._slots_lock)
+            for vcpu in self.vcpus:
+                stack.enter_context(vcpu._lock)
+            return audit(self.core)
 
     def destroy(self) -> dict[str, int]:
         """The end of the VM: every vCPU puts its roots, kvm_mmu_uninit_tdp_mmu() with mmu_lock for write, then

@@ -29,7 +29,7 @@ from operator import index
 
 from tdpfast._names import ChangeKind, HookId, InjectLock, SeamLeaf
 
-from tdpfast._arguments import shown
+from tdpfast._arguments import leaf_spelling, shown
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS, check_op
 
@@ -121,7 +121,7 @@ cdef int fill_inject(Op *op, object injects) except -1:
             raise UsageError(f"injection {shown(inject)}", "not a table", "write {leaf = ..., lock = ...}")
         j = &op.inject[op.ninject]
         op.ninject += 1
-        j.leaf = choose(LEAF_NUMBERS, inject.get("leaf"), "SEAMCALL leaf")
+        j.leaf = choose(LEAF_NUMBERS, leaf_spelling(inject.get("leaf")), "SEAMCALL leaf")
         j.intr = flag(inject, "intr", 0)
         j.lock = choose(LOCKS, inject.get("lock"), "module lock") if "lock" in inject or not j.intr else 0
         j.exclusive = choose({"ex": 1, "sh": 0}, inject.get("mode", "ex"), "lock mode")
@@ -209,7 +209,7 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
         if key in WORDS:
             (<uint64_t *>(<char *>op + <size_t>WORDS[key]))[0] = number(f, key, 0)
         elif key == "leaf":
-            op.leaf = choose(LEAF_NUMBERS, fields.get(key), "SEAMCALL leaf")
+            op.leaf = choose(LEAF_NUMBERS, leaf_spelling(fields.get(key)), "SEAMCALL leaf")
         else:
             (<int32_t *>(<char *>op + <size_t>SMALL[key]))[0] = flag(f, key, 0)
     op.is_private = op.is_private != 0

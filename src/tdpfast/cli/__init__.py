@@ -45,6 +45,8 @@ COMMANDS = {
     "conform": "Replay recorded answers of the real code and compare.",
     "design": "Write a design file to start from.",
     "decode": "Show the fields of a page table entry.",
+    "list": "List designs, knobs, scenarios, operations, checks or SEAMCALL leaves.",
+    "describe": "Describe one of these.",
     "walk": "Run operations on a VM and show the way to a gfn.",
 }
 """Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
@@ -123,7 +125,7 @@ def run(argv: list[str] | None = None) -> int:
         if instruction := os.environ.get(COMPLETE):
             from click.shell_completion import shell_complete
             return shell_complete(group, {}, "tdpfast", COMPLETE, instruction)
-        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        code = _invoke(sys.argv[1:] if argv is None else [*argv])
         sys.stdout.flush()
         return code
     except click.ClickException as error:
