@@ -22,11 +22,12 @@ from tdpfast._workers import WorkerLost, Workers
 from tdpfast.checks import bit_of, heaviest, names_of
 from tdpfast.design import PRESETS, Design, get_design
 from tdpfast.errors import UsageError
+from tdpfast.facts import Facts, facts_of, reason_of
 from tdpfast.minimise import cost, minimise
 from tdpfast.ops import failure
 from tdpfast.reach import merged, missing
 from tdpfast.scenario import IMPOSSIBLE, Scenario
-from tdpfast.story import Line, assertions_of, tell
+from tdpfast.story import Line, Teller, assertions_of, tell
 from tdpfast.token import NondeterminismError, Token, TokenMismatchError, digest_of, fingerprint
 
 MEMORY = (0x100000000, 0x200000000)        # the module's TDMR: [start, end) of HPA
@@ -75,7 +76,8 @@ class Counterexample:
     replays the schedule; None if it did not, when it was tried. story: what happened on it, line by line.
     assertions: those that fired, in order. finding: the first place that was wrong at the end (check, gfn, level,
     mirror, external); None if the end was not reached. minimised: context switches and steps of the schedule found,
-    then of the one shown. reproduced: how many of REPRODUCE runs of it violate the check.
+    then of the one shown. reproduced: how many of REPRODUCE runs of it violate the check. facts: what the run shows
+    about why.
     """
 
     check: str
@@ -85,6 +87,7 @@ class Counterexample:
     finding: dict | None
     minimised: tuple[int, int, int, int]
     reproduced: int
+    facts: Facts
 
     def to_json(self) -> dict:
         """The fields scripts may rely on; a line of the story as Line.to_json()."""
@@ -277,7 +280,9 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
                                                 print_=program_print(scenario, design, hooks), prefix=prefix)
         if hooks:
             out.replay = f"replay_token(Token.parse({out.token!r}), [scenario], [design], hooks, reset)"
-    elif show_all and stop is None:
+    if stop is None:
+        explain(out, scenario, program, limits, prefix)
+    if show_all and stop is None and not out.checks:
         out.examples = examples(program, scenario, limits, prefix, show_all)
     if stop is not None:
         out.limit = out.limit and "an interrupt"
@@ -358,8 +363,7 @@ def verdict_of(scenario: Scenario, design: Design, gated: bool, limits: Limits, 
         checks=checks, executions=result["executions"], transitions=result["transitions"],
         seconds=0.0, strategy=limits.strategy,
         timed_out=result["timed_out"], issue=scenario.issue, threads=threads,
-        reach=result["reach"], missing=missing(result["reach"], threads),
-        reason=scenario.reason.get("gated" if gated else design.name, ""), ends=dict(result["ends"]),
+        reach=result["reach"], missing=missing(result["reach"], threads), ends=dict(result["ends"]),
         states=result["states"], limit=limit_of(limits, result), explored=result["explored"],
         covered=result["covered"], file=design.code.shown if design.code else "")
 
@@ -384,15 +388,36 @@ def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram,
     program.record(True)
     replay = explorer.replay(schedule)
     token = Token(schedule, print_, digest_of(replay["steps"]), limits.strategy, limits.seed)
+    teller = Teller(program, scenario)
+    story, facts = teller.tell(replay), facts_of(teller, gated=not design.ungated)
     out = Counterexample(
-        check=check, token=None, story=tell(program, scenario, replay), assertions=assertions_of(program.events()),
+        check=check, token=None, story=story, assertions=assertions_of(program.events()),
         finding=program.finding() if replay["end"] == "done" else None, minimised=(*found, *cost(schedule)),
-        reproduced=sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule))
+        reproduced=sum(1 for run in again if run["checks"] & bit and run["schedule"] == schedule), facts=facts)
     try:
         token.verify(explorer.replay(schedule))
     except NondeterminismError:          # no token is better than one that fails
         return out
     return replace(out, token=str(token))
+
+
+def facts_of_first(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefix: bytes) -> Facts | None:
+    """The facts of the first execution that a search runs to its end; None if there is none."""
+    program.record(True)
+    search, again = explore(program, replace(limits, states=False), prefix), explore(program, Limits())
+    while (run := search.step()) is not None:
+        if run["end"] != "pruned":
+            again.replay(run["schedule"])
+            return facts_of(Teller(program, scenario), gated=True)
+    return None
+
+
+def explain(out: Verdict, scenario: Scenario, program: ScenarioProgram, limits: Limits, prefix: bytes = b"") -> None:
+    """Gives a verdict its reason, from a run."""
+    facts = None if out.counterexample is None else out.counterexample.facts
+    if out.verdict == HOLDS and out.gated:
+        facts = facts_of_first(program, scenario, limits, prefix)
+    out.reason = "" if out.verdict == UNKNOWN else reason_of(scenario, out.design, out.gated, out.checks, facts)
 
 
 def examples(program: ScenarioProgram, scenario: Scenario, limits: Limits, prefix: bytes, n: int) -> list[list[Line]]:
@@ -509,10 +534,11 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     started = time.perf_counter()
     result = merge(list(executor.map(_share, cut(scenario, design, limits, shares))))
     out = verdict_of(scenario, design, gated, limits, result)
+    program = build(scenario, design)
     if out.checks:
-        program = build(scenario, design)
         out.counterexample = counterexample(scenario, design, program, explore(program, limits), result, limits,
                                             print_=program_print(scenario, design))
+    explain(out, scenario, program, limits)
     out.seconds = time.perf_counter() - started
     return out
 

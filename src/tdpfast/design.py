@@ -355,14 +355,6 @@ def with_knobs(design: str | Design, knobs: Mapping[str, int | bool]) -> Design:
     return changed.replace(name="+".join([design.name, *words]))
 
 
-def named_design(name: str) -> Design:
-    """A preset, or one with knobs as with_knobs() names it: ``v7.3+no_freeze``, ``v7.3+max_level=2``."""
-    if not isinstance(name, str):
-        return get_design(name)
-    base, *knobs = name.split("+")
-    return with_knobs(base, parse_knobs(knobs)).replace(name=name)
-
-
 def sorted_knobs(name: str) -> tuple[str, ...]:
     """A design's name so that the order of its knobs does not count."""
     base, *knobs = name.split("+")

@@ -72,7 +72,13 @@ def cell(verdicts: list[Verdict], notes: Notes) -> str:
         kinds = {v.verdict for v in verdicts}
         return next(kind for kind in (UNKNOWN, IMPOSSIBLE, HOLDS) if kind in kinds)
     if set(checks) <= {"kernel"}:
-        return notes.refusal("refused", "refused by " + ", ".join(refusals(verdicts)[:3]) + "; nothing else is wrong")
+        fired = ", ".join(refusals(verdicts)[:3])
+        facts = [v.counterexample.facts for v in verdicts if v.counterexample is not None]
+        if all(found.stopped and not found.changed for found in facts):
+            return notes.refusal("refused", f"refused by {fired}; nothing else is wrong")
+        if any(found.died is not None for found in facts):
+            return notes.refusal("VM dies", f"{fired}: the VM is bugged after something changed")
+        return notes.refusal("warns", f"{fired}; nothing else is wrong")
     return " ".join(c for c in checks if c != "kernel") + (" *" if "kernel" in checks else "")
 
 

@@ -8,6 +8,7 @@ counted, and said at the end.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class Teller:
         self.scenario = scenario
         self.records = list(program_records(program))
         self.nthreads = program.nthreads
-        self.tables = {hpa: (side, level, gfn) for hpa, side, level, gfn in program.tables}
+        self.tables: dict[int, tuple[str, int, int]] = {}
         self.names: dict[int, str] = {}                     # objects that are no entry
         self.entries: dict[int, Entry | None] = {}
         self.lines: list[Line] = []
@@ -136,18 +137,22 @@ class Teller:
             self.names[obj] = self.program.describe(obj)
         return self.names[obj]
 
-    def find_changers(self) -> None:
-        """Which threads change an entry in this run."""
-        tables = dict(self.tables)
+    def walk(self) -> Iterator[Record]:
+        """The records in order, with what is known of tables at each."""
+        self.tables = {hpa: (side, level, gfn) for hpa, side, level, gfn in self.program.tables}
+        self.entries.clear()
         for record in self.records:
             self.learn(record)
+            yield record
+
+    def find_changers(self) -> None:
+        """Which threads change an entry in this run."""
+        for record in self.walk():
             if record.kind == "step":
                 entry = self.entry(record.fields["object"])
                 before, after = record.fields["before"], record.fields["after"]
                 if entry is not None and entry.state(before) != entry.state(after):
                     self.changers.setdefault(entry, set()).add(record.cpu)
-        self.tables = tables
-        self.entries.clear()
 
     # ---- lines
 
@@ -166,8 +171,7 @@ class Teller:
             self.folded[why] = self.folded.get(why, 0) + 1
 
     def tell(self, replay: dict) -> list[Line]:
-        for record in self.records:
-            self.learn(record)
+        for record in self.walk():
             if record.kind == "step":
                 self.where = self.line_of(record)
                 self.step(record)

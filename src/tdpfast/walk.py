@@ -14,6 +14,7 @@ import numpy as np
 
 from tdpfast._face.batch import SP_FIELDS, describe_sp
 from tdpfast._face.vm import TABLE_HPA
+from tdpfast.columns import WIDTH
 from tdpfast.show import LEVELS, fields_of, flag_words, kind_of
 
 if TYPE_CHECKING:
@@ -100,11 +101,25 @@ class Walk:
         """Level by level, in the manner of crash's vtop."""
         lines = [f"GFN {self.gfn:x}  ({root_name(self.root)})", "",
                  f"{'LEVEL':>5} {'INDEX':>5}  {'GFN':>10}  {'SPTE':^16}  {'PHYSICAL':>13}  FLAGS"]
-        lines += [f"{LEVELS[e.level]:>5} {e.index:>5}  {e.gfn:>10x}  {e.spte:>16x}  {physical(e):>13}  "
-                  f"({'|'.join(e.flags)})" for e in self.entries]
+        for e in self.entries:
+            lines += beside(f"{LEVELS[e.level]:>5} {e.index:>5}  {e.gfn:>10x}  {e.spte:>16x}  {physical(e):>13}",
+                            e.flags)
         pfn = self.pfn
         lines += ["", f"  pfn {pfn:x}" if pfn is not None else f"  not mapped ({self.entries[-1].kind})"]
         return "\n".join(lines)
+
+
+def beside(text: str, flags: tuple[str, ...]) -> list[str]:
+    """A line and its flags: beside it if they fit 80 columns, else on lines of their own below it."""
+    words = f"({'|'.join(flags)})"
+    if len(text) + 2 + len(words) <= WIDTH:
+        return [f"{text}  {words}"]
+    below = [""]
+    for word in words.replace("|", "|\n").split("\n"):
+        if below[-1] and len(below[-1]) + len(word) > WIDTH - 8:
+            below.append("")
+        below[-1] += word
+    return [text, *(" " * 8 + line for line in below)]
 
 
 def physical(entry: Entry) -> str:
