@@ -270,6 +270,11 @@ PRESETS: dict[str, Design] = {
 }
 
 
+WRONG_KNOBS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Design))[
+    [f.name for f in dataclasses.fields(Design)].index("no_freeze"):]
+"""The knobs that are wrong on purpose when set: what each takes away is a guard of the designs."""
+
+
 def get_design(design: str | Design) -> Design:
     """A Design by preset name, with knobs behind it if any (``v7.3+no_seq``), or design file (mine.c), or itself;
     UsageError lists the presets."""

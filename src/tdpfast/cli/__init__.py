@@ -48,6 +48,8 @@ COMMANDS = {
     "list": "List designs, knobs, scenarios, operations, checks or SEAMCALL leaves.",
     "describe": "Describe one of these.",
     "walk": "Run operations on a VM and show the way to a gfn.",
+    "minimise": "Make a scenario smaller while it violates the same check.",
+    "sweep": "Show what breaks without each guard of a design.",
 }
 """Subcommand -> its line in ``tdpfast --help``; the module has the same name."""
 

@@ -189,16 +189,30 @@ def further(v: Verdict, name: str, knobs: tuple[str, ...], limits: Limits) -> st
               help="Cut each search into N shares, spread over the processes; not for dfs and bound.")
 @click.option("--progress/--no-progress", default=None,
               help="Say on stderr how far long searches are; default: on a terminal.")
+@click.option("--against", "base", metavar="D", help="WHAT is a design: show what differs between it and design D.")
+@click.option("--scenarios", "generated", type=click.IntRange(1, 1 << 31), default=300, show_default=True, metavar="N",
+              help="Generated scenarios, for --against.")
+@click.option("--from", "number", type=click.IntRange(0, COUNT), default=0, metavar="N",
+              help="The number of the first generated scenario, for --against.")
+@click.option("--save", metavar="DIR", help="Write the scenario of each difference there, for --against.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, require_reach, first,
             exit_zero, strategy, bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
-            shares, progress, as_python, **formats):
+            shares, progress, base, generated, number, save, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`, `history`) or scenario files (.toml, .json). Exits with
     1 if a violation was found, with 2 if a set-up fails where the scenario does not expect it; if not, with 124 when a
     time budget ended a search, with 4 when another limit did. Ctrl-C shows what is known by then.
     """
+    if base is not None:
+        from tdpfast.cli import against
+
+        if len(what) != 1:
+            raise UsageError(f"{len(what)} designs with --against", "one design is compared with another",
+                             "tdpfast check DESIGN --against D")
+        return against.run(with_knobs(what[0], parse_knobs(knobs)), get_design(base), scenarios=generated, seed=seed,
+                           first=number, jobs=jobs, as_json=as_json, save=save)
     files: dict[str, str] = {}
     scenarios = select(gather(what, files), wanted)
     check_formats(formats, {"--json": as_json, "--mail": as_mail}, as_python)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tdpfast.check import Limits, Verdict, check
 from tdpfast.design import get_design
 from tdpfast.errors import UsageError
 from tdpfast.scenario import Scenario, Thread
+from tdpfast.shrink import fewer
 from tdpfast.stress.mixes import PFN, Op
 from tdpfast.stress.runner import StressConfig, StressResult
 
@@ -126,26 +126,13 @@ def explored(scenario: Scenario, config: StressConfig, limits: Limits) -> Verdic
         return None
 
 
-def smaller(scenario: Scenario) -> Iterator[Scenario]:
-    """The scenario with one thread, one operation, or one operation of the set-up left out."""
-    for i in range(len(scenario.setup)):
-        yield replace(scenario, setup=scenario.setup[:i] + scenario.setup[i + 1:])
-    for t, thread in enumerate(scenario.threads):
-        others = scenario.threads[:t], scenario.threads[t + 1:]
-        if len(scenario.threads) > 1:
-            yield replace(scenario, threads=others[0] + others[1])
-        for i in range(len(thread.ops) if len(thread.ops) > 1 else 0):
-            yield replace(scenario, threads=(*others[0], Thread(thread.name, thread.ops[:i] + thread.ops[i + 1:]),
-                                             *others[1]))
-
-
 def shrink(scenario: Scenario, verdict: Verdict, wanted: set[str], config: StressConfig,
            limits: Limits) -> tuple[Scenario, Verdict]:
     """Leaves out what is not needed for one of the wanted checks to be violated."""
     improved = True
     while improved:
         improved = False
-        for less in smaller(scenario):
+        for less in fewer(scenario):
             found = explored(less, config, limits)
             if found is not None and wanted & set(found.checks):
                 scenario, verdict, improved = less, found, True

@@ -1,0 +1,65 @@
+"""tdpfast sweep, tdpfast minimise and tdpfast check --against."""
+
+import json
+
+import pytest
+
+from tdpfast.cli import run
+from tdpfast.scenario import load
+
+ZAP = """name = "zap"
+[[setup]]
+op = "map"
+gfn = 0x200
+pfn = 0x140200
+private = 1
+[[thread]]
+name = "walker"
+ops = [{op = "mwalk", gfn = 0x203}]
+[[thread]]
+name = "zapper"
+ops = [{op = "zap_leafs", start = 0x200, end = 0x204}]
+"""
+
+
+@pytest.fixture
+def zap(tmp_path):
+    path = tmp_path / "zap.toml"
+    path.write_text(ZAP)
+    return str(path)
+
+
+def test_minimise(zap, tmp_path, capsys):
+    out = tmp_path / "small.toml"
+    assert run(["minimise", zap, "--knob", "no_hook_on_zap", "--save", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("agree: 2 -> 1 operations") and f"written to {out}" in printed
+    small = load(out)
+    assert len(small.threads) == 1 and small.threads[0].ops[0]["op"] == "zap_leafs"
+    assert run(["minimise", str(out), "--knob", "no_hook_on_zap", "--check", "agree"]) == 1
+    assert run(["minimise", zap]) == 2
+    assert "nothing is violated" in capsys.readouterr().err
+
+
+def test_against(capsys, tmp_path):
+    assert run(["check", "v7.3", "--knob", "no_freeze", "--against", "v7.3", "--scenarios", "1", "--jobs", "1",
+                "--save", str(tmp_path)]) == 1
+    assert "== new violation, gated: " in capsys.readouterr().out
+    written = sorted(tmp_path.glob("*.toml"))
+    assert written and load(written[0]).name == "fault+fault-same-fresh"
+    assert run(["check", "v7.3", "--against", "v7.3"]) == 2
+    assert "against itself" in capsys.readouterr().err
+    assert run(["check", "review", "hugepage", "--against", "v7.3"]) == 2
+    assert "one design is compared" in capsys.readouterr().err
+    assert run(["check", "v7.3", "--knob", "no_rollback", "--against", "v7.3", "--scenarios", "1", "--jobs", "1",
+                "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["tried"] == 1
+
+
+def test_sweep(capsys):
+    assert run(["sweep", "v7.3", "--generated", "0", "--jobs", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["design"] == "v7.3" and any(g["scenario"] for g in result["guards"])
+    assert run(["sweep", "v7.3", "--json", "--markdown"]) == 2
+    assert run(["sweep", "nonsense"]) == 2
+    assert "unknown design" in capsys.readouterr().err
