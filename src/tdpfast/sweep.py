@@ -1,8 +1,8 @@
 """The sweep of a design: what breaks without each of its guards, and which of the postings' choices go together.
 
 A guard is a knob that is wrong on purpose when set: no freeze, no roll-back, no TRACK, no grace period, ... For each
-the scenarios of the catalogues, then generated ones, are asked until one holds with the guard and is violated without it. A
-choice is a knob in which the presets differ: for each pair of other choices the review's scenarios are asked.
+the scenarios of the catalogues, then generated ones, are asked until one holds with the guard and is violated without
+it. A choice is a knob in which the presets differ: for each pair of other choices the review's scenarios are asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 
-from tdpfast._arguments import check_int
+from tdpfast._arguments import check_int, one_of, shown
 from tdpfast._names import Dispatch, Gate, Reclaim, SplitShared
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import HOLDS, UNKNOWN, VIOLATED, Limits, Verdict, build, check, explore
@@ -166,17 +166,23 @@ def pair(task: tuple) -> Pair:
     return Pair(knobs, tuple(sorted(found[True])), tuple(sorted(found[False])), undecided)
 
 
-def sweep(design: str | Design, *, generated: int = 100, seed: int = 0, pairs: bool = False, limits: Limits = LIMITS,
-          jobs: int = 0, progress: Callable[[str], object] | None = None) -> Sweep:
+def sweep(design: str | Design, *, generated: int = 100, seed: int = 0, pairs: bool = False,
+          guards: Iterable[str] = (), limits: Limits = LIMITS, jobs: int = 0,
+          progress: Callable[[str], object] | None = None) -> Sweep:
     """Sweeps a design's guards, and with pairs=True the pairs of the postings' choices.
 
-    generated: how many generated scenarios of the seed are asked after the catalogues'. jobs: processes; 0 = one per
-    CPU, 1 = here; the result does not depend on it. progress: called with the name of what is done. UsageError for an
-    unknown design.
+    generated: how many generated scenarios of the seed are asked after the catalogues'. guards: only these knobs. jobs:
+    processes; 0 = one per CPU, 1 = here; the result does not depend on it. progress: called with the name of what is
+    done. UsageError for an unknown design or guard.
     """
     design = get_design(design)
     check_int("generated", generated, 0, 1 << 32)
     has, has_not = guards_of(design)
+    wanted = tuple(guards)
+    for knob in wanted:
+        if knob not in has:
+            raise UsageError(f"guard {shown(knob)}", f"no guard that {design.name} has", one_of(has))
+    has = [knob for knob in has if not wanted or knob in wanted]
     out = Sweep(design.name, check_int("seed", seed, 0, (1 << 64) - 1), generated, not_read=has_not)
     work = [(design, knob, seed, generated, replace(limits, states=False)) for knob in has]
     more = [(design, two, replace(limits, states=False)) for two in combinations(choices(design), 2)

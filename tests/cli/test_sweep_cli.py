@@ -57,9 +57,11 @@ def test_against(capsys, tmp_path):
 
 
 def test_sweep(capsys):
-    assert run(["sweep", "v7.3", "--generated", "0", "--jobs", "1", "--json"]) == 0
+    assert run(["sweep", "v7.3", "--generated", "0", "--guard", "no_freeze", "--jobs", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["design"] == "v7.3" and any(g["scenario"] for g in result["guards"])
+    assert result["design"] == "v7.3" and [g["knob"] for g in result["guards"]] == ["no_freeze"]
+    assert result["guards"][0]["scenario"] and result["guards"][0]["token"].startswith("tdp1-")
     assert run(["sweep", "v7.3", "--json", "--markdown"]) == 2
+    assert run(["sweep", "v7.3", "--guard", "nonsense"]) == 2
     assert run(["sweep", "nonsense"]) == 2
     assert "unknown design" in capsys.readouterr().err
