@@ -3,7 +3,6 @@
 """spte.c: the SPTE formats of a VM, and what makes and changes an SPTE."""
 from libc.string cimport memset
 
-from tdpfast._names cimport EINVAL
 
 # Bit i of a warn mask, as [kind, kernel function, id].
 SPTE_WARNS = (

@@ -270,8 +270,9 @@ PRESETS: dict[str, Design] = {
 }
 
 
-WRONG_KNOBS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(Design))[
-    [f.name for f in dataclasses.fields(Design)].index("no_freeze"):]
+_KNOBS = [f.name for f in dataclasses.fields(Design) if f.name != "code"]
+WRONG_KNOBS: tuple[str, ...] = tuple(knob for knob in _KNOBS[_KNOBS.index("no_freeze"):]
+                                     if knob not in {*_RELEASE, "access_allowed", "inplace"})
 """The knobs that are wrong on purpose when set: what each takes away is a guard of the designs."""
 
 

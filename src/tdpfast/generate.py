@@ -43,6 +43,8 @@ VCPU: Mapping[str, Callable[[int, int], Op]] = {
     "enter": lambda gfn, n: {"op": "vp_enter", "vcpu": n},
 }
 """What a vCPU does, by name: function(gfn, vCPU) -> operation."""
+GUEST = ("touch", "accept")
+"""Those of them that run guest code: their vCPU is in the guest before."""
 HOST: Mapping[str, Callable[[int, int], Op]] = {
     "unmap": lambda gfn, n: span("unmap", gfn, filter=2),
     "unmap-2m": lambda gfn, n: span("unmap", gfn & ~0x1ff, 0x200, filter=2),
@@ -104,16 +106,17 @@ class Shape:
 
     def scenario(self) -> Scenario:
         """The scenario it stands for."""
-        setup = BEFORE[self.before](FIRST) + ([{"op": "vp_enter", "vcpu": 0}] if self.inside else [])
-        threads, vcpus = [], 0
+        inside, threads, vcpus = {0} if self.inside else set(), [], 0
         for i, what in enumerate(self.threads):
             gfn = FIRST + (NEAR[self.near] * i if i < 2 else 0)
             make = VCPU.get(what) or HOST[what]
             op = make(gfn, vcpus)
             threads.append(Thread(f"vcpu{vcpus}" if what in VCPU else f"host{i}",
                                   ({**op, **TROUBLE[self.trouble]} if i == 0 else op,)))
+            inside |= {vcpus} if what in GUEST else set()
             vcpus += what in VCPU
-        return Scenario(self.name, tuple(threads), tuple(setup), {"vcpus": max(vcpus, 2)})
+        enter: list[Op] = [{"op": "vp_enter", "vcpu": n} for n in sorted(inside)]
+        return Scenario(self.name, tuple(threads), (*BEFORE[self.before](FIRST), *enter), {"vcpus": max(vcpus, 2)})
 
 
 CORE = tuple(Shape(threads, near, before, "none", False) for threads, near, before in (

@@ -18,6 +18,7 @@ from tdpfast._names import Dispatch, Gate, Reclaim, SplitShared
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import HOLDS, UNKNOWN, VIOLATED, Limits, Verdict, build, check, explore
 from tdpfast.checks import bit_of
+from tdpfast.columns import WIDTH, wrap
 from tdpfast.design import PRESETS, WRONG_KNOBS, Design, get_design, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.generate import Generator
@@ -100,7 +101,7 @@ def found_by(scenario: Scenario, design: Design, gated: bool, limits: Limits) ->
         program = build(scenario, design.replace(ungated=not gated))
     except UsageError:
         return HOLDS, 0
-    result = explore(program, limits, stop_first=True).run()
+    result = explore(program, replace(limits, first=True)).run()
     verdict = VIOLATED if result["checks"] else HOLDS if result["complete"] else UNKNOWN
     return verdict, result["executions"]
 
@@ -260,11 +261,11 @@ def text(result: Sweep) -> str:
     head = ("without", "first scenario that needs the guard", "callers", "violates")
     out = [*table([head, *rows_of(result)])]
     if result.not_read:
-        out += ["", "not asked: " + ", ".join(result.not_read) + " (no step of this design reads them, or they do not "
-                "go with it)"]
+        out += ["", *wrap("not asked, as no step of this design reads them or they do not go with it: "
+                          + ", ".join(result.not_read), WIDTH)]
     if result.pairs:
         out += ["", *table([("two choices changed", "gated", "ungated"), *pair_rows(result)]), *refused_pairs(result)]
-    return "\n".join([*out, "", scope(result)])
+    return "\n".join([*out, "", *wrap(scope(result), WIDTH)])
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

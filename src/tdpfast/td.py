@@ -287,9 +287,10 @@ class TdVm(Vm):
         return self._range("punch_hole", start, end, pfn=_pfn(pfn)) == 1
 
     def set_attributes(self, start: int, end: int, *, private: bool, pinned: bool = False) -> int:
-        """kvm_vm_set_mem_attributes() (7.3): [start, end) becomes private or shared, what is mapped as the other kind is
-        zapped, and faults of the other kind are -EFAULT from then on. slots_lock, and mmu_lock for write by turns. 0 or
-        -ENOSPC, after 16 of them; a design that converts in place also -EAGAIN, for pages that somebody has ``pinned``."""
+        """kvm_vm_set_mem_attributes() (7.3): [start, end) becomes private or shared, what is mapped as the other kind
+        is zapped, and faults of the other kind are -EFAULT from then on. slots_lock, and mmu_lock for write by turns. 0
+        or -ENOSPC, after 16 of them; a design that converts in place also -EAGAIN, for pages somebody has
+        ``pinned``."""
         return self._range("set_attributes", start, end, private=int(check_bool("private", private)),
                            pinned=int(check_bool("pinned", pinned)))
 

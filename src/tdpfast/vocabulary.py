@@ -43,7 +43,7 @@ def knob_value(knob: str, value: int | bool) -> str:
 
 
 def knobs_of(design: Design) -> dict[str, int | bool]:
-    return {f.name: getattr(design, f.name) for f in dataclasses.fields(design) if f.name != "name"}
+    return {f.name: getattr(design, f.name) for f in dataclasses.fields(design) if f.name not in ("name", "code")}
 
 
 def scenarios() -> dict[str, tuple[str, Scenario]]:

@@ -379,7 +379,7 @@ def test_several_catalogues_are_as_each_alone(tdpfast):
 PRUNED = {"name": "g11111", "setup": [{"op": "map", "gfn": 512, "pfn": 1311232}], "thread": [
     {"name": "vcpu0", "ops": [{"op": "map", "gfn": 513, "pfn": 1311233, "retries": -1}]},
     {"name": "zapper", "ops": [{"op": "unmap", "start": 512, "end": 514}]},
-    {"name": "ager", "ops": [{"op": "age", "start": 512, "end": 528}]}]}
+    {"name": "ager", "ops": [{"op": "age", "start": 512, "end": 528, "filter": 2}]}]}
 
 
 def test_a_violation_of_a_pruned_execution_replays(tdpfast, tmp_path):

@@ -1,6 +1,4 @@
-"""Fixed bugs: the fixed variant holds, the broken one violates what its scenario says. And faults against invalidations in
-every design."""
-
+"""The catalogue `history`: each broken variant of a bug that was fixed is violated, each fixed one holds."""
 import pytest
 
 from tdpfast.catalogue import CATALOGUES, catalogue

@@ -54,7 +54,8 @@ EXAMPLES = {
     "vm_destroy": [(({"op": "release_hkid"}, {"op": "vcpu_free", "vcpu": 0}), {})],
     "free_pfn": [((MAP,), PAGE), ((), PAGE)], "pamt_get": [((), {"pfn": PFN})], "pamt_put": [((), {"pfn": PFN})],
     "guest_accept": [((ENTER,), {"gpa": GFN << 12, "pfn": PFN})], "prefault": [((), PAGE)],
-    "map_exclusive": [((), PAGE)],
+    "map_exclusive": [((), PAGE)], "punch_hole": [((MAP,), RANGE | {"pfn": PFN})],
+    "set_attributes": [((MAP,), RANGE | {"private": 0})], "move_slot": [((MAP,), RANGE)], "vcpu_create": [((), {})],
 }
 # Written by operations that are not rare, and why that is right.
 ALLOWED = {

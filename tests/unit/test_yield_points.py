@@ -9,11 +9,11 @@ import pytest
 from tdpfast._explore.explorer import Explorer
 from tdpfast._testing.generate import Generator
 from tdpfast.catalogue import catalogue
-from tdpfast.check import build
+from tdpfast.check import SetupError, build
 from tdpfast.design import PRESETS
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS
-from tdpfast.scenario import parse
+from tdpfast.scenario import IMPOSSIBLE, parse
 
 MMU_WRITE, MMU_LOCK, PAGES_LOCK, PAMT_LOCK, ENTRY, EPOCH, TDR, VCPU, SLOTS_LOCK = (1 << i for i in range(9))
 ANY = 0
@@ -75,12 +75,33 @@ def unexplained(program, transitions):
             if name not in ALLOWED or ALLOWED[name] & ~held}
 
 
+def stood(scenario, design):
+    """The program of a scenario; None where the design does not stand its set-up, as the scenario says."""
+    try:
+        return build(scenario, design)
+    except SetupError:
+        assert scenario.expected(design.name, gated=not design.ungated) == IMPOSSIBLE
+        return None
+
+
 @pytest.mark.parametrize("design", DESIGNS)
 def test_nothing_shared_changes_without_an_offer(design):
     for scenario in SCENARIOS:
         for ungated in (False, True):
-            program = build(scenario, PRESETS[design].replace(ungated=ungated))
-            assert unexplained(program, 600) == {}, (scenario.name, ungated)
+            program = stood(scenario, PRESETS[design].replace(ungated=ungated))
+            if program is not None:
+                assert unexplained(program, 600) == {}, (scenario.name, ungated)
+
+
+NEWBORN = {"Seam", "Td.assoc_vcpus", "Td.num_vcpus", "Tdx.loaded", "Tdx.pages", "Vp.lp", "Vp.num_tdvpx", "Vp.rip",
+           "Vp.state", "Vp.td", "Vp.used", "Vp.tdvpr_pa", "Vp.index", "Vp.vcpu_epoch"}
+"""What vcpu_create() writes of a vCPU that no other operation can name, under slots_lock."""
+
+
+def private_to(names):
+    """Words that nobody else looks at in scenarios of these operations: a slot where nothing faults, a new vCPU."""
+    slot = set() if any(OPS[name].gmem == "fault" for name in names) else {"Kvm.slot"}
+    return slot | (NEWBORN if "vcpu_create" in names else set())
 
 
 def generated(seeds):
@@ -98,7 +119,9 @@ def generated(seeds):
         Explorer(program, "pct", seed=seed, max_executions=4, max_transitions=300).run()
         found = {name: held for name, _, held, _ in program.touched()
                  if name not in ALLOWED or ALLOWED[name] & ~held}
-        ran |= {op["op"] for thread in scenario.threads for op in thread.ops}
+        names = {op["op"] for thread in scenario.threads for op in thread.ops}
+        ran |= names
+        found = {name: held for name, held in found.items() if name not in private_to(names)}
         if found:
             wrong.append(f"seed {seed}, {design.name}: {found} in {[t.ops for t in scenario.threads]}")
     return ran, wrong
@@ -127,7 +150,9 @@ def test_with_dynamic_pamt():
 def test_executions_leave_nothing_behind(design):
     """All an execution can change is as it was when the next one begins."""
     for scenario in SCENARIOS:
-        program = build(scenario, PRESETS[design].replace(ungated=True))
+        program = stood(scenario, PRESETS[design].replace(ungated=True))
+        if program is None:
+            continue
         before = program.image()
         Explorer(program, "pct", seed=3, max_executions=5).run()
         assert program.image() == before, scenario.name

@@ -3,6 +3,7 @@ from collections.abc import Callable, Generator, Mapping
 from tdpfast._face.vm import VmCore
 
 HOOK_NAMES: tuple[str, ...]
+HOOK_CALLS: int
 MAX_STEPS: int
 MAX_LABEL: int
 POINT: int

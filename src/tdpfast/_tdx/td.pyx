@@ -25,7 +25,7 @@ from tdpfast._sync.cpu cimport (
 )
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
 from tdpfast._tdx.tdx cimport (
-    seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page,
+    seamcall3, tdx_bug, tdx_free_page, tdx_hkid, tdx_kick, tdx_operand_busy, tdx_reclaim_page, tdx_seamcall,
     tdx_state, tdx_vcpu_begin, tdx_vcpu_end,
 )
 from tdpfast._tdx.state cimport (

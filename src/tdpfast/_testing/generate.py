@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[int, ...]] = {
     "target_level": (1, 1, 2), "max_level": (2, 2, 3), "mask": (1, 3), "set": (0x200,), "clear": (2, 0), "gen": (3,),
     "value": (0, 1), "tries": (1, 3, -1), "src": (0x10000000,), "vcpu": (0, 1), "noslot": (0, 0, 0, 1),
     "prefetch": (0, 0, 1), "map_writable": (1, 1, 0), "private": (1, 1, 0), "exec": (0, 1), "user": (0, 1)}
-FLAGS = frozenset({"flush", "may_block", "shared", "wrprot", "present", "on", "rcu", "same_rip", "measure"})
+FLAGS = frozenset({"flush", "may_block", "shared", "wrprot", "present", "on", "rcu", "same_rip", "measure", "pinned"})
 SELDOM_KNOBS = 0.3               # of the designs have a knob replaced
 
 

@@ -1,6 +1,6 @@
 """Catalogues: sets of scenarios that come with tdpfast. `review` holds the four review questions, `paths` other ways
 into the same code, with and without trouble, `hugepage` what the huge-page postings were asked, `premap` what the
-accounting before a TD's finalisation was, and `history` bugs that were fixed: each fixed variant beside a broken one."""
+accounting before a TD's finalisation was, and `history` bugs that were fixed: the fixed variant beside a broken one."""
 
 from __future__ import annotations
 

@@ -201,9 +201,9 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
             shares, progress, base, generated, number, save, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
-    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`, `history`) or scenario files (.toml, .json). Exits with
-    1 if a violation was found, with 2 if a set-up fails where the scenario does not expect it; if not, with 124 when a
-    time budget ended a search, with 4 when another limit did. Ctrl-C shows what is known by then.
+    WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`, `history`) or scenario files (.toml, .json). Exits
+    with 1 if a violation was found, with 2 if a set-up fails where the scenario does not expect it; if not, with 124
+    when a time budget ended a search, with 4 when another limit did. Ctrl-C shows what is known by then.
     """
     if base is not None:
         from tdpfast.cli import against

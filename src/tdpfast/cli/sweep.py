@@ -36,7 +36,8 @@ def command(design, knobs, generated, seed, guards, pairs, as_json, as_markdown,
     if as_json and as_markdown:
         raise UsageError("--json with --markdown", "one output has one form", "one of them")
     said = sys.stderr.isatty() if progress is None else progress
-    result = sweep(with_knobs(design, parse_knobs(knobs)), generated=generated, seed=seed, pairs=pairs, guards=guards, jobs=jobs,
+    result = sweep(with_knobs(design, parse_knobs(knobs)), generated=generated, seed=seed, pairs=pairs,
+                   guards=guards, jobs=jobs,
                    progress=(lambda name: click.echo(f"done: {name}", err=True)) if said else None)
     click.echo(json.dumps(to_json(result)) if as_json else markdown(result) if as_markdown else text(result))
     return EXIT_OK
