@@ -25,7 +25,7 @@ def test_lockless_ageing_against_the_last_reference(design, vcpu):
     assert (right.verdict, right.complete) == ("holds", True)
     broken = check(last_put(vcpu, AGE), PRESETS[design].replace(no_grace_period=True))
     assert broken.checks == ["life"]
-    assert any("USE AFTER FREE" in line.text for line in broken.story)
+    assert any("USE AFTER FREE" in line.text for line in broken.counterexample.story)
 
 
 def test_walks_under_mmu_lock():

@@ -29,6 +29,9 @@ BUSY = (("MEM.PAGE.AUG", "sept_tree"), ("MEM.PAGE.AUG", "entry"), ("MEM.PAGE.AUG
         ("VP.ENTER", "op_state"))
 
 
+GUEST = ("td_exit", "accept", "guest_access", "touch", "guest_accept")
+
+
 class Maker:
     """Scenarios of one seed. Everything is drawn from one generator, so a seed names a scenario for good."""
 
@@ -116,6 +119,10 @@ class Maker:
             kind = self.some("host", "host", "vcpu", "vcpu", "roots") if n < 2 else "vcpu"
             make = {"host": self.host, "roots": self.roots, "vcpu": lambda n=n: self.vcpu(min(n, 1))}[kind]
             threads.append({"ops": [self.modified(make()) for _ in range(self.some(1, 1, 2))]})
+        inside = {op["vcpu"] for op in setup if op["op"] == "vp_enter"}
+        # What runs guest code begins in the guest.
+        guests = {op["vcpu"] for thread in threads for op in thread["ops"] if op["op"] in GUEST}
+        setup += [{"op": "vp_enter", "vcpu": n} for n in sorted(guests - inside)]
         return parse({"name": "random", "setup": setup, "thread": threads}, "random")
 
     def design(self) -> Design:
