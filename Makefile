@@ -19,7 +19,7 @@ check: $(STAMP)
 	$(BIN)/tdpfast check review --expect
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet
