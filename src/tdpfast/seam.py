@@ -78,6 +78,8 @@ CONFIG_DYNAMIC_PAMT = 1 << 16
 NULL_PA = 2**64 - 1
 TD_PARAMS_PA = int(Limit.TD_PARAMS_PA)
 TD_PARAMS_SIZE = 1024
+MORE_VCPUS = 16
+"""So many VCPUs a TD of build_td() may have at least, for callers that add some of their own."""
 ATTR_SEPT_VE_DISABLE = 1 << 28
 _RESULTS = {st.GUEST_DONE: "", st.GUEST_TDEXIT: "TDEXIT", st.GUEST_VE: "VE_INJECTED",
             st.GUEST_REEXECUTE: "INTERRUPTED_REEXECUTE", st.GUEST_NOT_INSIDE: "NOT_IN_GUEST",
@@ -442,7 +444,7 @@ class TdxModule:
         if td_ctls & 1:
             attributes |= ATTR_SEPT_VE_DISABLE
         self.native.write_memory(TD_PARAMS_PA, td_params(
-            attributes=attributes, xfam=xfam, max_vcpus=max(vcpus, 1), eptp_controls=6 | levels - 1 << 3,
+            attributes=attributes, xfam=xfam, max_vcpus=max(vcpus, MORE_VCPUS), eptp_controls=6 | levels - 1 << 3,
             config_flags=gpaw))
         self._must("mng_init", rcx=tdr, rdx=TD_PARAMS_PA)
         tdvprs = tuple(self._build_vp(tdr, v) for v in range(vcpus))
