@@ -121,6 +121,15 @@ def test_vp_init_version_1_takes_the_tdr_exclusive():
     assert module.call("vp_init", version=1, rcx=tdvpr, r8=1).ok and module.native.locks_held() == {}
 
 
+def test_a_td_of_build_td_has_room_for_vcpus_of_its_callers():
+    from tdpfast.seam import TdxModule
+    module = TdxModule()
+    td = module.build_td(1, finalize=False)
+    for number in range(15):
+        assert module.call("vp_init", lp=5, version=1, rcx=vcpu(module, td), r8=7 + number).ok
+    assert module.call("vp_init", lp=5, version=1, rcx=vcpu(module, td), r8=99).status == "TDX_MAX_VCPUS_EXCEEDED"
+
+
 def test_module_1_5_01_has_no_version_1():
     module = SeamModule([(1 << 32, 2 << 32)], topology=False)
     assert module.seamcall(LEAVES["vp_init"], version=1)[0] == 0xC000010000000000

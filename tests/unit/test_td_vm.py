@@ -5,6 +5,8 @@ import threading
 import pytest
 
 from tdpfast import PRESETS, TdVm, UsageError, VmEnded
+from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.td import TdVmCore
 from tdpfast.design import with_knobs
 from tdpfast.seam import Td, TdxModule
 from tdpfast.td import GuestAccept, VpEnter
@@ -230,3 +232,18 @@ def test_vcpus_that_the_td_does_not_have(op):
     for call in (lambda: td.run({"op": op, "vcpu": 2}), lambda: run_threads(td, [[{"op": op, "vcpu": 2}]])):
         with pytest.raises(UsageError, match="vcpu"):
             call()
+
+
+def test_kvm_initialises_vcpus_with_their_x2apic_ids():
+    td = TdVm("v7.3", vcpus=2, runnable=False)
+    assert td.run({"op": "vcpu_create"})["ret"] == 2
+    ids = [td.module.native.vp(tdvpr)["x2apic_id"] for tdvpr in (*td.td.vcpus, td.td.vcpus[1] + 0x10000)]
+    assert ids == [0, 1, 2], "VP.INIT version 1"
+    assert td.module.sys_field("sys.features0") >> 20 & 1, "which the module offers"
+
+
+def test_a_module_of_version_0_gets_vcpus_all_the_same():
+    module = SeamModule([(1 << 32, 2 << 32)], topology=False)
+    td = TdVmCore(PRESETS["v7.3"], module, nvcpus=1, runnable=False)
+    assert td.run({"op": "vcpu_create"})["ret"] == 1
+    assert module.vp(td.tdr + 0x20000)["x2apic_id"] == module.vp(td.tdr + 0x30000)["x2apic_id"] == (1 << 64) - 1

@@ -51,24 +51,51 @@ cdef uint64_t give_page(Cpu *c, Tdx *t, int leaf, uint64_t page, uint64_t to) no
     return err
 
 
-cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
-    """VP.CREATE, ADDCX, INIT; the vCPU ends up not associated with a logical processor."""
+cdef uint64_t vp_init(Cpu *c, Tdx *t, int v) noexcept nogil:
+    """TDH.VP.INIT with the x2APIC id: version 1, unless the module has version 0 only. Version 1 takes the TDR for
+    itself, so since 6.19 mmu_lock is held for write: no SEAMCALL about memory runs beside it, and none finds the TDR
+    taken twice. Its status. Yields."""
     cdef SeamRegs r
     cdef uint64_t err
     cdef int lp = c.lp
-    cdef int i
-    err = give_page(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa)
-    if err:
-        return err
-    for i in range(TDX_TDCX_PAGES):
-        err = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
-        if err:
-            return err
+    memset(&r, 0, sizeof(r))
+    r.rax = TDH_VP_INIT | <uint64_t>(1 if t.seam.topology else 0) << 16
+    r.rcx = t.tdvpr_pa[v]
+    r.r8 = v
+    if not t.design.vp_init_unlocked:
+        write_lock(c, &t.vm.kvm.mmu_lock)
     c.lp = t.lp_base + v + 1
-    err = seamcall3(c, t, TDH_VP_INIT, t.tdvpr_pa[v], 0, 0, &r)
-    if err == 0:
-        err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[v], 0, 0, &r)
+    err = tdx_seamcall(c, t, TDH_VP_INIT, &r)
     c.lp = lp
+    if not t.design.vp_init_unlocked:
+        write_unlock(c, &t.vm.kvm.mmu_lock)
+    return err
+
+
+cdef uint64_t give_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
+    """VP.CREATE and ADDCX of vCPU v's pages, which lie in a row: TDX_SUCCESS or the first status that is not."""
+    cdef uint64_t err
+    cdef int i
+    for i in range(TDX_TDCX_PAGES):
+        t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
+    err = give_page(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa)
+    for i in range(TDX_TDCX_PAGES):
+        if err == 0:
+            err = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
+    return err
+
+
+cdef uint64_t build_vcpu(Cpu *c, Tdx *t, int v) noexcept nogil:
+    """VP.CREATE, ADDCX, INIT; the vCPU ends up not associated with a logical processor."""
+    cdef SeamRegs r
+    cdef int lp = c.lp
+    cdef uint64_t err = give_vcpu(c, t, v)
+    if err == 0:
+        err = vp_init(c, t, v)
+    if err == 0:
+        c.lp = t.lp_base + v + 1
+        err = seamcall3(c, t, TDH_VP_FLUSH, t.tdvpr_pa[v], 0, 0, &r)
+        c.lp = lp
     return err
 
 
@@ -102,8 +129,6 @@ cdef uint64_t tdx_td_build(Cpu *c, Tdx *t, const TdConfig *cfg) noexcept nogil:
         t.tdcs_pa[i] = cfg.tdcs_base + (<uint64_t>i << 12)
     for v in range(cfg.nvcpus):
         t.tdvpr_pa[v] = cfg.tdvpr_base + (<uint64_t>v << 16)
-        for i in range(TDX_TDCX_PAGES):
-            t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
     err = give_page(c, t, TDH_MNG_CREATE, t.tdr_pa, cfg.hkid)
     if err == 0:
         err = seamcall3(c, t, TDH_MNG_KEY_CONFIG, t.tdr_pa, 0, 0, &r)
@@ -237,26 +262,6 @@ cdef void reclaim_control_page(Cpu *c, Tdx *t, uint64_t page) noexcept nogil:
         tdx_free_page(c, t, page)
 
 
-cdef uint64_t vp_init(Cpu *c, Tdx *t, int v) noexcept nogil:
-    """TDH.VP.INIT version 1, with the x2APIC id. It takes the TDR for itself, so since 6.19 mmu_lock is held for write:
-    no SEAMCALL about memory runs beside it, and none finds the TDR taken twice. Its status. Yields."""
-    cdef SeamRegs r
-    cdef uint64_t err
-    cdef int lp = c.lp
-    memset(&r, 0, sizeof(r))
-    r.rax = TDH_VP_INIT | <uint64_t>1 << 16
-    r.rcx = t.tdvpr_pa[v]
-    r.r8 = v
-    if not t.design.vp_init_unlocked:
-        write_lock(c, &t.vm.kvm.mmu_lock)
-    c.lp = t.lp_base + v + 1
-    err = tdx_seamcall(c, t, TDH_VP_INIT, &r)
-    c.lp = lp
-    if not t.design.vp_init_unlocked:
-        write_unlock(c, &t.vm.kvm.mmu_lock)
-    return err
-
-
 cdef int tdx_vcpu_create(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
     """tdx_td_vcpu_init() of the next vCPU: VP.CREATE, ADDCX, INIT, under slots_lock (which stands for all the locks that
     change a TD's state). Its number; -EINVAL when the TD runs, has no key or has all its vCPUs; -EIO, with the pages
@@ -264,17 +269,12 @@ cdef int tdx_vcpu_create(Cpu *c, Tdx *t, uint64_t *hw_error) noexcept nogil:
     Yields."""
     cdef int v = t.nvcpus
     cdef int ret = v
-    cdef int i
     tdx_slots_lock(c, t)
     if v == TDX_MAX_VCPUS or tdx_hkid(c, t) < 0 or tdx_state(c, t) != TD_STATE_INITIALIZED:
         tdx_slots_unlock(c, t)
         return -EINVAL
     t.tdvpr_pa[v] = t.tdr_pa + TDVPR_OFFSET + (<uint64_t>v << 16)
-    hw_error[0] = give_page(c, t, TDH_VP_CREATE, t.tdvpr_pa[v], t.tdr_pa)
-    for i in range(TDX_TDCX_PAGES):
-        t.tdcx_pa[v][i] = t.tdvpr_pa[v] + (<uint64_t>(i + 1) << 12)
-        if hw_error[0] == 0:
-            hw_error[0] = give_page(c, t, TDH_VP_ADDCX, t.tdcx_pa[v][i], t.tdvpr_pa[v])
+    hw_error[0] = give_vcpu(c, t, v)
     if hw_error[0]:
         ret = -EIO
     else:
