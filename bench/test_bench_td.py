@@ -115,7 +115,7 @@ class Plain(Td):
     """A VM without a TD: the direct root, and no module behind it."""
 
     def __init__(self, cpus):
-        self.core = VmCore(get_design("v7.3"), tdx=False, slot_npages=1 << 20)
+        self.core = VmCore(get_design("v7.3"), tdx=False, slots=((0, 1 << 20, 1, 0, 0),))
         self.vcpus = [VcpuCore(self.core, i > 0) for i in range(cpus)]
 
     def map(self):

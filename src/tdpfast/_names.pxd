@@ -49,6 +49,7 @@ cpdef enum Check:        # bits
     CHECK_KERNEL = 512
     CHECK_CRASH = 1024
     CHECK_HANG = 2048
+    CHECK_DIRTY = 4096
 
 cpdef enum CodeFault:    # how a design file's code ended an execution
     FAULT_CRASH = 0      # SIGSEGV, SIGBUS, SIGFPE or SIGILL in it
@@ -228,6 +229,7 @@ cpdef enum OpKind:       # operations
     OP_SET_ATTRIBUTES
     OP_MOVE_SLOT
     OP_VCPU_CREATE
+    OP_RECOVER_NX
 
 cpdef enum RaceKind:
     RACE_NONE = 0

@@ -27,6 +27,7 @@ from tdpfast.minimise import cost, minimise
 from tdpfast.ops import failure
 from tdpfast.reach import merged, missing
 from tdpfast.scenario import IMPOSSIBLE, Scenario
+from tdpfast.spte import MMUS
 from tdpfast.story import Line, Teller, assertions_of, tell
 from tdpfast.token import NondeterminismError, Token, TokenMismatchError, digest_of, fingerprint
 
@@ -189,6 +190,17 @@ def set_up(vm: TdVmCore, what: str, op: Mapping) -> None:
         raise SetupError(f"{what} fails", why, fix)
 
 
+def vm_options(scenario: Scenario) -> dict[str, Any]:
+    """What TdVmCore makes of a scenario's VM. One without TDX has a module beside it that it never calls."""
+    vm, tdx = scenario.vm, scenario.tdx
+    return {"levels": vm.get("levels", vm.get("root_level", 4)), "tdx": tdx,
+            "runnable": tdx and bool(vm.get("runnable", 1)), "nvcpus": vm.get("vcpus", 2) if tdx else 0,
+            "pending_ve_disable": bool(vm.get("pending_ve_disable", 0)), "mmu": MMUS[str(vm.get("mmu", "ept_ad"))],
+            "nx": bool(vm.get("nx_huge_pages", 0)), "pml": bool(vm.get("pml", 0)),
+            "maxphyaddr": vm.get("maxphyaddr", 52), "slots": [slot.row(tdx) for slot in scenario.memslots()],
+            "attributes_of": [(a["start"], a["end"], a["private"]) for a in scenario.attributes]}
+
+
 def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
           reset: Reset | None = None) -> ScenarioProgram:
     """A fresh TD in the state after the scenario's set-up, ready to be explored.
@@ -197,10 +209,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
     in the set-up.
     """
     _known(scenario)
-    vm_cfg = scenario.vm
-    vm = TdVmCore(design, SeamModule([MEMORY]), levels=vm_cfg.get("levels", 4),
-                  runnable=bool(vm_cfg.get("runnable", 1)), nvcpus=vm_cfg.get("vcpus", 2),
-                  pending_ve_disable=bool(vm_cfg.get("pending_ve_disable", 0)), keep_dead=True, memory_pages=8192)
+    vm = TdVmCore(design, SeamModule([MEMORY]), **vm_options(scenario), keep_dead=True, memory_pages=8192)
     install(vm, hooks or {}, reset)
     for i, op in enumerate(scenario.setup):
         set_up(vm, f"{scenario.name}: setup {i} (op {op['op']!r}) on {design.name}", op)

@@ -20,10 +20,12 @@ MEANING = {
     "kernel": "a kernel WARN, BUG or KVM_BUG_ON fired",
     "crash": "the code of a design file crashed, or touched memory that belongs to nobody",
     "hang": "the code of a design file ran on without ever making a step",
+    "dirty": "a page leaves the dirty log although the next write to it would not be seen",
 }
 
 # Which check tells most when several are violated: what shows first in a report.
-WEIGHT = ("crash", "hang", "life", "page", "progress", "agree", "epoch", "frozen", "pamt", "lock", "stat", "kernel")
+WEIGHT = ("crash", "hang", "life", "page", "progress", "agree", "epoch", "frozen", "pamt", "dirty", "lock", "stat",
+          "kernel")
 
 
 def names_of(bits: int) -> list[str]:

@@ -33,7 +33,8 @@ KNOB_NAMES = {"gate": Gate, "reclaim": Reclaim, "dispatch": Dispatch, "split_sha
 """Knobs whose numbers have names."""
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
                     "inhibit_first", "split_direct_root", "prefault_first", "access_allowed", "inplace", "no_seq",
-                    "seq_after_lookup", "no_inval_range", "end_before_free", "attr_narrow"})
+                    "seq_after_lookup", "no_inval_range", "end_before_free", "attr_narrow", "l2_dirty_bits",
+                    "nx_wrong_space", "nx_keep_listed", "nx_outside_rcu"})
 _RELEASE = frozenset({"nx_write_lock", "slot_blind", "vp_init_unlocked"})
 _CALLED = {"v6.19": "v6.18"}
 _CHOICES = {"layout": (618, 703), "gate": range(len(Gate.__members__)), "reclaim": range(len(Reclaim.__members__)),
@@ -116,6 +117,10 @@ class Design:
     no_inval_range: bool = False
     end_before_free: bool = False
     attr_narrow: bool = False
+    l2_dirty_bits: bool = False
+    nx_wrong_space: bool = False
+    nx_keep_listed: bool = False
+    nx_outside_rcu: bool = False
     inhibit_first: bool = False
     split_direct_root: bool = False
     prefault_first: bool = False

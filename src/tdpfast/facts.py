@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from tdpfast.story import Entry, Teller
 
 RULES = {
-    "gated": "guest_memfd memslots know no dirty log, and nobody zaps a single entry of a mirror",
+    "slot": "guest_memfd memslots know no dirty log",
+    "gated": "nobody zaps a single entry of a mirror",
     "private": "the hardware walks no mirror",
     "huge": "private faults of this design map 4K",
     "roots": "today's callers invalidate direct roots only",
 }
 """The rules of today's callers, as reasons."""
-DONE = {"gated": "is refused", "private": "is refused", "huge": "maps 4K", "roots": "leaves mirrors alone"}
+DONE = {"slot": "is refused", "gated": "is refused", "private": "is refused", "huge": "maps 4K",
+        "roots": "leaves mirrors alone"}
 """What an operation that meets one comes to."""
 
 
@@ -115,7 +117,7 @@ def rule_of(now: Running, ret: int, gated: bool) -> list[str]:
     spec = OPS[name]
     rule = ""
     if spec.refused and ret == -Errno.EINVAL and not now.before and not now.asserts and (
-            spec.refused == "gated" or now.op.get("private", spec.defaults(True).get("private", 1))):
+            spec.refused != "private" or now.op.get("private", spec.defaults(True).get("private", 1))):
         rule = spec.refused
     elif number(now.op.get("level", 1)) > 1 and "pfn" in now.op and not now.huge:
         rule = "huge"

@@ -37,9 +37,9 @@ class OpSpec:
         rare: it changes words that are constant in every scenario without such an operation. They are offered by
             sync_rare(), so that no other scenario pays for them.
         ends_roots: valid roots may become invalid, or go, by it.
-        refused: when today's callers never get it to a TD: "gated" (guest_memfd memslots know no dirty log, and nobody
-            zaps a single SPTE of a mirror), or "private" (for private memory; hardware walks no mirror). It answers
-            -EINVAL then, unless the design is ungated.
+        refused: when today's callers never get it to a TD: "slot" (what has a guest_memfd knows no dirty log), "gated"
+            (nobody zaps a single SPTE of a mirror), or "private" (for private memory; hardware walks no mirror). It
+            answers -EINVAL then, unless the design is ungated.
         slots_lock: its callers hold slots_lock.
         levels: the least and the greatest level that its level may be. Above 1G it is the kernel's own assertion that
             answers, for the operations that have one.
@@ -96,7 +96,10 @@ def _zeros(*names: str) -> dict[str, int]:
 
 _RANGE = _zeros("start", "end")
 _PAGE = _zeros("gfn", "pfn") | {"level": 1}
-_FAULT = _PAGE | _zeros("write", "exec", "user", "prefetch", "private", "noslot", "retries") | {"map_writable": 1}
+_MODES = _zeros("guest_mode", "smm")        # which of the direct roots
+_FAULT = (_PAGE | _zeros("write", "exec", "user", "prefetch", "private", "noslot", "retries") | {"map_writable": 1}
+          | _MODES)
+_SLOT = {"slot": -1}
 _VCPU = _zeros("vcpu")
 _TD_FAULT = {"write": 1, "private": 1}
 _SHARED, _PRIVATE = {"filter": 1}, {"filter": 2}        # enum kvm_gfn_range_filter
@@ -125,13 +128,13 @@ OPS: dict[str, OpSpec] = {
     "reload": OpSpec(lock="own", roots=BOTH, rare=True, ret="2: the mirror root was replaced, plus 1: the direct one"),
     "put_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
     "alloc_root": OpSpec(_zeros("private"), lock="own", roots=BOTH, rare=True),
-    "wrprot_slot": OpSpec(_RANGE | {"min_level": 1}, lock="read", refused="gated", effect=(1,), ret=_FLUSH),
-    "clear_dirty_slot": OpSpec(_RANGE, lock="read", refused="gated"),
-    "clear_dirty_pt_masked": OpSpec(_zeros("gfn", "mask", "wrprot"), lock="write", refused="gated"),
-    "write_protect_gfn": OpSpec({"gfn": 0, "min_level": 1}, lock="write", refused="gated",
+    "wrprot_slot": OpSpec(_RANGE | _SLOT | {"min_level": 1}, lock="read", refused="slot", effect=(1,), ret=_FLUSH),
+    "clear_dirty_slot": OpSpec(_RANGE | _SLOT, lock="read", refused="slot"),
+    "clear_dirty_pt_masked": OpSpec(_zeros("gfn", "mask", "wrprot") | _SLOT, lock="write", refused="slot"),
+    "write_protect_gfn": OpSpec({"gfn": 0, "min_level": 1} | _SLOT, lock="write", refused="slot",
                                 effect=(1,), ret="1: something was protected"),
-    "split": OpSpec(_RANGE | {"target_level": 1, "shared": 0}, lock="shared", refused="gated"),
-    "recover": OpSpec(_RANGE | {"max_level": 1}, {"max_level": 2}, lock="read", refused="gated"),
+    "split": OpSpec(_RANGE | _SLOT | {"target_level": 1, "shared": 0}, lock="shared", refused="slot"),
+    "recover": OpSpec(_RANGE | _SLOT | {"max_level": 1}, {"max_level": 2}, lock="read", refused="slot"),
     "age": OpSpec(_RANGE | _SHARED, effect=(1,), ret="1: something was young"),
     "test_age": OpSpec(_RANGE | _SHARED, effect=(1,), ret="1: something is young"),
     "get_walk": OpSpec(_zeros("gfn"), roots=DIRECT, ret="lowest level that was read, -1: none",
@@ -140,12 +143,12 @@ OPS: dict[str, OpSpec] = {
                            answers=("level", "spte")),
     "zap_nx": OpSpec(lock="own", ret="1: zapped, 0: the table is gone, -1: the list is empty",
                      done=(1,), answers=("gfn", "sp_level"), none_if_failed=True),
-    "poke": OpSpec(_zeros("private", "gfn", "set", "clear"), {"private": 1}, roots=BOTH, refused="private",
+    "poke": OpSpec(_zeros("private", "gfn", "set", "clear") | _MODES, {"private": 1}, roots=BOTH, refused="private",
                    ret="level of the leaf, -1: none, or lost to another CPU", answers=("spte",),
                    none_if_failed=True),
     "poke_raw": OpSpec({"private": 0, "gfn": 0, "level": 1, "value": 0}, {"private": 1}, roots=BOTH,
                        refused="private", ret="0, -1: not written"),
-    "set_dirty_log": OpSpec(_zeros("on"), rare=True, slots_lock=True),
+    "set_dirty_log": OpSpec(_zeros("on") | _SLOT, rare=True, slots_lock=True, refused="slot"),
     "track": OpSpec({"gfn": 0, "on": 1}, lock="write", ret="0, -ENOSPC: too many gfns"),
     "set_gen": OpSpec(_zeros("gen"), rare=True),
     "zap_spte": OpSpec({"gfn": 0, "level": 1, "shared": 1, "tries": 1, "rcu": 1}, lock="shared", roots=MIRROR,
@@ -157,7 +160,8 @@ OPS: dict[str, OpSpec] = {
     "sync_rcu": OpSpec(),
     "uninit": OpSpec(lock="own", rare=True, ends_roots=True),
     "put_roots": OpSpec(lock="own", roots=BOTH, rare=True),
-    "fast_page_fault": OpSpec(_zeros("gfn", "write", "exec", "user") | {"present": 1, "private": 0}, roots=BOTH,
+    "fast_page_fault": OpSpec(_zeros("gfn", "write", "exec", "user") | {"present": 1, "private": 0} | _MODES,
+                              roots=BOTH,
                               ret=_RET_PF, done=_MAPPED),
     "gmem_convert": OpSpec(_RANGE, lock="own", ret=_ERRNO),
     "honor_accept": OpSpec({"gfn": 0, "level": 1}, lock="own", levels=(1, 3), ret=_ERRNO),
@@ -167,7 +171,7 @@ OPS: dict[str, OpSpec] = {
     "guest_access": _td(_VCPU | _zeros("gpa", "same_rip"), guest=_ACCESSED),
     "touch": _td(_VCPU | _zeros("gfn", "pfn", "retries", "same_rip"), gmem="fault", lock="own", roots=BOTH,
                  guest=(*_ACCESSED, GuestRet.GUEST_RET_TDEXIT)),
-    "raw": _td(_zeros("leaf", "rcx", "rdx", "r8"), rare=True),
+    "raw": _td(_zeros("leaf", "rcx", "rdx", "r8", "version"), rare=True),
     "populate": _td(_zeros("gfn", "pfn") | {"src": 0x10000000, "measure": 0}, gmem="fault", lock="own",
                     roots=BOTH, rare=True, ret=_ERRNO),
     "finalize": _td({}, rare=True, ret=_ERRNO),
@@ -187,8 +191,9 @@ OPS: dict[str, OpSpec] = {
     "punch_hole": _td(_RANGE | _zeros("pfn"), gmem="hole", lock="own", done=(0,),
                       ret="0, 1: the module uses a page that was freed"),
     "set_attributes": _td(_RANGE | _zeros("private", "pinned"), gmem="hole", lock="own", ret=_ERRNO),
-    "move_slot": _td(_RANGE, gmem="hole", lock="own"),
+    "move_slot": _td(_RANGE | _SLOT, gmem="hole", lock="own"),
     "vcpu_create": _td({}, lock="own", rare=True, ret="the new vCPU's number, or an errno"),
+    "recover_nx": OpSpec({"to_zap": 1}, lock="own", effect=(1, 2, 3, 4), ret="how many tables were zapped"),
 }
 """Every operation by name, in the order of OpKind; every one also takes the modifiers hook, resched, race and no_gp.
 

@@ -6,6 +6,9 @@ the TD itself; pages of the guest lie above. Files are TOML or JSON and mirror t
     name = "two-vcpus-fault-same-gfn"
     [vm]
     vcpus = 2
+    [[slot]]
+    base_gfn = 0
+    npages = 0x1000
     [[setup]]
     op = "map"
     gfn = 0x600
@@ -21,27 +24,40 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tdpfast._arguments import check_shape, shared_gfn, shown
+from tdpfast._face.td import MAX_ATTRIBUTES
 from tdpfast._names import Limit
 from tdpfast._program.program import lower
 from tdpfast._read import load_json, read_text
 from tdpfast.checks import NAMES
 from tdpfast.design import get_design, sorted_knobs
 from tdpfast.errors import UsageError
-from tdpfast.ops import OPS
+from tdpfast.memslot import Memslot, check_slots
+from tdpfast.ops import MIRROR, OPS
+from tdpfast.spte import MMUS
 
-VM_FIELDS = {"levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1)}
+VM_FIELDS: dict[str, Collection[int | str]] = {
+    "levels": (4, 5), "runnable": (0, 1), "vcpus": range(9), "pending_ve_disable": (0, 1), "tdx": (0, 1),
+    "mmu": tuple(MMUS), "nx_huge_pages": (0, 1), "pml": (0, 1), "maxphyaddr": range(36, 53), "root_level": (4, 5)}
+"""Fields of a scenario's VM, and their values."""
+TD_FIELDS = {"runnable": "MR.FINALIZE is a TD's", "vcpus": "vCPUs that enter a guest are a TD's",
+             "pending_ve_disable": "TD_CTLS are a TD's"}
+PLAIN_FIELDS = {"mmu": "a TD has an EPT with A/D bits", "pml": "KVM logs no pages of a TD by PML",
+                "maxphyaddr": "the module's processors have 52 bits"}
+"""Fields that mean something on a TD alone, and on other VMs alone: why."""
+SLOT_FIELDS = ("base_gfn", "npages", "guest_memfd", "dirty_log", "smm")
 MEMORY = (0x100000, 0x200000)
 """Frames of the module's memory, [start, end) of pfns."""
 TD_PAGES = (0x100100, 0x109100)
 """Those that KVM has for the TD itself and its S-EPT."""
 IMPOSSIBLE = "impossible"
-TOP_FIELDS = {"name", "issue", "title", "text", "vm", "setup", "thread", "expect", "expect_gated", "reason"}
+TOP_FIELDS = {"name", "issue", "title", "text", "vm", "slot", "attributes", "setup", "thread", "expect", "expect_gated",
+              "reason"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,9 @@ class Scenario:
     An operation that cannot do anything is wrong: without a gfn, with an empty range, with a pfn outside the module's
     memory, on a vCPU that never enters the guest. where: what errors call it; default: its name.
 
-    vm: levels (4 or 5), vcpus, runnable, pending_ve_disable. expect: design, with its knobs (``v7.3+no_freeze``) ->
+    vm: see `VM_FIELDS`. slots: its memslots, as tables with `SLOT_FIELDS` of `tdpfast.vm.Memslot`; without, one for all
+    gfns, which has a guest_memfd if an operation is about private memory. attributes: ranges that are private or shared
+    from the beginning, as tables of start, end, private. expect: design, with its knobs (``v7.3+no_freeze``) ->
     "holds", "impossible" (the set-up fails there), or names of checks separated by blanks that must be violated when
     the rules of today's callers are lifted. expect_gated: the same with the rules
     in place, for the designs that do not hold even then. reason: design -> why it holds or fails, for reports; the
@@ -73,7 +91,9 @@ class Scenario:
     name: str
     threads: tuple[Thread, ...]
     setup: tuple[dict, ...] = ()
-    vm: Mapping[str, int] = field(default_factory=dict)
+    vm: Mapping[str, int | str] = field(default_factory=dict)
+    slots: tuple[dict[str, int], ...] = ()
+    attributes: tuple[dict[str, int], ...] = ()
     issue: str = ""
     title: str = ""
     text: str = ""
@@ -97,11 +117,33 @@ class Scenario:
         parsed = {
             "threads": tuple(Thread(t.name, op_list(where, f"thread {shown(t.name)}", t.ops)) for t in self.threads),
             "setup": op_list(where, "setup", self.setup), "vm": parse_vm(where, self.vm),
+            "slots": tables(where, "slot", self.slots, SLOT_FIELDS),
+            "attributes": tables(where, "attributes", self.attributes, ("start", "end", "private")),
             "expect": parse_expect(where, "expect", self.expect),
             "expect_gated": parse_expect(where, "expect_gated", self.expect_gated), "reason": dict(self.reason)}
         for key, value in parsed.items():
             object.__setattr__(self, key, value)
         check_ops(self, where)
+
+    @property
+    def tdx(self) -> bool:
+        """Whether its VM is a TD."""
+        return bool(self.vm.get("tdx", 1))
+
+    @property
+    def end(self) -> int:
+        """The first gfn that its guest does not have."""
+        levels = int(self.vm.get("levels", self.vm.get("root_level", 4)))
+        if self.tdx:
+            return shared_gfn(levels)
+        return int(1 << min(9 * levels, int(self.vm.get("maxphyaddr", 52)) - 12))
+
+    def memslots(self) -> tuple[Memslot, ...]:
+        """Its VM's memslots."""
+        if self.slots:
+            return tuple(Memslot(**slot) for slot in self.slots)      # type: ignore[arg-type]  # 0 and 1 are truths
+        ops = [*self.setup, *(op for thread in self.threads for op in thread.ops)]
+        return (Memslot(0, self.end, guest_memfd=self.tdx and any(about_private(op) for op in ops)),)
 
     def expected(self, design: str, *, gated: bool) -> str | None:
         """What the scenario says of a design by name, knobs in any order; None if it says nothing."""
@@ -112,6 +154,7 @@ class Scenario:
     def to_record(self) -> dict:
         """The mapping a file holds: parse() of it gives an equal scenario, json.dumps() of it a scenario file."""
         out = {"name": self.name, "issue": self.issue, "title": self.title, "text": self.text, "vm": dict(self.vm),
+               "slot": [dict(slot) for slot in self.slots], "attributes": [dict(a) for a in self.attributes],
                "setup": [dict(op) for op in self.setup],
                "thread": [{"name": t.name, "ops": [dict(op) for op in t.ops]} for t in self.threads],
                "expect": dict(self.expect), "expect_gated": dict(self.expect_gated), "reason": dict(self.reason)}
@@ -119,7 +162,8 @@ class Scenario:
 
     def canonical(self) -> str:
         """The part of a scenario that decides what happens, as one line: what tokens are tied to."""
-        return json.dumps([self.name, sorted(self.vm.items()), self.setup, [t.ops for t in self.threads]],
+        memory = [self.slots, self.attributes] if self.slots or self.attributes else []
+        return json.dumps([self.name, sorted(self.vm.items()), self.setup, [t.ops for t in self.threads], *memory],
                           sort_keys=True)
 
 
@@ -143,26 +187,80 @@ def number_of(op: Mapping, key: str, default: int = 0) -> int:
     return int(value, 0) if isinstance(value, str) else value
 
 
-def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
-    """UsageError unless this TD can run the operation, and it is about something."""
-    check_shape(where, op)
+def tables(where: str, name: str, value: Any, fields: tuple[str, ...]) -> tuple[dict[str, int], ...]:
+    """A list of tables of small numbers, of which `fields` are the names."""
+    need(isinstance(value, (list, tuple)) and all(isinstance(table, Mapping) for table in value), where,
+         f"{name} is no list of tables", f"[[{name}]] with " + ", ".join(fields))
+    for i, table in enumerate(value):
+        for key, number in table.items():
+            need(key in fields, where, f"{name} {i} has an unknown field {shown(key)}", "use " + ", ".join(fields))
+            need(type(number) is int and number >= 0, where, f"{key} of {name} {i} is {shown(number)}",
+                 "a number from 0")
+    return tuple(dict(table) for table in value)
+
+
+def about_private(op: Mapping) -> bool:
+    """Whether an operation is about a TD's private memory."""
+    spec = OPS[op["op"]]
+    fields = spec.defaults(True)
+    if "private" in fields:
+        return bool(op.get("private", fields["private"]))
+    if "filter" in fields:
+        return bool(number_of(op, "filter", fields["filter"]) & 2)
+    return bool(spec.gmem) or spec.roots == MIRROR or op["op"] in ("gmem_convert", "honor_accept", "accept",
+                                                                   "guest_access")
+
+
+def check_memory(scenario: Scenario, where: str) -> None:
+    """UsageError unless slots and attributes are ones that its VM can have."""
+    for i, slot in enumerate(scenario.slots):
+        need("npages" in slot, where, f"slot {i} has no npages",
+             "npages = ..., and base_gfn where it does not begin at 0")
     try:
-        lower(op)
+        slots = check_slots(scenario.memslots(), scenario.tdx, scenario.end)
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.why, error.fix) from error
-    name, levels, vcpus = op["op"], vm.get("levels", 4), vm.get("vcpus", 2)
+    need(scenario.tdx or not scenario.attributes, where, "attributes of a VM without TDX", "tdx = 1, or none")
+    need(len(scenario.attributes) <= MAX_ATTRIBUTES, where, f"{len(scenario.attributes)} ranges of attributes",
+         f"at most {MAX_ATTRIBUTES}")
+    for i, a in enumerate(scenario.attributes):
+        need(a.keys() == {"start", "end", "private"} and a["private"] in (0, 1), where,
+             f"attributes {i} lacks a field, or private is neither 0 nor 1", "start, end, private")
+        need(a["start"] < a["end"] <= scenario.end, where,
+             f"attributes {i} has an empty range, or one beyond the guest",
+             f"start < end <= {scenario.end:#x}")
+        need(not a["private"] or any(slot.base_gfn < a["end"] and a["start"] < slot.end and slot.row(True)[2]
+                                     for slot in slots), where,
+             f"attributes {i} makes gfns private that no slot with guest_memfd holds",
+             "guest_memfd = 1 in their [[slot]]")
+
+
+def check_fields(where: str, op: Mapping, scenario: Scenario) -> None:
+    """UsageError unless an operation is one that the VM knows, with fields that it has."""
+    check_shape(where, op)
+    try:
+        lower(op, scenario.tdx)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.what}", error.why, error.fix) from error
+
+
+def check_op(where: str, op: Mapping, scenario: Scenario) -> None:
+    """UsageError unless this VM can run the operation, and it is about something."""
+    name, vcpus, end = op["op"], int(scenario.vm.get("vcpus", 2)), scenario.end
+    named = number_of(op, "slot", -1) >= 0
     for key in OPS[name].needed:
-        need(key in op or (key == "pfn" and bool(op.get("noslot"))), where, f"op {name!r} has no {key}",
-             f"{key} = ...: without, it is about nothing")
-    end = shared_gfn(levels)
+        need(key in op or (key == "pfn" and bool(op.get("noslot"))) or (named and key in ("start", "end")), where,
+             f"op {name!r} has no {key}", f"{key} = ...: without, it is about nothing")
     for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
-        need(number_of(op, key) <= top, where, f"{key} {number_of(op, key):#x} of op {name!r} is not private memory",
-             f"0..{top:#x}: the shared bit of a TD with {levels} levels is above")
+        need(number_of(op, key) <= top, where, f"{key} {number_of(op, key):#x} of op {name!r} is "
+             f"{'not private memory' if scenario.tdx else 'no memory of the guest'}",
+             f"0..{top:#x}" + ": the shared bit of the TD is above" * scenario.tdx)
+    check_slot(where, op, scenario)
     need("start" not in op or number_of(op, "start") < number_of(op, "end"), where,
          f"op {name!r} has an empty range", "an end above its start")
     for key in ("mask", "filter"):
         need(key not in op or number_of(op, key) != 0, where, f"{key} 0 of op {name!r} leaves nothing to do", "another")
-    if "pfn" in op:
+    if "pfn" in op and scenario.tdx:
         check_pfn(where, op)
     if name == "accept":
         need(number_of(op, "gpa") % 4096 == 0, where, f"gpa {number_of(op, 'gpa'):#x} of op 'accept' is no page",
@@ -170,6 +268,32 @@ def check_op(where: str, op: Mapping, vm: Mapping[str, int]) -> None:
     vcpu = number_of(op, "vcpu")
     need("vcpu" not in OPS[name].fields or vcpu < vcpus, where, f"vcpu {vcpu} of op {name!r}",
          f"the TD has {vcpus}: raise vm.vcpus, or a smaller number")
+
+
+def check_slot(where: str, op: Mapping, scenario: Scenario) -> None:
+    """UsageError for an operation in a hole, in a slot that is not there, or not in the slot that it names."""
+    name, slots = op["op"], scenario.memslots()
+    number = number_of(op, "slot", -1)
+    need(number < len(slots), where, f"slot {number} of op {name!r}", f"0..{len(slots) - 1}, as [[slot]] has them")
+    space = [slot for slot in slots if slot.smm == bool(op.get("smm"))]
+    need(not scenario.tdx or not (op.get("guest_mode") or op.get("smm")), where,
+         f"op {name!r} of L2, or in system management mode: KVM runs neither in a TD", "[vm] with tdx = 0")
+    need(bool(space), where, f"op {name!r} with smm = 1",
+         "a [[slot]] with smm = 1: without, that address space is empty")
+    if not scenario.slots:
+        return
+    if number >= 0 and "start" in op:
+        need(slots[number].base_gfn <= number_of(op, "start") and number_of(op, "end") <= slots[number].end, where,
+             f"the range of op {name!r} is not within slot {number}",
+             f"{slots[number].base_gfn:#x}..{slots[number].end:#x}, or no range: all of it")
+    places = [number_of(op, key) - (key == "end") for key in ("gfn", "start") if key in op]
+    for gfn in places if not op.get("noslot") else ():
+        found = [slot for slot in (space if number < 0 else [slots[number]]) if slot.base_gfn <= gfn < slot.end]
+        need(bool(found), where, f"gfn {gfn:#x} of op {name!r} lies in no slot",
+             "a [[slot]] that holds it, or noslot = 1 for MMIO")
+        need(OPS[name].gmem != "fault" or not scenario.tdx or not about_private(op) or bool(found[0].row(True)[2]),
+             where, f"gfn {gfn:#x} of op {name!r} is private in a slot without guest_memfd (KVM answers -EFAULT)",
+             "private = 0, or guest_memfd = 1 in the [[slot]]")
 
 
 def check_pfn(where: str, op: Mapping) -> None:
@@ -182,7 +306,7 @@ def check_pfn(where: str, op: Mapping) -> None:
     need(not TD_PAGES[0] <= pfn < TD_PAGES[1], where,
          f"pfn {pfn:#x} of op {name!r}: KVM has that page for the TD itself or its S-EPT",
          f"another than {TD_PAGES[0]:#x}..{TD_PAGES[1] - 1:#x}, such as 0x140000")
-    private = op.get("private", OPS[name].defaults(True).get("private", 1))
+    private = about_private(op)
     need(not private or bool(op.get("noslot")) or MEMORY[0] <= pfn < MEMORY[1], where,
          f"pfn {pfn:#x} of op {name!r} is outside the module's memory", f"{TD_PAGES[1]:#x}..{MEMORY[1] - 1:#x}")
 
@@ -207,21 +331,29 @@ def check_entered(scenario: Scenario, where: str) -> None:
 
 def check_ops(scenario: Scenario, where: str) -> None:
     """UsageError, naming the place, unless the scenario's VM can run its operations."""
-    for i, op in enumerate(scenario.setup):
-        check_op(f"{where}: setup {i}", op, scenario.vm)
+    places = [(f"{where}: setup {i}", op) for i, op in enumerate(scenario.setup)]
     for t, thread in enumerate(scenario.threads):
         need(bool(thread.ops), where, f"thread {t} has no operations", "at least one, or a thread less")
-        for i, op in enumerate(thread.ops):
-            check_op(f"{where}: thread {t}, op {i}", op, scenario.vm)
+        places += [(f"{where}: thread {t}, op {i}", op) for i, op in enumerate(thread.ops)]
+    for place, op in places:
+        check_fields(place, op, scenario)
+    check_memory(scenario, where)
+    for place, op in places:
+        check_op(place, op, scenario)
     check_entered(scenario, where)
 
 
-def parse_vm(where: str, vm: Any) -> dict[str, int]:
+def parse_vm(where: str, vm: Any) -> dict[str, int | str]:
     need(isinstance(vm, Mapping), where, "vm is no table", "[vm] with " + ", ".join(VM_FIELDS))
     for key, value in vm.items():
         need(key in VM_FIELDS, where, f"vm has an unknown field {shown(key)}", "use " + ", ".join(VM_FIELDS))
-        need(type(value) is int and value in VM_FIELDS[key], where, f"vm.{key} is {shown(value)}",
+        need(type(value) in (int, str) and value in VM_FIELDS[key], where, f"vm.{key} is {shown(value)}",
              f"one of {list(VM_FIELDS[key])}")
+    need("levels" not in vm or "root_level" not in vm, where, "vm has levels and root_level",
+         "one of them: two names of one thing")
+    for key, why in (PLAIN_FIELDS if vm.get("tdx", 1) else TD_FIELDS).items():
+        need(key not in vm, where, f"vm.{key} does nothing here: {why}",
+             "tdx = 0 for a VM without TDX" if vm.get("tdx", 1) else "without it, or tdx = 1")
     return dict(vm)
 
 
@@ -256,7 +388,7 @@ def parse(record: Any, where: str) -> Scenario:
         need(isinstance(label, str) and label.isprintable(), where, f"thread {i} has the name {label!r}",
              "a name of one line")
         parsed.append(Thread(label, op_list(where, f"thread {i}", thread.get("ops"))))
-    rest = {key: record[key] for key in record if key not in ("name", "thread")}
+    rest = {"slots" if key == "slot" else key: record[key] for key in record if key not in ("name", "thread")}
     return Scenario(name=record.get("name", ""), threads=tuple(parsed), where=where, **rest)
 
 

@@ -28,6 +28,7 @@ from tdpfast._face.vm import VmCore
 from tdpfast._names import Limit
 from tdpfast.design import Design
 from tdpfast.errors import UsageError
+from tdpfast.memslot import Memslot
 from tdpfast.seam import INFO_PA, LEAVES, SeamResult, Td, TdxModule, leaf_key, seam_result
 from tdpfast.show import LEVELS
 from tdpfast.vcpu import RetPf, Vcpu
@@ -169,8 +170,8 @@ class TdVm(Vm):
         vcpus: vCPUs of the TD, 0..8: ``vcpus[0]`` up to ``vcpus[vcpus - 1]``. Further ones (create_vcpu()) and vCPU 0
             of a TD without vCPUs are threads of KVM that zap, walk and fault, but enter no guest.
         runnable: MR.FINALIZE was done; without, populate() adds pages, and finalize() ends that.
-        ungated, root_level, memory_pages, trace, want_direct, hooks: as for Vm; with a trace each SEAMCALL is in it
-            (records of kind seam).
+        ungated, root_level, memory_pages, trace, want_direct, hooks, memslots: as for Vm; with a trace each SEAMCALL
+            is in it (records of kind seam).
         attributes, pending_ve_disable: of TD_PARAMS (the latter a bit of TD_CTLS).
 
     vCPUs of the TDs of a module act on logical processors of their own, 32 in all; KVM's other threads may share one.
@@ -186,7 +187,8 @@ class TdVm(Vm):
     def __init__(self, design: str | Design = "v7.3", *, module: TdxModule | None = None, vcpus: int = 1,
                  runnable: bool = True, ungated: bool = False, root_level: int = 4, attributes: int = 0,
                  pending_ve_disable: bool = False, memory_pages: int = 16384, trace: str = "last",
-                 want_direct: bool = True, hooks: Mapping[str, Hook] | None = None):
+                 want_direct: bool = True, hooks: Mapping[str, Hook] | None = None,
+                 memslots: Sequence[Memslot] | None = None):
         if module is None:
             module = TdxModule()
         elif not isinstance(module, TdxModule):
@@ -202,7 +204,7 @@ class TdVm(Vm):
         self.core: TdVmCore
         self.vcpus: Sequence[TdVcpu]
         super().__init__(design, ungated=ungated, root_level=root_level, memory_pages=memory_pages, trace=trace,
-                         want_direct=want_direct, hooks=hooks)
+                         want_direct=want_direct, hooks=hooks, memslots=memslots)
         if trace != "off":
             self.core.trace_calls(True)
         pages = {name: hpa for hpa, name in self.core.pages().items()}
@@ -216,7 +218,7 @@ class TdVm(Vm):
         try:
             return TdVmCore(self.design, self.module.native, levels=options["root_level"], base=base, hkid=hkid,
                             lp_base=self._lp - 1, want_direct=options["want_direct"],
-                            memory_pages=options["memory_pages"], **self._options)
+                            memory_pages=options["memory_pages"], slots=options["slots"], **self._options)
         except BaseException:
             self.module.give_lps(self._lp, n)
             raise

@@ -13,6 +13,7 @@ import numpy as np
 from tdpfast._arguments import MAX_PFN, check_bool, check_int, one_of, shown
 from tdpfast._face.batch import VcpuCore
 from tdpfast._face.vm import as_u64
+from tdpfast._names import Errno
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.events import ASSERT_KINDS
 from tdpfast.ops import MODIFIERS, OPS, TD_MODIFIERS, check_op, spec_of
@@ -37,6 +38,17 @@ class RetPf(IntEnum):
 
 
 _RET_PF = tuple(RetPf)
+_REFUSALS = {Errno.EFAULT: "the gfn is not what the fault takes it for, or its memslot has no guest_memfd",
+             Errno.EAGAIN: "its memslot is going away"}
+
+
+def _answer(ret: int) -> RetPf:
+    """What a fault answered; UsageError for an errno, with which KVM goes back to user space."""
+    if ret >= 0:
+        return _RET_PF[ret]
+    code = Errno(-ret)
+    raise UsageError(f"a fault that ends in -{code.name}", _REFUSALS.get(code, "KVM gave up"),
+                     "another gfn, or kind of memory")
 
 
 class MapResult(NamedTuple):
@@ -176,7 +188,8 @@ class Vcpu:
         if out["ret"] == EINVAL and spec.refused and vm.tdx and not vm.design.ungated:
             why = ("hardware walks no mirror" if spec.refused == "private" else
                    "guest_memfd memslots know no dirty log, so that KVM never gets here")
-            raise UsageError(f"{fields['op']} on a TD", why, "Vm(..., ungated=True)")
+            raise UsageError(f"{fields['op']} on a TD", why, "a memslot without guest_memfd for what is shared, or "
+                             "Vm(..., ungated=True)" if spec.refused == "slot" else "Vm(..., ungated=True)")
         return out
 
     def _check_unmodified(self, what: str) -> None:
@@ -193,7 +206,7 @@ class Vcpu:
 
     def map(self, gfn: int, pfn: int, level: int = 1, *, write: bool = True, exec: bool = False, user: bool = False,
             prefetch: bool = False, map_writable: bool = True, private: bool | None = None, noslot: bool = False,
-            retries: int = 0, hook: Sequence[int] = ()) -> MapResult:
+            retries: int = 0, hook: Sequence[int] = (), guest_mode: bool = False, smm: bool = False) -> MapResult:
         """A page fault: kvm_tdp_mmu_map() (7.3, 6.18), mmu_lock for read.
 
         vCPU 0 faults in the roots it has: after invalidate_roots() that is a WARN, until reload(). A vCPU of
@@ -208,18 +221,23 @@ class Vcpu:
             retries: how often RET_PF_RETRY goes round again, as tdx_handle_ept_violation() does; -1 = until
                 something else comes.
             hook: what the external hooks return, in order, then 0.
+            guest_mode, smm: L2, or system management mode, runs: the fault is in the root of that role, which the vCPU
+                takes if it has none. Not for private memory.
         """
         vm = self.vm
-        if not (type(gfn) is int and type(pfn) is int and type(level) is int and type(retries) is int
-                and type(hook) is tuple and not hook and retries == 0 and not self._modifiers
+        if guest_mode or smm:
+            private = bool(private)
+        if guest_mode or smm or not (type(gfn) is int and type(pfn) is int and type(level) is int
+                and type(retries) is int and type(hook) is tuple and not hook and retries == 0 and not self._modifiers
                 and 0 <= gfn <= vm.max_gfn and 0 <= pfn < MAX_PFN and 1 <= level <= 3):
-            fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot)
+            fields = vm._fault(gfn, pfn, level, write, exec, user, prefetch, map_writable, private, noslot,
+                               guest_mode, smm)
             gfn, pfn, level = fields["gfn"], fields["pfn"], fields["level"]
             retries = check_int("retries", retries, -1, 1 << 30)
             script = vm._hook(hook)
-            if script or self._modifiers:
+            if script or self._modifiers or guest_mode or smm:
                 out = self._run(fields | {"retries": retries} | script)
-                return MapResult(_RET_PF[out["ret"]], out["level"], out["pfn"], out["tries"])
+                return MapResult(_answer(out["ret"]), out["level"], out["pfn"], out["tries"])
         private = vm.tdx if private is None else vm._private(private)
         if vm._in_hooks:
             vm._check_hook()
@@ -235,10 +253,11 @@ class Vcpu:
         if got is None:
             assert ended is not None
             raise ended
-        return MapResult(_RET_PF[got[0]], *got[1:])
+        return MapResult(_answer(got[0]), *got[1:])
 
     def fast_page_fault(self, gfn: int, *, write: bool = True, exec: bool = False, user: bool = False,
-                        present: bool = True, private: bool = False) -> RetPf:
+                        present: bool = True, private: bool = False, guest_mode: bool = False,
+                        smm: bool = False) -> RetPf:
         """fast_page_fault() (7.3, 6.18): gives the direct root's leaf of gfn its permissions back with one cmpxchg,
         tried up to five times. No lock, inside RCU.
 
@@ -249,12 +268,14 @@ class Vcpu:
             gfn: guest frame number, without the shared bit.
             write exec user: the access. present: the error code says that something was mapped; without it
                 there is nothing to do unless KVM tracks accesses in the SPTEs (``mmu`` "ept_noad").
-            private: a fault on private memory: never fast.
+            private: a fault on private memory: never fast. guest_mode, smm: as in `map()`.
         """
         return _RET_PF[self._run({"op": "fast_page_fault", "gfn": self.vm._gfn(gfn),
                                   "write": check_bool("write", write), "exec": check_bool("exec", exec),
                                   "user": check_bool("user", user), "present": check_bool("present", present),
-                                  "private": self.vm._private(private)})["ret"]]
+                                  "private": self.vm._private(private),
+                                  "guest_mode": check_bool("guest_mode", guest_mode),
+                                  "smm": check_bool("smm", smm)})["ret"]]
 
     def map_range(self, gfn: int, pfn: int, n: int, level: int = 1, *, write: bool = True, exec: bool = False,
                   user: bool = False, prefetch: bool = False, map_writable: bool = True,

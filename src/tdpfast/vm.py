@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from threading import RLock, get_ident
 from typing import Any, Self
 
@@ -36,6 +35,7 @@ from tdpfast._program.pyhooks import install
 from tdpfast.audit import Difference, audit
 from tdpfast.design import Design, get_design
 from tdpfast.errors import UsageError, VmEnded
+from tdpfast.memslot import Memslot, check_slots
 from tdpfast.ops import OPS
 from tdpfast.spte import LAYOUTS, MMUS, SPTE_DTYPE, SpteConfig
 from tdpfast.trace import Record
@@ -49,25 +49,8 @@ Hook = Callable[[int, int, int, int], int | Generator[str | None, None, int | No
 _MODES = ("last", "all", "off")
 
 
-@dataclass(frozen=True)
-class Memslot:
-    """A memslot: guest frames [base_gfn, base_gfn + npages)."""
-
-    base_gfn: int = 0
-    npages: int = 1 << 36
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base_gfn", check_int("base_gfn", self.base_gfn, 0, MAX_GFN))
-        object.__setattr__(self, "npages", check_int("npages", self.npages, 0, MAX_GFN + 1 - self.base_gfn))
-
-    @property
-    def end(self) -> int:
-        """First gfn after the slot."""
-        return self.base_gfn + self.npages
-
-
 class Vm:
-    """A VM with one memslot, its roots, and vCPU 0.
+    """A VM with its memslots, its roots, and vCPU 0.
 
     Args:
         design: how mirror changes reach the external table: name of a preset or a `Design`.
@@ -77,7 +60,8 @@ class Vm:
         l1tf, cache_bits, exec_only: see SpteConfig.
         shared_bit: the shared bit of a TD as a GFN bit; default 35 with 4 levels, 39 with 5, less if MAXPHYADDR is:
             KVM zaps no gfn beyond that, and `max_gfn` is the last one below.
-        memslot: guest frames that have memory; default all.
+        memslot: guest frames that have memory; default all. memslots: several, with flags of their own: a fault outside
+            all of them is one for MMIO, and a private one in a slot without guest_memfd is -EFAULT.
         nx_huge_pages: the NX huge page mitigation is on. ipat: memory types of the guest are ignored.
         pml: page modification logging is on. mmio_generation: memslots generation.
         memory_pages: page-table pages the host can give.
@@ -99,7 +83,8 @@ class Vm:
     def __init__(self, design: str | Design = "v7.3", *, tdx: bool = True, ungated: bool = False,
                  root_level: int = 4, mmu: str = "ept_ad", maxphyaddr: int = 52, l1tf: bool = False,
                  cache_bits: int = 0, exec_only: bool = True, shared_bit: int | None = None,
-                 memslot: Memslot | None = None, nx_huge_pages: bool = False, ipat: bool | None = None,
+                 memslot: Memslot | None = None, memslots: Sequence[Memslot] | None = None,
+                 nx_huge_pages: bool = False, ipat: bool | None = None,
                  pml: bool = False, mmio_generation: int = 0, memory_pages: int = 16384, trace: str = "last",
                  want_mirror: bool = True, want_direct: bool = True, hooks: Mapping[str, Hook] | None = None):
         self.design = get_design(design)
@@ -121,11 +106,12 @@ class Vm:
             shared_bit = min(35 if self.root_level == 4 else 39, bits - 1)
         self.gfn_direct_bits = 1 << check_int("shared_bit", shared_bit, 12, bits - 1) if self.tdx else 0
         self.max_gfn = (self.gfn_direct_bits or 1 << bits) - 1
-        if memslot is None:
-            memslot = Memslot(0, self.max_gfn + 1)
-        if not isinstance(memslot, Memslot):
+        if memslot is not None and memslots is not None:
+            raise UsageError("memslot and memslots", "they are two names of one thing", "memslots")
+        if memslot is not None and not isinstance(memslot, Memslot):
             raise UsageError(f"bad memslot {shown(memslot)}", "not a Memslot", "Memslot(base_gfn, npages)")
-        self.memslot = memslot
+        self.memslots = check_slots([memslot or Memslot(0, self.max_gfn + 1)] if memslots is None else memslots,
+                                    self.tdx, self.max_gfn + 1)
         self.mmio_value = 0 if self.tdx else self.spte.masks["shadow_mmio_value"]
         self._ended: VmEnded | None = None
         if hooks is not None and not isinstance(hooks, Mapping):
@@ -134,7 +120,7 @@ class Vm:
             root_level=root_level, mmu=MMUS[mmu], maxphyaddr=maxphyaddr, l1tf=check_bool("l1tf", l1tf),
             cache_bits=cache_bits, exec_only=check_bool("exec_only", exec_only), tdx=self.tdx,
             direct_gfn_bits=self.gfn_direct_bits, ipat=not self.tdx if ipat is None else check_bool("ipat", ipat),
-            nx=check_bool("nx_huge_pages", nx_huge_pages), slot_base=memslot.base_gfn, slot_npages=memslot.npages,
+            nx=check_bool("nx_huge_pages", nx_huge_pages), slots=[slot.row(self.tdx) for slot in self.memslots],
             mmio_gen=check_u64("mmio_generation", mmio_generation), pml=check_bool("pml", pml),
             memory_pages=check_int("memory_pages", memory_pages, 8, 1 << 22),
             want_mirror=check_bool("want_mirror", want_mirror), want_direct=check_bool("want_direct", want_direct))
@@ -341,11 +327,24 @@ class Vm:
         RCU."""
         return bool(self._range("test_age", start, end, filter=self._filter(shared, private)))
 
-    def set_dirty_log(self, on: bool) -> None:
-        """Dirty logging of the memslot (KVM_MEM_LOG_DIRTY_PAGES, under slots_lock): new mappings are 4K, and a writable
-        one marks its gfn dirty at once (events "dirty"); wrprot_slot() or clear_dirty_slot() has the next write
-        seen."""
-        self._run({"op": "set_dirty_log", "on": check_bool("on", on)})
+    @property
+    def memslot(self) -> Memslot:
+        """The first memslot."""
+        return self.memslots[0]
+
+    def set_dirty_log(self, on: bool, slot: int = -1) -> None:
+        """Dirty logging of a memslot, by its number, or of all (KVM_MEM_LOG_DIRTY_PAGES, under slots_lock): new
+        mappings are 4K, and a writable one marks its gfn dirty at once (events "dirty"); wrprot_slot() or
+        clear_dirty_slot() has the next write seen. On a TD, gated: UsageError for a slot with guest_memfd, as
+        KVM's -EINVAL."""
+        self._run({"op": "set_dirty_log", "on": check_bool("on", on),
+                   "slot": check_int("slot", slot, -1, len(self.memslots) - 1)})
+
+    def recover_nx_huge_pages(self, to_zap: int = 1) -> int:
+        """kvm_recover_nx_huge_pages() (7.3, 6.18): the whole turn of the NX recovery worker. At most to_zap tables of
+        small executable pages leave the list, and are zapped unless their memslot logs; mmu_lock for read (6.16: for
+        write), SRCU and RCU. How many were zapped."""
+        return self._run({"op": "recover_nx", "to_zap": check_int("to_zap", to_zap, 0, 1 << 20)})["ret"]
 
     def track(self, gfn: int, on: bool = True) -> None:
         """Write tracking of a gfn (at most 64): new mappings of it are read-only; mmu_lock for write. The kernel
@@ -412,12 +411,13 @@ class Vm:
 
     # looking
 
-    def walk(self, gfn: int, *, private: bool | None = None) -> Walk:
+    def walk(self, gfn: int, *, private: bool | None = None, guest_mode: bool = False, smm: bool = False) -> Walk:
         """The way from the youngest valid root of that kind to gfn, level by level, with every field; str() of it is
         for people. Reads the tables as they stand, without a lock. UsageError without such a root."""
         private, gfn = self._private(private), self._gfn(gfn)
+        kind = private, check_bool("guest_mode", guest_mode), check_bool("smm", smm)
         for root in reversed(self.roots):
-            if root.is_mirror == private and not root.invalid:
+            if (root.is_mirror, root.guest_mode, root.smm) == kind and not root.invalid:
                 return _walk.walk(self, root, gfn, private)
         raise UsageError(f"no valid {'mirror' if private else 'direct'} root", "it was invalidated, or never made",
                          "vm.reload(), or the other kind of gfn")
@@ -542,8 +542,13 @@ class Vm:
         return {"hook": [check_int("hook return", value, -4095, 0) for value in values]} if values else {}
 
     def _fault(self, gfn: int, pfn: int, level: int, write: bool, exec_: bool, user: bool, prefetch: bool,
-               map_writable: bool, private: bool | None, noslot: bool) -> dict[str, Any]:
-        return {"op": "map", "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, MAX_PFN - 1),
+               map_writable: bool, private: bool | None, noslot: bool, guest_mode: bool = False,
+               smm: bool = False) -> dict[str, Any]:
+        if (guest_mode or smm) and self.tdx:
+            raise UsageError("a fault of L2, or in system management mode, of a TD", "KVM runs neither in one",
+                             "Vm(tdx=False)")
+        return {"op": "map", "guest_mode": check_bool("guest_mode", guest_mode), "smm": check_bool("smm", smm),
+                "gfn": self._gfn(gfn), "pfn": check_int("pfn", pfn, 0, MAX_PFN - 1),
                 "level": check_int("level", level, 1, 3), "write": check_bool("write", write),
                 "exec": check_bool("exec", exec_), "user": check_bool("user", user),
                 "prefetch": check_bool("prefetch", prefetch), "map_writable": check_bool("map_writable", map_writable),

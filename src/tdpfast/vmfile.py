@@ -20,14 +20,15 @@ from __future__ import annotations
 import inspect
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tdpfast._arguments import check_bool, check_shape, one_of, shown
 from tdpfast._read import load_json, read_text
 from tdpfast.errors import UsageError
+from tdpfast.memslot import Memslot
 from tdpfast.td import TdVm
-from tdpfast.vm import Memslot, Vm
+from tdpfast.vm import Vm
 
 VM_ARGUMENTS = tuple(name for name in inspect.signature(Vm).parameters if name != "hooks")
 TD_ARGUMENTS = tuple(name for name in inspect.signature(TdVm).parameters if name != "hooks")
@@ -46,6 +47,8 @@ class VmFile:
         values = self.vm | arguments
         if "memslot" in values:
             values["memslot"] = _memslot(values["memslot"])
+        if isinstance(values.get("memslots"), list):
+            values["memslots"] = tuple(_memslot(value) for value in values["memslots"])
         for name, value in values.items():
             if isinstance(value, (list, dict, float)):
                 raise UsageError(f"vm.{name} is {shown(value)}", "not a value of that argument", "see tdpfast.Vm")
@@ -59,17 +62,19 @@ class VmFile:
 
     def script(self, *lines: str) -> str:
         """The Python program that does the same, then ``lines``."""
-        arguments = [f"{name}=Memslot(**{value!r})" if name == "memslot" else f"{name}={value!r}"
-                     for name, value in self.vm.items() if name != "module"]
+        arguments = [f"{name}=Memslot(**{value!r})" if name == "memslot" else
+                     f"{name}=[{', '.join(f'Memslot(**{slot!r})' for slot in value)}]" if name == "memslots" else
+                     f"{name}={value!r}" for name, value in self.vm.items() if name != "module"]
         kind = "TdVm" if self.on_module else "Vm"
-        names = f"Memslot, {kind}" if "memslot" in self.vm else kind
+        names = f"Memslot, {kind}" if {"memslot", "memslots"} & set(self.vm) else kind
         ops = [f"vm.run({op!r})" for op in self.ops]
         return "\n".join([f"from tdpfast import {names}", "", f"vm = {kind}({', '.join(arguments)})", *ops, *lines])
 
 
 def _memslot(value: Any) -> Memslot:
-    if not isinstance(value, dict) or not set(value) <= {"base_gfn", "npages"}:
-        raise UsageError(f"vm.memslot is {shown(value)}", "not a memslot", "a table of base_gfn and npages")
+    known = [f.name for f in fields(Memslot)]
+    if not isinstance(value, dict) or not set(value) <= set(known):
+        raise UsageError(f"vm.memslot is {shown(value)}", "not a memslot", "a table of " + ", ".join(known))
     return Memslot(**value)
 
 

@@ -110,7 +110,8 @@ def describe_op(name: str) -> list[str]:
              f"  mmu_lock: {lock.get(spec.lock, 'for ' + spec.lock)}", f"  roots of its vCPU: {ROOTS[spec.roots]}",
              f"  returns {spec.ret}"]
     if spec.refused:
-        lines.append("  gated, a TD's is refused with -EINVAL" + ", for private memory" * (spec.refused == "private"))
+        where = {"private": ", for private memory", "slot": ", where a memslot of its gfns has a guest_memfd"}
+        lines.append("  gated, a TD's is refused with -EINVAL" + where.get(spec.refused, ""))
     return lines
 
 

@@ -50,6 +50,10 @@ class Table(NamedTuple):
     """ACC_* of the role."""
     parent: tuple[int, int] | None
     """(page, entry) of the SPTE it was made for."""
+    guest_mode: bool = False
+    """L2 runs on it."""
+    smm: bool = False
+    """It is of the address space of system management mode."""
 
 
 assert Table._fields == SP_FIELDS
@@ -129,7 +133,7 @@ def physical(entry: Entry) -> str:
 
 def root_name(root: Table) -> str:
     """How a root is called: "mirror root 0, level 4, refs 2"."""
-    kind = "mirror" if root.is_mirror else "direct"
+    kind = "mirror" if root.is_mirror else "L2" if root.guest_mode else "SMM" if root.smm else "direct"
     return f"{kind} root {root.root_number}, level {root.level}, refs {root.root_count}" + (
         ", invalid" if root.invalid else "")
 

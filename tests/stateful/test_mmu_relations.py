@@ -25,7 +25,7 @@ def make_vm(design, *, tdx, mmu="ept_ad", levels=4, nx=False, dirty_log=False):
     """A VM whose hooks only record. Its slot begins and ends inside a 1G page."""
     vm = VmCore(get_design(design).replace(ungated=True), root_level=levels, mmu=MMUS.index(mmu), tdx=tdx,
                 direct_gfn_bits=(SHARED_BIT << 4 if levels == 5 else SHARED_BIT) if tdx else 0, nx=nx,
-                slot_base=0x200, slot_npages=0x40000, want_mirror=tdx)
+                slots=((0x200, 0x40000, 1, 0, 0),), want_mirror=tdx)
     if dirty_log:
         vm.run({"op": "set_dirty_log", "on": 1})
     return vm

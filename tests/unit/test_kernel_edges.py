@@ -21,7 +21,7 @@ class Mmu:
         design = get_design(design).replace(ungated=True, prove_mmu=prove_mmu)
         self.layout = design.layout
         self.vm = VmCore(design, tdx=tdx, want_mirror=tdx, direct_gfn_bits=1 << 35 if tdx else 0,
-                         slot_npages=1 << 34, **cfg)
+                         slots=((0, 1 << 34, 1, 0, 0),), **cfg)
         self.vm.set_tracing(True)
 
     def run(self, op, **fields):

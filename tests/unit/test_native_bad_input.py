@@ -418,7 +418,7 @@ def test_a_hook_that_runs_an_operation_of_its_vm():
     Explorer(one, max_executions=20).run()
     with pytest.raises(UsageError, match="from a hook"):
         one.raise_hook_error()
-    core = VmCore(DESIGN, slot_npages=1 << 35, direct_gfn_bits=1 << 35)
+    core = VmCore(DESIGN, slots=((0, 1 << 35, 1, 0, 0),), direct_gfn_bits=1 << 35)
     install(core, {"set_external_spte": lambda *_: core.run({"op": "map", "gfn": 7, "private": 1})})
     with pytest.raises(UsageError, match="from a hook"):
         core.run({"op": "map", "gfn": 5, "private": 1})

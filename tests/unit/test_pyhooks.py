@@ -22,7 +22,7 @@ TWO_FAULTS = parse({"name": "two", "setup": [MAP], "thread": [
 
 
 def core():
-    return VmCore(get_design("v7.3"), direct_gfn_bits=1 << 35, slot_npages=1 << 35)
+    return VmCore(get_design("v7.3"), direct_gfn_bits=1 << 35, slots=((0, 1 << 35, 1, 0, 0),))
 
 
 def td():

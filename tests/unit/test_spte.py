@@ -205,7 +205,8 @@ def test_fault_installs_what_make_spte_makes(layout, design, kind, ipat):
     """An unrestricted fault takes a short cut past make_spte(); it must come out at the same place, whatever the
     frame."""
     config = SpteConfig(layout, kind, maxphyaddr=46)
-    core = VmCore(get_design(design), mmu=MMUS[kind], maxphyaddr=46, tdx=False, ipat=ipat, slot_npages=1 << 30)
+    core = VmCore(get_design(design), mmu=MMUS[kind], maxphyaddr=46, tdx=False, ipat=ipat,
+                  slots=((0, 1 << 30, 1, 0, 0),))
     frames = (0x100000, 0xfe000, 0xfffff, 0xfdfff, 0x200, (1 << 34) - 512, 1 << 36)
     for level in (1, 2, 3):
         step = 512 ** (level - 1)

@@ -41,7 +41,10 @@ ALLOWED = {
     # before they are linked.
     "PAMT.owner": ANY, "PAMT.bepoch": ANY, "PAMT.page": ANY, "S-EPT page": ANY,
     # The guest's inhibits: offered as a store to their number, which whoever reads them without the lock reads first.
-    "Kvm.slot": MMU_WRITE,
+    "Kvm.lpage": MMU_WRITE,
+    "Kvm.nx_list": PAGES_LOCK, "Kvm.nx_lpage_splits": PAGES_LOCK, "Kvm.nx_possible": PAGES_LOCK,
+    # How many slots are invalid is written beside that of each, which is offered; faults in a search look at that one.
+    "Kvm.slot_counts": ANY,
     # The end of the VM is offered as a store to the list of roots, where who looks at its users begins.
     "Kvm.users": ANY,
     # OP_STATE and MRTD change with the TDR held exclusively, and every call that looks at them holds it.

@@ -71,7 +71,7 @@ cdef uint64_t fault_run(Cpu *c, Vm *vm, const Op *op, uint64_t n, uint64_t *coun
     cdef Sp *root
     cdef int ret
     if c.has_roots:
-        vcpu_reload(c, kvm)
+        vcpu_reload(c, kvm, mirror)
     root = vcpu_roots(c, kvm)[mirror]
     if root == NULL or kvm.nx_huge_pages or kvm.design.promo_block or scripted(op):
         return 0
@@ -308,7 +308,7 @@ cdef class VcpuCore:
             self.c = vm.add_cpu()
             self.c.has_roots = True
             with nogil:
-                vcpu_reload(self.c, &vm.vm.kvm)
+                vcpu_reload(self.c, &vm.vm.kvm, 0)
         else:
             self.c = vm.cpus[0]
 
@@ -377,7 +377,7 @@ cdef class VcpuCore:
         cdef Op op
         cdef OpResult res
         memset(&res, 0, sizeof(res))
-        fill_op(&op, fields, self.vm.vm.tdx != NULL)
+        fill_op(&op, fields, self.vm.on_td())
         self.check()
         with nogil:
             vm_run_op_guarded(self.c, self.vm.vm, &op, &res)
@@ -391,7 +391,7 @@ cdef class VcpuCore:
         cdef Loop loop
         cdef uint64_t i
         memset(&loop, 0, sizeof(loop))
-        fill_op(&loop.op, fields, self.vm.vm.tdx != NULL)
+        fill_op(&loop.op, fields, self.vm.on_td())
         loop.c = self.c
         loop.vm = self.vm.vm
         loop.gfn_step = gfn_step
@@ -445,7 +445,7 @@ cdef class VcpuCore:
         cdef OpResult res
         cdef uint64_t counts[8]
         cdef uint64_t i, some
-        fill_op(&op, fields, self.vm.vm.tdx != NULL)
+        fill_op(&op, fields, self.vm.on_td())
         if op.kind != OP_MAP:
             raise UsageError(f"op {fields['op']!r}", "a range is mapped", 'op = "map"')
         memset(counts, 0, sizeof(counts))
@@ -536,7 +536,7 @@ cdef class ArenaView:
 
 
 SP_FIELDS = ("index", "state", "level", "gfn", "is_mirror", "invalid", "is_root", "root_count", "root_number",
-             "external_spt", "nx_huge_page_disallowed", "access", "parent")
+             "external_spt", "nx_huge_page_disallowed", "access", "parent", "guest_mode", "smm")
 
 
 def describe_sp(VmCore vm not None, uint64_t index):
@@ -557,7 +557,7 @@ def describe_sp(VmCore vm not None, uint64_t index):
         parent = (at >> 9, at & 511)
     return (sp.index, state, sp.level, sp.gfn, bool(sp.is_mirror), bool(sp.invalid), bool(sp.is_root),
             <int64_t>sp.root_count if sp.is_root else 0, sp.root_number, sp.external_spt,
-            bool(sp.nx_huge_page_disallowed), sp.access, parent)
+            bool(sp.nx_huge_page_disallowed), sp.access, parent, bool(sp.guest_mode), bool(sp.smm))
 
 
 def root_indexes(VmCore vm not None):

@@ -9,6 +9,7 @@ cdef class TdVmCore(VmCore):
     cdef Tdx *t
     cdef readonly SeamModule module
     cdef find_dangling(self, Sp *sp, list out)
+    cdef int set_attributes(self, object ranges) except -1
     cdef int made(self) except -1
     cdef set_up_pamt(self, design)
     cdef set_up_resize(self, design)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tdpfast._face.seam_module import SeamModule
@@ -6,6 +6,7 @@ from tdpfast._face.vm import VmCore
 from tdpfast.design import Design
 
 TD_STRIDE: int
+MAX_ATTRIBUTES: int
 
 def tdx_knobs() -> tuple[str, ...]: ...
 
@@ -14,7 +15,10 @@ class TdVmCore(VmCore):
     def __init__(self, design: Design, module: SeamModule, *, levels: int = 4, runnable: bool = True, nvcpus: int = 3,
                  pending_ve_disable: bool = False, attributes: int = 0, want_direct: bool = True, hkid: int = 33,
                  base: int = 0x100100000, memory_pages: int = 16384, keep_dead: bool = False, livelock_after: int = 0,
-                 cut_at_next: bool = False, spin_limit: int = 1000, lp_base: int = 0) -> None: ...
+                 cut_at_next: bool = False, spin_limit: int = 1000, lp_base: int = 0, tdx: bool = True,
+                 slots: Sequence[tuple[int, int, int, int, int]] | None = None,
+                 attributes_of: Sequence[tuple[int, int, int]] = (), mmu: int = 0, maxphyaddr: int = 52,
+                 pml: bool = False, nx: bool = False) -> None: ...
     def set_tracing(self, on: bool) -> None: ...
     def trace_calls(self, on: bool) -> None: ...
     def run(self, fields: Mapping[str, Any]) -> dict[str, Any]: ...

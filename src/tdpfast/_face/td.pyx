@@ -15,7 +15,7 @@ from tdpfast._seam.record cimport SEAM_RECORDED, seam_record, seam_records, seam
 from tdpfast._spte cimport SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from tdpfast._sync.cpu cimport SLOW_CHECK
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
-from tdpfast._mmu.tdp_mmu cimport kvm_set_special
+from tdpfast._mmu.tdp_mmu cimport MAX_ATTRIBUTES as ATTRIBUTES_OF_A_TD, Attribute, Kvm, kvm_set_special
 from tdpfast._tdx.tdx cimport tdx_vcpu_inside
 from tdpfast._tdx.design cimport TdxDesign
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES, TDX_TDCS_PAGES, TDX_TDCX_PAGES
@@ -30,6 +30,7 @@ from tdpfast.errors import TdpfastError, UsageError
 
 # Where a TD's pages lie in the module's first TDMR; the next TD's follow behind.
 TD_STRIDE = 0x10000000
+MAX_ATTRIBUTES = ATTRIBUTES_OF_A_TD      # stores of memory attributes that a VM remembers
 
 
 def tdx_knobs():
@@ -57,7 +58,9 @@ cdef class TdVmCore(VmCore):
     def __init__(self, design, SeamModule module not None, *, int levels=4, bint runnable=True, int nvcpus=3,
                  bint pending_ve_disable=False, uint64_t attributes=0, bint want_direct=True, int hkid=33,
                  uint64_t base=0x100100000, uint64_t memory_pages=16384, bint keep_dead=False,
-                 int livelock_after=0, bint cut_at_next=False, uint32_t spin_limit=1000, int lp_base=0):
+                 int livelock_after=0, bint cut_at_next=False, uint32_t spin_limit=1000, int lp_base=0, bint tdx=True,
+                 slots=None, attributes_of=(), int mmu=0, int maxphyaddr=52, bint pml=False,
+                 bint nx=False):
         cdef TdConfig cfg
         cdef uint64_t err
         if levels not in (4, 5):
@@ -69,10 +72,11 @@ cdef class TdVmCore(VmCore):
         if runnable and nvcpus == 0:
             raise UsageError("a runnable TD without vCPUs", "MR.FINALIZE wants one (TDX_NO_VCPUS)",
                              "a vCPU, or a TD that is not runnable")
-        VmCore.__init__(self, design, root_level=levels, tdx=True,
-                        direct_gfn_bits=<uint64_t>1 << (GPA_BITS_5 if levels == 5 else GPA_BITS_4),
-                        slot_npages=<uint64_t>1 << (GPA_BITS_5 if levels == 5 else GPA_BITS_4), want_direct=want_direct,
-                        memory_pages=memory_pages, keep_dead=keep_dead)
+        shared_gfn = <uint64_t>1 << (GPA_BITS_5 if levels == 5 else GPA_BITS_4)
+        VmCore.__init__(self, design, root_level=levels, tdx=tdx, mmu=mmu, maxphyaddr=maxphyaddr, pml=pml, ipat=not tdx,
+                        direct_gfn_bits=shared_gfn if tdx else 0, slots=slots or ((0, shared_gfn, tdx, 0, 0),),
+                        want_direct=want_direct, nx=nx, memory_pages=memory_pages, keep_dead=keep_dead)
+        self.set_attributes(attributes_of)
         self.cpus[0].retry.limit = spin_limit
         self.module = module
         self.t.seam = module.s
@@ -114,6 +118,21 @@ cdef class TdVmCore(VmCore):
         self.vm.op_end = tdx_op_end
         self.vm.fault_cancelled = tdx_fault_cancelled
         self.vm.fault_state = tdx_fault_state
+
+    cdef int set_attributes(self, object ranges) except -1:
+        """Memory attributes the TD begins with: (start, end, private), later ones over earlier ones."""
+        cdef Kvm *kvm = &self.vm.kvm
+        cdef Attribute *a
+        if len(ranges) > ATTRIBUTES_OF_A_TD:
+            raise UsageError(f"{len(ranges)} ranges of memory attributes", f"more than {ATTRIBUTES_OF_A_TD}", "fewer")
+        for start, end, private in ranges:
+            a = &kvm.attributes[kvm.nattributes]
+            a.start = start
+            a.end = end
+            a.is_private = private
+            kvm.nattributes += 1
+        kvm.nposted = kvm.nattributes
+        return 0
 
     cdef int made(self) except -1:
         if self.vm.tdx == NULL:
@@ -159,9 +178,9 @@ cdef class TdVmCore(VmCore):
     def guest_inhibits(self):
         """The 2M frames (gfn >> 9) for which the guest asked for small pages; None when there were too many: all."""
         self.made()
-        if self.vm.kvm.slot.inhibit_all:
+        if self.vm.kvm.lpage.inhibit_all:
             return None
-        return [self.vm.kvm.slot.inhibit[i] for i in range(self.vm.kvm.slot.ninhibit)]
+        return [self.vm.kvm.lpage.inhibit[i] for i in range(self.vm.kvm.lpage.ninhibit)]
 
     def revive(self):
         """As VmCore.revive(): slots_lock is dropped as well."""

@@ -21,6 +21,7 @@ from tdpfast._sync.cpu cimport (
     SLOW_CHECK, SLOW_NOISE, Counters, Cpu, SpinLock, now_ns, rcu_run, spin_lock, spin_unlock, xorshift,
 )
 from tdpfast._face.vm cimport VmCore, fill_op
+from tdpfast._mmu.tdp_mmu cimport ROOT_KINDS
 
 from tdpfast._face.vm import OP_NAMES
 from tdpfast.errors import UsageError
@@ -181,7 +182,7 @@ cdef class ThreadEngine:
             raise MemoryError("no memory for the operations")
         try:
             for k, op in enumerate(todo):
-                fill_op(&lowered[k], op, w.vm.tdx != NULL)
+                fill_op(&lowered[k], op, w.vm.tdx != NULL and w.vm.kvm.has_mirror)
                 if lowered[k].nscript or lowered[k].race_kind:
                     raise UsageError(f"op {op['op']!r} scripts its hooks or a race", "threads race by themselves",
                                      "an operation without hook and race")
@@ -242,7 +243,7 @@ cdef class ThreadEngine:
             # The VM's first CPU runs on the VM's roots; for the run it is a vCPU like the others.
             self.workers[i].borrowed = not self.workers[i].c.has_roots
             if self.workers[i].borrowed:
-                for k in range(2):
+                for k in range(ROOT_KINDS):
                     self.workers[i].c.root[k] = self.workers[i].vm.kvm.vcpu_root[k]
                     self.workers[i].vm.kvm.vcpu_root[k] = NULL
                 self.workers[i].c.has_roots = True
@@ -331,7 +332,7 @@ cdef class ThreadEngine:
             self.workers[i].c.retry.limit = 1000
             self.workers[i].c.retry.ns = 0
             if self.workers[i].borrowed:
-                for k in range(2):
+                for k in range(ROOT_KINDS):
                     self.workers[i].vm.kvm.vcpu_root[k] = <Sp *>self.workers[i].c.root[k]
                     self.workers[i].c.root[k] = NULL
                 self.workers[i].c.has_roots = False

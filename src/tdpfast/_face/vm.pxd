@@ -29,6 +29,8 @@ cdef class VmCore:
     cdef int enter(self, int cpu) except -1
     cdef int enter_all(self) except -1
     cpdef raise_hook_error(self)
+    cdef int set_slots(self, object slots) except -1
+    cdef bint on_td(self) noexcept
     cdef Cpu *add_cpu(self) except NULL
     cdef dump_table(self, Sp *sp, int number, list out)
 

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tdpfast.design import Design
@@ -8,6 +8,7 @@ OP_NUMBERS: dict[str, int]
 WORDS: dict[str, int]
 SMALL: dict[str, int]
 MAX_GFN: int
+MAX_SLOTS: int
 TABLE_HPA: int
 LOCKS: dict[str, int]
 HOOKS: dict[str, int]
@@ -24,7 +25,8 @@ class VmCore:
     def raise_hook_error(self) -> None: ...
     def __init__(self, design: Design, *, root_level: int = 4, mmu: int = 0, maxphyaddr: int = 52, l1tf: bool = False,
                  cache_bits: int = 0, exec_only: bool = True, tdx: bool = True, direct_gfn_bits: int = 0,
-                 ipat: bool = False, nx: bool = False, slot_base: int = 0, slot_npages: int = 0, mmio_gen: int = 0,
+                 ipat: bool = False, nx: bool = False,
+                 slots: Sequence[tuple[int, int, int, int, int]] = ..., mmio_gen: int = 0,
                  pml: bool = False, memory_pages: int = 16384, want_mirror: bool = True, want_direct: bool = True,
                  keep_dead: bool = False) -> None: ...
     @property

@@ -20,13 +20,14 @@ from tdpfast._sync.cpu cimport (
     ABORT_BUG, ABORT_LIVELOCK, Event, sync_new_cpu, trace_free, trace_reset,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
-from tdpfast._mmu.tdp_mmu cimport DesignOps, Kvm, kvm_init, kvm_set_special
+from tdpfast._mmu.tdp_mmu cimport MAX_SLOTS as SLOTS_OF_A_VM, DesignOps, Kvm, Slot, kvm_init, kvm_set_special
 from tdpfast._mmu.tdp_mmu_sp cimport kvm_page_stat
 from tdpfast._mmu.design cimport Design
 from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 
 from operator import index
 
+import tdpfast._ops.slots       # its operations get their functions
 from tdpfast._names import ChangeKind, HookId, InjectLock, SeamLeaf
 
 from tdpfast._arguments import leaf_spelling, shown
@@ -36,6 +37,7 @@ from tdpfast.ops import OPS, check_op
 OP_NAMES = tuple(OPS)        # in the order of OpKind
 OP_NUMBERS = {name: kind for kind, name in enumerate(OP_NAMES)}
 MAX_GFN = (1 << 52) - 1
+MAX_SLOTS = SLOTS_OF_A_VM        # memslots of a VM
 
 def as_u64(value, what):
     """An unsigned 64-bit integer from an int or a "0x..." string; UsageError otherwise."""
@@ -192,6 +194,9 @@ SMALL = {
     "tries": <size_t>&layout_op.tries - origin, "rcu": <size_t>&layout_op.rcu - origin,
     "vcpu": <size_t>&layout_op.vcpu - origin, "same_rip": <size_t>&layout_op.same_rip - origin,
     "measure": <size_t>&layout_op.measure - origin, "pinned": <size_t>&layout_op.pinned - origin,
+    "slot": <size_t>&layout_op.slot - origin, "guest_mode": <size_t>&layout_op.guest_mode - origin,
+    "smm": <size_t>&layout_op.smm - origin, "version": <size_t>&layout_op.version - origin,
+    "to_zap": <size_t>&layout_op.to_zap - origin,
 }
 
 
@@ -218,7 +223,7 @@ cdef int fill_op(Op *op, object fields, bint td) except -1:
     return 0
 
 
-cdef int check_values(const Op *op, dict f, object spec) except -1:
+cdef int check_values(Op *op, dict f, object spec) except -1:
     """UsageError for fields whose values the operation cannot have."""
     name = f["op"]
     low, high = spec.levels
@@ -234,6 +239,15 @@ cdef int check_values(const Op *op, dict f, object spec) except -1:
                          "swap them")
     if "pfn" in spec.fields and op.pfn >> MAX_PFN_BITS:
         raise UsageError(f"pfn {op.pfn:#x} of op {name!r}", f"more than {MAX_PFN_BITS} bits", "use a host frame number")
+    op.guest_mode = op.guest_mode != 0
+    op.smm = op.smm != 0
+    if op.guest_mode and op.smm or op.is_private and (op.guest_mode or op.smm):
+        raise UsageError(f"op {name!r} with guest_mode, smm or private together", "a fault is for one root",
+                         "one of the three")
+    if not -1 <= op.slot < SLOTS_OF_A_VM:
+        raise UsageError(f"slot {op.slot} of op {name!r}", f"a VM has at most {MAX_SLOTS}", "its number, from 0")
+    if not 0 <= op.version < 256:
+        raise UsageError(f"version {op.version} of op {name!r}", "not 8 bits", "0 or 1")
     if not 0 <= op.vcpu < TDX_MAX_VCPUS:
         raise UsageError(f"vcpu {op.vcpu} of op {name!r}", f"a TD has at most {TDX_MAX_VCPUS}",
                          f"use 0..{TDX_MAX_VCPUS - 1}")
@@ -297,8 +311,7 @@ cdef class VmCore:
 
     def __init__(self, design, *, int root_level=4, int mmu=0, int maxphyaddr=52, bint l1tf=False,
                  int cache_bits=0, bint exec_only=True, bint tdx=True, uint64_t direct_gfn_bits=0,
-                 bint ipat=False, bint nx=False, uint64_t slot_base=0, uint64_t slot_npages=0,
-                 uint64_t mmio_gen=0, bint pml=False, uint64_t memory_pages=16384, bint want_mirror=True,
+                 bint ipat=False, bint nx=False, slots=((0, 0, 1, 0, 0),), uint64_t mmio_gen=0, bint pml=False, uint64_t memory_pages=16384, bint want_mirror=True,
                  bint want_direct=True, bint keep_dead=False):
         cdef Kvm *kvm = &self.vm.kvm
         if self.vm.arena.base != NULL:
@@ -326,8 +339,7 @@ cdef class VmCore:
         kvm.has_mirror = tdx
         kvm.gfn_direct_bits = direct_gfn_bits
         kvm.shadow_mmio_value = 0 if tdx else kvm.spte.shadow_mmio_value
-        kvm.slot.base_gfn = slot_base
-        kvm.slot.npages = slot_npages
+        self.set_slots(slots)
         kvm.ipat = ipat
         kvm.pml = pml
         kvm.nx_huge_pages = nx
@@ -339,9 +351,27 @@ cdef class VmCore:
             hooks_record_v73(kvm)
         self.add_cpu()
         if want_mirror and tdx:
-            kvm.vcpu_root[1] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, True)
+            kvm.vcpu_root[1] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, 1)
         if want_direct:
-            kvm.vcpu_root[0] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, False)
+            kvm.vcpu_root[0] = kvm_tdp_mmu_alloc_root(self.cpus[0], kvm, 0)
+
+    cdef int set_slots(self, object slots) except -1:
+        """Memslots as (base_gfn, npages, guest_memfd, dirty_log, address space)."""
+        cdef Kvm *kvm = &self.vm.kvm
+        cdef Slot *slot
+        if not 1 <= len(slots) <= SLOTS_OF_A_VM:
+            raise UsageError(f"{len(slots)} memslots", f"a VM has 1 to {MAX_SLOTS} here", "fewer, larger ones")
+        for base, npages, gmem, dirty_log, as_id in slots:
+            slot = &kvm.slots[kvm.nslots]
+            slot.base_gfn = base
+            slot.npages = npages
+            slot.gmem = gmem
+            slot.dirty_log = dirty_log
+            slot.as_id = as_id
+            kvm.nr_dirty_logging += slot.dirty_log
+            kvm.nslots += 1
+        kvm.plain_slots = kvm.nslots == 1 and (kvm.slots[0].gmem or not kvm.has_mirror)
+        return 0
 
     cdef Cpu *add_cpu(self) except NULL:
         """One more emulated CPU; its RCU read sections count from now on."""
@@ -368,6 +398,10 @@ cdef class VmCore:
             raise UsageError("a call from a hook", "the operation that called it holds locks",
                              "it after the operation has returned")
         return 0
+
+    cdef bint on_td(self) noexcept:
+        """Whether operations mean what they mean on a TD on a module."""
+        return self.vm.tdx != NULL and self.vm.kvm.has_mirror
 
     cdef int enter(self, int cpu) except -1:
         """Before an operation on a CPU; whoever called it resets busy[cpu] after. UsageError when nothing may run
@@ -409,7 +443,7 @@ cdef class VmCore:
         cdef OpResult res
         if self.over:
             raise RuntimeError("the VM ended in BUG() or a livelock; make a new one")
-        fill_op(&op, fields, self.vm.tdx != NULL)
+        fill_op(&op, fields, self.on_td())
         self.enter(0)
         trace_reset(&self.trace)
         with nogil:

@@ -50,6 +50,8 @@ cdef struct Sp:          # struct kvm_mmu_page
     uint8_t nx_tracked
     uint8_t scheduled_to_zap   # tdp_mmu_scheduled_root_to_zap
     uint8_t is_root
+    uint8_t guest_mode     # role.guest_mode: L2 runs on it
+    uint8_t smm            # role.smm: the address space of system management mode
     uint64_t private_word  # a design file's own; 0 in a fresh table
     uint64_t uaf_op      # operation the next four belong to
     uint32_t uaf_event[4]  # by UafKind: 1 + place of the record of its use after free

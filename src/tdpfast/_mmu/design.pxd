@@ -44,5 +44,9 @@ cdef struct Design:
     bint no_grace_period     # tables are freed without waiting for readers
     bint no_hook_on_zap      # the zap of a leaf never reaches the external table
     bint stats_on_failure    # statistics count a change that was rolled back
+    bint l2_dirty_bits       # clearing dirty state spares W of L2's SPTEs, which PML does not log
+    bint nx_wrong_space      # NX recovery looks for a table's slot in the first address space
+    bint nx_keep_listed      # NX recovery leaves a table on the list that it takes it from
+    bint nx_outside_rcu      # NX recovery is in no RCU read section
     bint inhibit_first       # the guest's inhibit of huge pages is set before the split it is about
     bint split_direct_root   # the split for a guest's ACCEPT walks the direct root

@@ -18,9 +18,9 @@ cdef enum:
     FAST_PF_RETRIES = 4
 
 
-cdef bint kvm_tdp_mmu_fast_pf_get_last_sptep(Cpu *c, Kvm *kvm, uint64_t gfn, TdpIter *last) noexcept nogil:
-    """Leaves *last where a walk to gfn in the direct root ends; False without a root. Lockless, inside RCU."""
-    cdef Sp *root = vcpu_roots(c, kvm)[0]
+cdef bint kvm_tdp_mmu_fast_pf_get_last_sptep(Cpu *c, Kvm *kvm, int kind, uint64_t gfn, TdpIter *last) noexcept nogil:
+    """Leaves *last where a walk to gfn in the CPU's root of a kind ends; False without a root. Lockless, inside RCU."""
+    cdef Sp *root = vcpu_roots(c, kvm)[kind]
     cdef TdpIter iter
     cdef bint found = False
     if root == NULL:
@@ -50,7 +50,7 @@ cdef uint64_t fast_pf_new_spte(Cpu *c, const Kvm *kvm, const Fault *fault, const
     if fault.write and is_mmu_writable_spte(&kvm.spte, spte):
         new_spte |= PT_WRITABLE_MASK
         # Only the first page would be marked dirty: the slow path makes small pages instead.
-        if sp.level > 1 and slot_dirty_log(c, kvm):
+        if sp.level > 1 and slot_dirty_log(c, kvm, fault):
             return spte
     return new_spte if fault_allowed(kvm, fault, new_spte) else spte
 
@@ -61,7 +61,7 @@ cdef bint fast_pf_fix_direct_spte(Cpu *c, Kvm *kvm, const Fault *fault, TdpIter 
     cdef uint64_t old_spte = iter.old_spte
     if not sync_try_cmpxchg(c, iter.sptep, &old_spte, new_spte):
         return False
-    if is_writable_pte(new_spte) and not is_writable_pte(old_spte) and slot_dirty_log(c, kvm):
+    if is_writable_pte(new_spte) and not is_writable_pte(old_spte) and slot_dirty_log(c, kvm, fault):
         trace1(c, EV_DIRTY, fault.gfn)      # mark_page_dirty_in_slot()
     return True
 
@@ -70,7 +70,7 @@ cdef int fast_pf_once(Cpu *c, Kvm *kvm, const Fault *fault, TdpIter *iter, uint6
     """One walk and one cmpxchg; a negative number when that was lost to another CPU."""
     cdef Sp *sp
     new_spte[0] = iter.old_spte = kvm.spte.frozen_spte
-    if not kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, fault.gfn, iter):
+    if not kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, fault.root, fault.gfn, iter):
         kvm_warn(c, b"fast_page_fault", b"no_sptep")
         return RET_PF_INVALID
     new_spte[0] = iter.old_spte

@@ -38,7 +38,7 @@ cdef int kvm_gmem_convert(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexce
 
 
 cdef void set_guest_inhibit(Cpu *c, Kvm *kvm, uint64_t gfn) noexcept nogil:
-    sync_point(c, SYNC_STORE, <uint64_t>&kvm.slot.ninhibit)
+    sync_point(c, SYNC_STORE, <uint64_t>&kvm.lpage.ninhibit)
     hugepage_set_guest_inhibit(kvm, gfn)
 
 
@@ -53,7 +53,7 @@ cdef int tdx_honor_guest_accept_level(Cpu *c, Kvm *kvm, uint64_t gfn, int level)
     # 2M is the largest private mapping; designs that ignore the guest's level have no inhibit.
     if level > 1 or kvm.design.max_level == 1 or kvm.design.split_shared == SPLIT_IGNORE:
         return 0
-    sync_point(c, SYNC_LOAD, <uint64_t>&kvm.slot.ninhibit)
+    sync_point(c, SYNC_LOAD, <uint64_t>&kvm.lpage.ninhibit)
     if hugepage_test_guest_inhibit(kvm, gfn, level + 1):
         return 0
     write_lock(c, &kvm.mmu_lock)

@@ -6,7 +6,7 @@ looks its page up, takes mmu_lock, and goes round again if an invalidation of it
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from tdpfast._mmu.tdp_mmu cimport Fault, Kvm
+from tdpfast._mmu.tdp_mmu cimport Fault, Kvm, Slot
 from tdpfast._names cimport RET_PF_CONTINUE
 from tdpfast._sync.atomic cimport tdp_likely, tdp_load32, tdp_read_once
 from tdpfast._sync.cpu cimport Cpu
@@ -36,18 +36,18 @@ cdef uint64_t kvm_gmem_get_pfn(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t pfn) noe
 cdef int kvm_mmu_faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault, uint64_t *seq) noexcept nogil
 # A VM in which nothing of the kind ever happened has no more to say than its sequence.
 cdef inline int faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault, uint64_t *seq) noexcept nogil:
-    if tdp_likely(not kvm.invalidations and not kvm.slot_moves and kvm.invalidate.in_progress == 0
-                  and tdp_load32(&kvm.nattributes) == 0 and tdp_load32(&kvm.slot.invalid) == 0):
+    if tdp_likely(not kvm.invalidations and not kvm.slot_moves and kvm.invalidate.in_progress == 0 and kvm.plain_slots
+                  and tdp_load32(&kvm.nattributes) == 0 and tdp_load32(&kvm.slots_invalid) == 0):
         seq[0] = tdp_read_once(&kvm.invalidate.seq)
         return RET_PF_CONTINUE
     return kvm_mmu_faultin_pfn(c, kvm, fault, seq)
 
 cdef void fault_mapped(Cpu *c, Kvm *kvm, const Fault *fault, uint64_t pfn) noexcept nogil
-cdef bint slot_retired(Cpu *c, Kvm *kvm) noexcept nogil
+cdef bint slot_retired(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil
 
 cdef int kvm_set_mem_attributes(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, bint to_private,
                                 bint pinned) noexcept nogil
 
 cdef void srcu_enter(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void srcu_exit(Cpu *c, Kvm *kvm) noexcept nogil
-cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil
+cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, Slot *slot, uint64_t start, uint64_t end) noexcept nogil

@@ -15,7 +15,7 @@ from tdpfast._mmu.gmem cimport gmem_split_ends
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte
 from tdpfast._mmu.tdp_iter cimport gfn_round_for_level, pages_per_hpage
 from tdpfast._mmu.tdp_mmu cimport (
-    INVALID_GFN, MAX_ATTRIBUTES, MAX_FREED, SRCU_CPUS, kvm_bug_on, kvm_warn,
+    INVALID_GFN, MAX_ATTRIBUTES, MAX_FREED, ROOT_SMM, SRCU_CPUS, Slot, gfn_to_memslot, kvm_bug_on, kvm_warn, slot_has_gmem,
 )
 from tdpfast._mmu.tdp_mmu_map cimport kvm_mem_attribute, kvm_tdp_mmu_get_walk
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_leafs
@@ -23,6 +23,8 @@ from tdpfast._sync.atomic cimport tdp_load32, tdp_read_once, tdp_store32
 from tdpfast._sync.cpu cimport (
     SLOW_YIELD, spin_lock, spin_unlock, sync_point, sync_wait_eq, write_lock, write_unlock,
 )
+
+cdef uint64_t NO_PFN = <uint64_t>1 << 63      # KVM_PFN_NOSLOT
 
 cdef enum:
     FRESH_PFN = 0x1f0000     # where a hole's next pages come from: no scenario's own lie there
@@ -173,27 +175,40 @@ cdef uint64_t kvm_gmem_get_pfn(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t pfn) noe
 
 # ---- the fault -----------------------------------------------------------------------------------------------------
 
-cdef bint slot_invalid(Cpu *c, const Kvm *kvm) noexcept nogil:
+cdef bint slot_invalid(Cpu *c, const Kvm *kvm, const Slot *slot) noexcept nogil:
+    if slot == NULL:
+        return False
     if kvm.slot_moves:
-        sync_point(c, SYNC_LOAD, <uint64_t>&kvm.slot.invalid)
-    return tdp_load32(&kvm.slot.invalid) != 0
+        sync_point(c, SYNC_LOAD, <uint64_t>&slot.invalid)
+    return tdp_load32(&slot.invalid) != 0
 
 
-cdef bint slot_retired(Cpu *c, Kvm *kvm) noexcept nogil:
+cdef const Slot *slot_of(const Kvm *kvm, const Fault *fault) noexcept nogil:
+    return gfn_to_memslot(kvm, fault.root == ROOT_SMM, fault.gfn)
+
+
+cdef bint slot_retired(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil:
     """Whether local retries of a fault end because its slot is going away. 6.16 does not look: who moves the slot waits
     for the vCPU to leave its read section, and the vCPU for the slot."""
-    return not kvm.design.slot_blind and slot_invalid(c, kvm)
+    return not kvm.design.slot_blind and slot_invalid(c, kvm, slot_of(kvm, fault))
 
 
 cdef int look_up(Cpu *c, Kvm *kvm, Fault *fault, uint64_t seq) noexcept nogil:
     """What the gfn is, whether its slot stays, and which page it has. RET_PF_CONTINUE, RET_PF_RETRY or an errno."""
+    cdef const Slot *slot = slot_of(kvm, fault)
     cdef int attribute
     if kvm.invalidations:
         sync_point(c, SYNC_LOAD, <uint64_t>&kvm.nattributes)
     attribute = kvm_mem_attribute(kvm, fault.gfn, tdp_load32(&kvm.nattributes))
     if attribute >= 0 and attribute != fault.is_private:
         return -EFAULT
-    if slot_invalid(c, kvm):
+    if fault.is_private and kvm.has_mirror and not slot_has_gmem(slot):
+        return -EFAULT
+    if slot == NULL:
+        fault.noslot = True          # MMIO
+        fault.pfn = NO_PFN
+        return RET_PF_CONTINUE
+    if slot_invalid(c, kvm, slot):
         return -EAGAIN if fault.prefetch and not kvm.design.slot_blind else RET_PF_RETRY
     if not kvm.design.seq_after_lookup and mmu_invalidate_retry_gfn_unsafe(c, kvm, seq, fault.gfn):
         return RET_PF_RETRY
@@ -335,17 +350,18 @@ cdef void srcu_exit(Cpu *c, Kvm *kvm) noexcept nogil:
         tdp_store32(&kvm.srcu[c.id & (SRCU_CPUS - 1)], 0)
 
 
-cdef void set_slot_invalid(Cpu *c, Kvm *kvm, bint invalid) noexcept nogil:
+cdef void set_slot_invalid(Cpu *c, Kvm *kvm, Slot *slot, bint invalid) noexcept nogil:
     if kvm.slot_moves:
-        sync_point(c, SYNC_STORE, <uint64_t>&kvm.slot.invalid)
-    tdp_store32(&kvm.slot.invalid, invalid)
+        sync_point(c, SYNC_STORE, <uint64_t>&slot.invalid)
+    tdp_store32(&slot.invalid, invalid)
+    tdp_store32(&kvm.slots_invalid, kvm.slots_invalid + 1 if invalid else kvm.slots_invalid - 1)
 
 
-cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
-    """kvm_set_memslot() with KVM_MR_MOVE, of [start, end): the slot is INVALID while readers of the old one are waited
+cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, Slot *slot, uint64_t start, uint64_t end) noexcept nogil:
+    """kvm_set_memslot() with KVM_MR_MOVE, of a slot's [start, end): the slot is INVALID while readers of the old one are waited
     for and its leaves are zapped, private ones too. slots_lock held. Yields."""
     cdef int i
-    set_slot_invalid(c, kvm, True)
+    set_slot_invalid(c, kvm, slot, True)
     if kvm.slot_moves:
         for i in range(SRCU_CPUS):
             if kvm.srcu_used >> i & 1 and i != c.id & (SRCU_CPUS - 1):
@@ -353,4 +369,4 @@ cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexc
     write_lock(c, &kvm.mmu_lock)
     kvm_tdp_mmu_zap_leafs(c, kvm, start, end, False)
     write_unlock(c, &kvm.mmu_lock)
-    set_slot_invalid(c, kvm, False)
+    set_slot_invalid(c, kvm, slot, False)

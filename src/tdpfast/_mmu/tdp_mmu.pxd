@@ -67,15 +67,28 @@ cdef enum:
     MAX_INHIBIT = 64
     PRIVATE_WORDS = 8
 
+cdef enum:
+    MAX_SLOTS = 8
+
+cdef enum RootKind:          # what distinguishes the roles of roots here; a vCPU may hold one of each
+    ROOT_DIRECT = 0
+    ROOT_MIRROR
+    ROOT_GUEST_MODE          # direct, for L2
+    ROOT_SMM                 # direct, for system management mode
+    ROOT_KINDS
+
 cdef struct Slot:            # struct kvm_memory_slot
     uint64_t base_gfn
     uint64_t npages
-    bint dirty_log
-    # lpage_info: 2M frames (gfn >> 9) for which the guest asked for small pages; beyond MAX_INHIBIT: all of them
+    bint dirty_log           # KVM_MEM_LOG_DIRTY_PAGES
+    bint gmem                # KVM_MEM_GUEST_MEMFD: its gfns may be private
+    int32_t as_id            # address space: 1 is that of system management mode
+    uint32_t invalid         # KVM_MEMSLOT_INVALID: it is being moved
+
+cdef struct LpageInfo:       # 2M frames (gfn >> 9) for which the guest asked for small pages; beyond MAX_INHIBIT: all
     uint32_t ninhibit
     uint32_t inhibit_all
     uint64_t inhibit[MAX_INHIBIT]
-    uint32_t invalid         # KVM_MEMSLOT_INVALID: it is being moved
 
 cdef enum:
     MAX_TRACKED = 64
@@ -121,9 +134,14 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     int32_t root_level
     uint64_t gfn_direct_bits
     uint64_t shadow_mmio_value
-    Sp *vcpu_root[2]         # [is_mirror]: the roots vCPU 0 holds, and every CPU without roots of its own
+    Sp *vcpu_root[ROOT_KINDS]    # the roots vCPU 0 holds, and every CPU without roots of its own
     bint roots_change        # explorer: some thread invalidates roots, so that a look at one is an access of its own
-    Slot slot
+    Slot slots[MAX_SLOTS]
+    LpageInfo lpage
+    uint32_t nslots
+    uint32_t nr_dirty_logging    # slots that log
+    uint32_t slots_invalid       # slots that are being moved
+    bint plain_slots         # one slot, and whoever asks for private memory has it: no fault has to look
     # faults against invalidations (invalidate.pxd)
     Invalidate invalidate
     bint invalidations       # explorer: some thread invalidates and some thread faults, so each look is an access
@@ -143,6 +161,9 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     int32_t vm_bugged        # these two change at any time, on any CPU
     int32_t vm_dead
     bint users               # somebody holds a reference to the VM
+    uint32_t workers         # zaps of roots that were handed to another thread and are not done
+    uint64_t users_count     # kvm->users_count
+    bint destroyed           # the last reference is gone, and what it kept is freed
     uint64_t mmio_generation
     uint64_t tracked[MAX_TRACKED]
     uint32_t ntracked
@@ -175,6 +196,7 @@ cdef struct Fault:           # struct kvm_page_fault
     bint map_writable
     bint is_private
     bint noslot
+    int32_t root         # RootKind
     bint huge_page_disallowed
     bint nx_huge_page_workaround_enabled
 
@@ -241,14 +263,33 @@ cdef void tdp_mmu_iter_set_spte(Cpu *c, Kvm *kvm, TdpIter *iter, uint64_t new_sp
 cdef inline uint64_t kvm_gfn_root_bits(const Kvm *kvm, const Sp *root) noexcept nogil:
     return 0 if root.is_mirror else kvm.gfn_direct_bits
 
-# The roots this CPU runs on, [is_mirror].
+# The roots this CPU runs on, by RootKind.
 cdef inline Sp **vcpu_roots(Cpu *c, Kvm *kvm) noexcept nogil:
     return <Sp **>c.root if c.has_roots else kvm.vcpu_root
 
-cdef inline bint slot_dirty_log(Cpu *c, const Kvm *kvm) noexcept nogil:
+cdef inline const Slot *gfn_to_memslot(const Kvm *kvm, int as_id, uint64_t gfn) noexcept nogil:
+    """The slot of gfn, NULL in a hole. A VM with one slot has it everywhere: its bounds only limit huge pages."""
+    cdef uint32_t i
+    if kvm.nslots == 1:
+        return &kvm.slots[0]
+    for i in range(kvm.nslots):
+        if kvm.slots[i].as_id == as_id and gfn - kvm.slots[i].base_gfn < kvm.slots[i].npages:
+            return &kvm.slots[i]
+    return NULL
+
+cdef inline bint slot_has_gmem(const Slot *slot) noexcept nogil:
+    return slot != NULL and slot.gmem
+
+cdef inline bint slot_logs(Cpu *c, const Slot *slot) noexcept nogil:
     """kvm_slot_dirty_track_enabled(), offered as a read."""
-    sync_rare(c, SYNC_LOAD, <uint64_t>&kvm.slot.dirty_log)
-    return kvm.slot.dirty_log
+    if slot == NULL:
+        return False
+    sync_rare(c, SYNC_LOAD, <uint64_t>&slot.dirty_log)
+    return slot.dirty_log
+
+cdef inline bint slot_dirty_log(Cpu *c, const Kvm *kvm, const Fault *fault) noexcept nogil:
+    """Whether the slot of a fault logs dirty pages."""
+    return slot_logs(c, gfn_to_memslot(kvm, fault.root == ROOT_SMM, fault.gfn))
 
 cdef inline void sp_point(Cpu *c, const Sp *sp) noexcept nogil:
     """A table's descriptor is about to be looked at or written. Outside a read section, or when grace periods wait

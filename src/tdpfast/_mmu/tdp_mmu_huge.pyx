@@ -19,7 +19,7 @@ from tdpfast._mmu.tdp_mmu cimport (
 from tdpfast._mmu.tdp_mmu_sp cimport tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_iter_need_resched, tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_map cimport max_mapping_level_in, tdp_mmu_split_huge_page
-from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
+from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_put_root, of_space, tdp_mmu_next_root
 
 cdef enum:
     KVM_MAX_HUGEPAGE_LEVEL = 3
@@ -92,15 +92,15 @@ cdef int split_huge_pages_in(Cpu *c, Kvm *kvm, int types, uint64_t start, uint64
     return ret
 
 
-cdef int kvm_tdp_mmu_try_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int target_level,
+cdef int kvm_tdp_mmu_try_split_huge_pages(Cpu *c, Kvm *kvm, int as_id, uint64_t start, uint64_t end, int target_level,
                                           bint shared) noexcept nogil:
-    """Splits in every valid root, mirrors included; 0 or -ENOMEM. mmu_lock as `shared`. Yields."""
+    """Splits in every valid root of an address space, mirrors included; 0 or -ENOMEM. mmu_lock as `shared`. Yields."""
     cdef const char *fn = b"kvm_tdp_mmu_try_split_huge_pages"
     if shared:
         lockdep_assert_held_read(c, fn, b"mmu_lock_read")
     else:
         lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    return split_huge_pages_in(c, kvm, KVM_VALID_ROOTS, start, end, target_level, shared)
+    return split_huge_pages_in(c, kvm, of_space(KVM_VALID_ROOTS, as_id), start, end, target_level, shared)
 
 
 cdef int kvm_tdp_mmu_mirrors_split_huge_pages(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end,
@@ -181,9 +181,10 @@ cdef void recover_huge_pages_range(Cpu *c, Kvm *kvm, Sp *root, const Slot *slot,
 
 cdef void kvm_tdp_mmu_recover_huge_pages(Cpu *c, Kvm *kvm, const Slot *slot, int max_level) noexcept nogil:
     """Brings huge pages back after dirty logging, in every valid root, mirrors included. mmu_lock for read."""
+    cdef int types = of_space(KVM_VALID_ROOTS, slot.as_id)
     cdef Sp *root
     lockdep_assert_held_read(c, b"kvm_tdp_mmu_recover_huge_pages", b"mmu_lock_read")
-    root = tdp_mmu_next_root(c, kvm, NULL, KVM_VALID_ROOTS)
+    root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
         recover_huge_pages_range(c, kvm, root, slot, max_level)
-        root = tdp_mmu_next_root(c, kvm, root, KVM_VALID_ROOTS)
+        root = tdp_mmu_next_root(c, kvm, root, types)

@@ -16,4 +16,5 @@ cdef inline bint tdp_mmu_iter_cond_resched(Cpu *c, Kvm *kvm, TdpIter *iter, bint
     return __tdp_mmu_iter_cond_resched(c, kvm, iter, flush, shared)
 
 cdef void tdp_mmu_retry(Cpu *c, const Kvm *kvm, const TdpIter *iter, int error) noexcept nogil
+cdef void kvm_flush_remote_tlbs(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void kvm_flush_remote_tlbs_range(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t npages) noexcept nogil

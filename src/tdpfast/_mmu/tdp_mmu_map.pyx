@@ -22,7 +22,7 @@ from tdpfast._mmu.tdp_iter cimport (
     gfn_round_for_level, pages_per_hpage, tdp_iter_descend, tdp_iter_next, tdp_iter_start,
 )
 from tdpfast._mmu.tdp_mmu cimport (
-    MAX_INHIBIT, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn, slot_dirty_log,
+    MAX_INHIBIT, ROOT_SMM, Slot, gfn_to_memslot, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, kvm_warn, slot_dirty_log,
     spte_to_child_sp, tdp_mmu_set_spte_atomic, tdp_mmu_iter_set_spte, vcpu_roots,
 )
 from tdpfast._mmu.tdp_mmu_sp cimport (
@@ -56,24 +56,24 @@ cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) n
     cdef uint32_t i
     if level < 2:
         return False
-    if tdp_load32(&kvm.slot.inhibit_all):
+    if tdp_load32(&kvm.lpage.inhibit_all):
         return True
-    for i in range(tdp_load32(&kvm.slot.ninhibit)):
-        if kvm.slot.inhibit[i] >> (9 * (level - 2)) == gfn >> (9 * (level - 1)):
+    for i in range(tdp_load32(&kvm.lpage.ninhibit)):
+        if kvm.lpage.inhibit[i] >> (9 * (level - 2)) == gfn >> (9 * (level - 1)):
             return True
     return False
 
 
 cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil:
     """From now on nothing above 4K is mapped around gfn. mmu_lock for write."""
-    cdef uint32_t n = kvm.slot.ninhibit
+    cdef uint32_t n = kvm.lpage.ninhibit
     if hugepage_test_guest_inhibit(kvm, gfn, 2):
         return
     if n == MAX_INHIBIT:
-        tdp_store32(&kvm.slot.inhibit_all, 1)
+        tdp_store32(&kvm.lpage.inhibit_all, 1)
         return
-    kvm.slot.inhibit[n] = gfn >> 9
-    tdp_store32(&kvm.slot.ninhibit, n + 1)
+    kvm.lpage.inhibit[n] = gfn >> 9
+    tdp_store32(&kvm.lpage.ninhibit, n + 1)
 
 
 cdef int kvm_mem_attribute(const Kvm *kvm, uint64_t gfn, uint32_t n) noexcept nogil:
@@ -102,14 +102,18 @@ cdef bint hugepage_mixed(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil
 
 cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     """Raises the goal level as far as slot, TDX side, dirty logging and the NX mitigation allow."""
+    cdef const Slot *slot
     cdef uint64_t mask
     if fault.is_private and kvm.hooks.gmem_max_mapping_level != NULL:
         fault.max_level = kvm.hooks.gmem_max_mapping_level(c, kvm, fault.gfn, fault.max_level)
     fault.huge_page_disallowed = fault.exec_ and fault.nx_huge_page_workaround_enabled
     fault.goal_level = fault.req_level = 1
-    if fault.max_level == 1 or fault.noslot or slot_dirty_log(c, kvm):
+    if fault.max_level == 1 or fault.noslot or slot_dirty_log(c, kvm, fault):
         return
-    fault.req_level = max_mapping_level_in(fault.gfn, kvm.slot.base_gfn, kvm.slot.npages, fault.max_level)
+    slot = gfn_to_memslot(kvm, fault.root == ROOT_SMM, fault.gfn)
+    if slot == NULL:
+        return
+    fault.req_level = max_mapping_level_in(fault.gfn, slot.base_gfn, slot.npages, fault.max_level)
     while (hugepage_test_guest_inhibit(kvm, fault.gfn, fault.req_level)
            or hugepage_mixed(kvm, fault.gfn, fault.req_level)):
         fault.req_level -= 1
@@ -143,7 +147,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
         new_spte[0] = make_mmio_spte(&kvm.spte, kvm.shadow_mmio_value, iter.gfn, kvm.spte.acc_all,
                                      kvm.mmio_generation)
         return False
-    dirty_log = slot_dirty_log(c, kvm)
+    dirty_log = slot_dirty_log(c, kvm, fault)
     if tdp_likely(not (fault.prefetch or kvm.nx_huge_pages or kvm.ntracked or dirty_log or sp.ad_disabled or kvm.pml)
                   and fault.map_writable and 1 <= sp.level <= 3):
         new_spte[0] = make_plain_spte(&kvm.spte, sp.level, kvm.ipat != 0, fault.pfn)
@@ -162,6 +166,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     inp.dirty_log = dirty_log
     inp.ad_disabled = sp.ad_disabled
     inp.pml = kvm.pml
+    inp.guest_mode = sp.guest_mode
     inp.ipat = kvm.ipat
     make_spte(&kvm.spte, &inp, &out)
     if out.warn:
@@ -279,7 +284,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     stay. The caller has looked for an obsolete root: one that is invalid all the same is warned of and mapped into.
     """
     cdef bint mirror = kvm.has_mirror and fault.is_private
-    cdef Sp *root = vcpu_roots(c, kvm)[mirror]
+    cdef Sp *root = vcpu_roots(c, kvm)[fault.root]
     cdef TdpIter iter
     cdef int ret = RET_PF_RETRY
     if root == NULL or sp_invalid(root):

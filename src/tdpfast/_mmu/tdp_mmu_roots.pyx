@@ -16,7 +16,9 @@ from tdpfast._sync.cpu cimport (
     SLOW_RARE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, spin_lock, spin_unlock, sync_point, sync_rare,
 )
-from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn, sp_point, vcpu_roots
+from tdpfast._mmu.tdp_mmu cimport (
+    ROOT_DIRECT, ROOT_GUEST_MODE, ROOT_MIRROR, ROOT_SMM, kvm_bug_on, kvm_warn, sp_point, vcpu_roots,
+)
 from tdpfast._mmu.tdp_mmu_sp cimport tdp_mmu_init_sp
 
 
@@ -84,6 +86,8 @@ cdef bint tdp_mmu_root_match(Cpu *c, Kvm *kvm, Sp *root, int types) noexcept nog
     root_flags_point(c, root, SYNC_LOAD)
     if sp_invalid(root) and not types & KVM_INVALID_ROOTS:
         return False
+    if types >> SPACE_SHIFT and (types >> SPACE_SHIFT) - 1 != root.smm:
+        return False
     if root.is_mirror:
         return (types & KVM_MIRROR_ROOTS) != 0
     return (types & KVM_DIRECT_ROOTS) != 0
@@ -122,11 +126,17 @@ cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil:
     return root
 
 
-cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+cdef int root_kind(const Sp *root) noexcept nogil:
+    if root.is_mirror:
+        return ROOT_MIRROR
+    return ROOT_SMM if root.smm else ROOT_GUEST_MODE if root.guest_mode else ROOT_DIRECT
+
+
+cdef Sp *find_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
     """The usable root of this role, with a reference taken, or NULL. Caller holds a lock that keeps the list."""
     cdef Sp *root = after(c, kvm, NULL)
     while root != NULL:
-        if not sp_invalid(root) and root.is_mirror == mirror:
+        if not sp_invalid(root) and root_kind(root) == kind:
             if kvm_tdp_mmu_get_root(c, root):
                 return root
             kvm_warn(c, b"kvm_tdp_mmu_alloc_root", b"get_root_failed")
@@ -134,24 +144,29 @@ cdef Sp *find_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
     return NULL
 
 
-cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
     """The VM's root of this kind with a reference for the vCPU; makes one if there is none. NULL without memory.
 
     Takes mmu_lock for read and tdp_mmu_pages_lock itself. A new root starts with two references: the vCPU's and
     the TDP MMU's own, which invalidation hands to the zapper.
     """
+    cdef int types = KVM_MIRROR_ROOTS if kind == ROOT_MIRROR else KVM_DIRECT_ROOTS
     cdef Sp *root
     read_lock(c, &kvm.mmu_lock)
-    root = tdp_mmu_next_root(c, kvm, NULL, KVM_MIRROR_ROOTS if mirror else KVM_DIRECT_ROOTS)
+    root = tdp_mmu_next_root(c, kvm, NULL, types)
+    while root != NULL and root_kind(root) != kind:
+        root = tdp_mmu_next_root(c, kvm, root, types)
     if root == NULL:
         spin_lock(c, &kvm.tdp_mmu_pages_lock)
-        root = find_root(c, kvm, mirror)
+        root = find_root(c, kvm, kind)
         if root == NULL:
             root = arena_alloc(kvm.arena, c)
             if root != NULL:
                 root.access = <unsigned char>kvm.spte.acc_all
                 root.ad_disabled = not kvm.spte.kvm_ad_enabled
-                tdp_mmu_init_sp(c, kvm, root, NULL, 0, kvm.root_level, mirror, root.access)
+                root.guest_mode = kind == ROOT_GUEST_MODE
+                root.smm = kind == ROOT_SMM
+                tdp_mmu_init_sp(c, kvm, root, NULL, 0, kvm.root_level, kind == ROOT_MIRROR, root.access)
                 root.is_root = 1
                 root.state = SP_LINKED
                 root.root_count = 2
@@ -203,53 +218,58 @@ cdef bint is_obsolete_root(Cpu *c, const Kvm *kvm, const Sp *root) noexcept nogi
     return sp_invalid(root)
 
 
-cdef int vcpu_load_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+cdef int vcpu_load_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
     """Puts an invalid root and takes a new one; 1 if it did. Takes mmu_lock for read. Yields."""
     cdef Sp **roots = vcpu_roots(c, kvm)
-    if roots[mirror] == NULL or not is_obsolete_root(c, kvm, roots[mirror]):
+    if roots[kind] == NULL or not is_obsolete_root(c, kvm, roots[kind]):
         return 0
-    vcpu_put_root(c, kvm, mirror)
-    roots[mirror] = kvm_tdp_mmu_alloc_root(c, kvm, mirror)
+    vcpu_put_root(c, kvm, kind)
+    roots[kind] = kvm_tdp_mmu_alloc_root(c, kvm, kind)
     return 1
 
 
-cdef void vcpu_put_root(Cpu *c, Kvm *kvm, bint mirror) noexcept nogil:
+cdef void vcpu_put_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
     """mmu_free_root_page(): drops the vCPU's reference, if it has a root. Takes mmu_lock for read. Yields."""
     cdef Sp **roots = vcpu_roots(c, kvm)
-    if roots[mirror] == NULL:
+    if roots[kind] == NULL:
         return
     read_lock(c, &kvm.mmu_lock)
-    kvm_tdp_mmu_put_root(c, kvm, roots[mirror])
+    kvm_tdp_mmu_put_root(c, kvm, roots[kind])
     read_unlock(c, &kvm.mmu_lock)
-    roots[mirror] = NULL
+    roots[kind] = NULL
 
 
-cdef void vcpu_reload(Cpu *c, Kvm *kvm) noexcept nogil:
-    """kvm_mmu_reload() of a vCPU with roots of its own: valid ones, mirror first. Takes mmu_lock for read. Yields."""
+cdef void vcpu_reload(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
+    """kvm_mmu_reload() of a vCPU with roots of its own: valid ones, mirror first, and one of the kind that it runs on.
+    Takes mmu_lock for read. Yields."""
     cdef Sp **roots = vcpu_roots(c, kvm)
     if kvm.has_mirror:
-        vcpu_load_root(c, kvm, True)
+        vcpu_load_root(c, kvm, ROOT_MIRROR)
         if roots[1] == NULL:
-            roots[1] = kvm_tdp_mmu_alloc_root(c, kvm, True)
-    vcpu_load_root(c, kvm, False)
+            roots[1] = kvm_tdp_mmu_alloc_root(c, kvm, ROOT_MIRROR)
+    vcpu_load_root(c, kvm, ROOT_DIRECT)
     if roots[0] == NULL:
-        roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, False)
+        roots[0] = kvm_tdp_mmu_alloc_root(c, kvm, ROOT_DIRECT)
+    if kind > ROOT_MIRROR:
+        vcpu_load_root(c, kvm, kind)
+        if roots[kind] == NULL:
+            roots[kind] = kvm_tdp_mmu_alloc_root(c, kvm, kind)
 
 
 cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     if kvm.ops != NULL:
         return kvm.ops.is_page_fault_stale(c, kvm, fault)
-    return base_is_page_fault_stale(c, kvm, fault.is_private and kvm.has_mirror)
+    return base_is_page_fault_stale(c, kvm, fault.root)
 
 
-cdef inline bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, bint mirror) noexcept nogil:
+cdef inline bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, int kind) noexcept nogil:
     """Whether a root went invalid between reload and mmu_lock: the fault is retried then. mmu_lock in either mode.
 
-    The kernel looks at the direct root, whichever root the fault is for: mirrors are not invalidated while a vCPU
+    The kernel looks at the root that the vCPU runs on, the direct one of a TD: mirrors are not invalidated while a vCPU
     runs. Ungated designs may do so, and their faults look at both.
     """
-    cdef const Sp *direct = <const Sp *>c.root[0]
-    cdef const Sp *root = <const Sp *>c.root[mirror]
+    cdef const Sp *direct = <const Sp *>c.root[0 if kind == ROOT_MIRROR else kind]
+    cdef const Sp *root = <const Sp *>c.root[kind]
     if not c.has_roots:
         return False
     return (direct != NULL and sp_invalid(direct)) or (root != NULL and sp_invalid(root))

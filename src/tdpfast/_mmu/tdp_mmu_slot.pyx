@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t
 
-from tdpfast._names cimport ASSERT_BUG, KVM_VALID_ROOTS
+from tdpfast._names cimport ASSERT_BUG, CHECK_DIRTY, KVM_VALID_ROOTS
 from tdpfast._mmu.arena cimport Sp, sptep_to_sp
 from tdpfast._spte cimport (
     PT_WRITABLE_MASK, SPTE_LAYOUT_6_18, is_accessed_spte, is_last_spte, is_shadow_present_pte,
@@ -20,7 +20,7 @@ from tdpfast._mmu.tdp_mmu cimport (
 )
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_roots cimport (
-    kvm_gfn_range_filter_to_root_types, next_root_rcu, next_root_write, tdp_mmu_next_root,
+    kvm_gfn_range_filter_to_root_types, next_root_rcu, next_root_write, of_space, tdp_mmu_next_root,
 )
 
 cdef enum:
@@ -80,21 +80,33 @@ cdef bint base_wrprot_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start, uint
     return spte_set
 
 
-cdef bint kvm_tdp_mmu_wrprot_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int min_level) noexcept nogil:
-    """Write-protects the leaves of [start, end) in every valid root; whether a flush is due. mmu_lock for read."""
+cdef bint kvm_tdp_mmu_wrprot_slot(Cpu *c, Kvm *kvm, int as_id, uint64_t start, uint64_t end,
+                                  int min_level) noexcept nogil:
+    """Write-protects the leaves of [start, end) in every valid root of an address space; whether a flush is due.
+    mmu_lock for read."""
+    cdef int types = of_space(KVM_VALID_ROOTS, as_id)
     cdef bint spte_set = False
     cdef Sp *root
     lockdep_assert_held_read(c, b"kvm_tdp_mmu_wrprot_slot", b"mmu_lock_read")
-    root = tdp_mmu_next_root(c, kvm, NULL, KVM_VALID_ROOTS)
+    root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
         spte_set |= wrprot_gfn_range(c, kvm, root, start, end, min_level)
-        root = tdp_mmu_next_root(c, kvm, root, KVM_VALID_ROOTS)
+        root = tdp_mmu_next_root(c, kvm, root, types)
     return spte_set
 
 
-cdef inline uint64_t dirty_bit(const Kvm *kvm, bint wrprot) noexcept nogil:
-    """What marks a page dirty: W when writes must be caught, else D."""
-    return PT_WRITABLE_MASK if wrprot or not kvm.spte.kvm_ad_enabled else kvm.spte.shadow_dirty_mask
+cdef inline uint64_t dirty_bit(const Kvm *kvm, const Sp *root, bint wrprot) noexcept nogil:
+    """What marks a page dirty: W when writes must be caught, as L2's, which are not in the guest's log; else D."""
+    if wrprot or not kvm.spte.kvm_ad_enabled or (kvm.pml and root.guest_mode and not kvm.design.l2_dirty_bits):
+        return PT_WRITABLE_MASK
+    return kvm.spte.shadow_dirty_mask
+
+
+cdef inline void check_logged(Cpu *c, const Kvm *kvm, const Sp *root, uint64_t spte) noexcept nogil:
+    """A page was taken out of the dirty log: the next write to it must be seen. PML sees it where D is clear, of L1
+    alone; of L2 the fault does, if W is gone. Else `dirty`."""
+    if root.guest_mode and kvm.pml and spte & PT_WRITABLE_MASK:
+        c.found.checks |= CHECK_DIRTY
 
 
 cdef inline void check_dirty_bit(Cpu *c, const Kvm *kvm, uint64_t spte, uint64_t dbit, const char *fn) noexcept nogil:
@@ -115,7 +127,7 @@ cdef void base_clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start,
 
     Unlike the other loops it looks at the SPTE before it asks whether to yield.
     """
-    cdef uint64_t dbit = dirty_bit(kvm, False)
+    cdef uint64_t dbit = dirty_bit(kvm, root, False)
     cdef TdpIter iter
     cdef int ret
     rcu_read_lock(c)
@@ -129,20 +141,22 @@ cdef void base_clear_dirty_gfn_range(Cpu *c, Kvm *kvm, Sp *root, uint64_t start,
                 break
             ret = tdp_mmu_set_spte_atomic(c, kvm, &iter, iter.old_spte & ~dbit)
             if ret == 0:
+                check_logged(c, kvm, root, iter.old_spte & ~dbit)
                 break
             tdp_mmu_retry(c, kvm, &iter, ret)
         tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
 
 
-cdef void kvm_tdp_mmu_clear_dirty_slot(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil:
-    """Clears the dirty state of [start, end) in every valid root. mmu_lock for read."""
+cdef void kvm_tdp_mmu_clear_dirty_slot(Cpu *c, Kvm *kvm, int as_id, uint64_t start, uint64_t end) noexcept nogil:
+    """Clears the dirty state of [start, end) in every valid root of an address space. mmu_lock for read."""
+    cdef int types = of_space(KVM_VALID_ROOTS, as_id)
     cdef Sp *root
     lockdep_assert_held_read(c, b"kvm_tdp_mmu_clear_dirty_slot", b"mmu_lock_read")
-    root = tdp_mmu_next_root(c, kvm, NULL, KVM_VALID_ROOTS)
+    root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
         clear_dirty_gfn_range(c, kvm, root, start, end)
-        root = tdp_mmu_next_root(c, kvm, root, KVM_VALID_ROOTS)
+        root = tdp_mmu_next_root(c, kvm, root, types)
 
 
 cdef uint64_t lowest_bit(uint64_t mask) noexcept nogil:
@@ -154,7 +168,7 @@ cdef uint64_t lowest_bit(uint64_t mask) noexcept nogil:
 
 cdef void clear_dirty_pt_masked(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64_t mask, bint wrprot) noexcept nogil:
     """Clears D or W of the 4K leaves named by mask, straight in the SPTE: no hook, mirrors included."""
-    cdef uint64_t dbit = dirty_bit(kvm, wrprot)
+    cdef uint64_t dbit = dirty_bit(kvm, root, wrprot)
     cdef TdpIter iter
     cdef uint64_t index
     rcu_read_lock(c)
@@ -168,20 +182,23 @@ cdef void clear_dirty_pt_masked(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, uint64
                 if iter.old_spte & dbit:
                     iter.old_spte = tdp_mmu_clear_spte_bits(c, kvm, iter.sptep, iter.old_spte, dbit, iter.level)
                     trace_spte_changed(c, iter.gfn, iter.level, iter.old_spte, iter.old_spte & ~dbit)
+                    check_logged(c, kvm, root, iter.old_spte & ~dbit)
         tdp_iter_next(c, &iter)
     rcu_read_unlock(c)
 
 
-cdef void kvm_tdp_mmu_clear_dirty_pt_masked(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t mask, bint wrprot) noexcept nogil:
-    """The dirty-log call of one 64-page word, in every valid root. mmu_lock for write."""
+cdef void kvm_tdp_mmu_clear_dirty_pt_masked(Cpu *c, Kvm *kvm, int as_id, uint64_t gfn, uint64_t mask,
+                                            bint wrprot) noexcept nogil:
+    """The dirty-log call of one 64-page word, in every valid root of an address space. mmu_lock for write."""
+    cdef int types = of_space(KVM_VALID_ROOTS, as_id)
     cdef const char *fn = b"clear_dirty_pt_masked"
     cdef Sp *root
     if mask == 0:
         return
-    root = next_root_write(c, kvm, NULL, KVM_VALID_ROOTS, fn)
+    root = next_root_write(c, kvm, NULL, types, fn)
     while root != NULL:
         clear_dirty_pt_masked(c, kvm, root, gfn, mask, wrprot)
-        root = next_root_write(c, kvm, root, KVM_VALID_ROOTS, fn)
+        root = next_root_write(c, kvm, root, types, fn)
 
 
 cdef bint write_protect_gfn(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, int min_level) noexcept nogil:
@@ -204,16 +221,18 @@ cdef bint write_protect_gfn(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, int min_le
     return spte_set
 
 
-cdef bint kvm_tdp_mmu_write_protect_gfn(Cpu *c, Kvm *kvm, uint64_t gfn, int min_level) noexcept nogil:
-    """Write-protects one gfn so that every later write is caught, in every valid root. mmu_lock for write."""
+cdef bint kvm_tdp_mmu_write_protect_gfn(Cpu *c, Kvm *kvm, int as_id, uint64_t gfn, int min_level) noexcept nogil:
+    """Write-protects one gfn so that every later write is caught, in every valid root of an address space. mmu_lock for
+    write."""
+    cdef int types = of_space(KVM_VALID_ROOTS, as_id)
     cdef const char *fn = b"kvm_tdp_mmu_write_protect_gfn"
     cdef bint spte_set = False
     cdef Sp *root
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
-    root = next_root_write(c, kvm, NULL, KVM_VALID_ROOTS, fn)
+    root = next_root_write(c, kvm, NULL, types, fn)
     while root != NULL:
         spte_set |= write_protect_gfn(c, kvm, root, gfn, min_level)
-        root = next_root_write(c, kvm, root, KVM_VALID_ROOTS, fn)
+        root = next_root_write(c, kvm, root, types, fn)
     return spte_set
 
 

@@ -40,6 +40,8 @@ cdef void tdp_mmu_init_sp(Cpu *c, Kvm *kvm, Sp *sp, uint64_t *sptep, uint64_t gf
 cdef void tdp_mmu_init_child_sp(Cpu *c, Kvm *kvm, Sp *child, const TdpIter *iter) noexcept nogil:
     cdef Sp *parent = sptep_to_sp(kvm.arena, iter.sptep)
     child.ad_disabled = parent.ad_disabled
+    child.guest_mode = parent.guest_mode
+    child.smm = parent.smm
     tdp_mmu_init_sp(c, kvm, child, iter.sptep, iter.gfn, parent.level - 1, parent.is_mirror, parent.access)
 
 

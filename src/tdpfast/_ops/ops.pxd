@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from tdpfast._mmu.arena cimport Arena
 from tdpfast._sync.cpu cimport Cpu
-from tdpfast._mmu.tdp_mmu cimport Fault, Kvm
+from tdpfast._mmu.tdp_mmu cimport Fault, Kvm, Slot
 
 cdef enum:
     OP_MAX_SCRIPT = 64
@@ -79,6 +79,11 @@ cdef struct Op:
     int32_t measure
     int32_t hole         # its part in an invalidation that several operations make up (HOLE_*)
     int32_t pinned       # set_attributes: somebody holds a reference to a folio
+    int32_t slot         # number of the memslot; -1: the one that holds the gfn, set_dirty_log: each
+    int32_t guest_mode   # the vCPU runs L2
+    int32_t smm          # the vCPU is in system management mode
+    int32_t version      # raw SEAMCALL
+    int32_t to_zap       # recover_nx: so many tables at most
     int32_t nscript
     int32_t script[OP_MAX_SCRIPT]
     int32_t ninject
@@ -133,8 +138,13 @@ cdef struct OpRow:       # what the core knows about one operation; OPS in ops.p
     bint on_vcpu         # it has a field vcpu
     bint refused_gated
     bint refused_private
+    bint refused_slot
+    bint on_slot         # it has a field slot
 
 cdef OpRow *op_row(int kind) noexcept nogil
+cdef bint op_refused(const Kvm *kvm, const OpRow *row, const Op *op) noexcept nogil
+cdef bint slot_named(const Kvm *kvm, Op *op) noexcept nogil
+cdef const Slot *op_slot(const Kvm *kvm, const Op *op) noexcept nogil
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil

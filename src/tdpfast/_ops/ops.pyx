@@ -4,11 +4,10 @@
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EINVAL, EIO, ENOSPC, EV_RACE, GUEST_RET_NONE, GUEST_RET_NOT_INSIDE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT, OP_CLEAR_DIRTY_PT_MASKED,
-    OP_CLEAR_DIRTY_SLOT, OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_GMEM_CONVERT, OP_HONOR_ACCEPT,
-    OP_INVALIDATE_ROOTS, OP_MAP, OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RECOVER, OP_RELOAD,
-    OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SPLIT, OP_SYNC_RCU, OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP,
-    OP_WRITE_PROTECT_GFN, OP_WRPROT_SLOT, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
+    EINVAL, EIO, ENOSPC, EV_RACE, GUEST_RET_NONE, GUEST_RET_NOT_INSIDE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT,
+    OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_GMEM_CONVERT, OP_HONOR_ACCEPT, OP_INVALIDATE_ROOTS, OP_MAP,
+    OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SYNC_RCU,
+    OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
     OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_CONTINUE, RET_PF_FIXED,
     RET_PF_RETRY, SYNC_STORE,
 )
@@ -30,10 +29,9 @@ from tdpfast._sync.cpu cimport (
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
-    Fault, MAX_TRACKED, Slot, kvm_gfn_root_bits, slot_dirty_log, spte_to_child_sp, tdp_mmu_iter_set_spte,
-    tdp_mmu_set_spte_atomic, vcpu_roots,
+    Fault, MAX_TRACKED, ROOT_DIRECT, ROOT_GUEST_MODE, ROOT_KINDS, ROOT_MIRROR, ROOT_SMM, Slot, gfn_to_memslot,
+    kvm_gfn_root_bits, spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, vcpu_roots,
 )
-from tdpfast._mmu.tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._mmu.tdp_mmu_roots cimport (
@@ -41,8 +39,7 @@ from tdpfast._mmu.tdp_mmu_roots cimport (
     vcpu_reload,
 )
 from tdpfast._mmu.tdp_mmu_slot cimport (
-    kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
-    kvm_tdp_mmu_write_protect_gfn, kvm_tdp_mmu_wrprot_slot,
+    kvm_tdp_mmu_age_gfn_range,
 )
 from tdpfast._mmu.tdp_mmu_zap cimport (
     kvm_mmu_uninit_tdp_mmu, kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_all, kvm_tdp_mmu_zap_invalidated_roots,
@@ -98,6 +95,13 @@ cdef void race_on_rmw(Cpu *c, uint64_t *sptep) noexcept nogil:
 
 # ---- faults ---------------------------------------------------------------------------------------------------
 
+cdef int op_root(const Kvm *kvm, const Op *op) noexcept nogil:
+    """The RootKind that an operation of a vCPU is about."""
+    if op.is_private and kvm.has_mirror:
+        return ROOT_MIRROR
+    return ROOT_SMM if op.smm else ROOT_GUEST_MODE if op.guest_mode else ROOT_DIRECT
+
+
 cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
     """struct kvm_page_fault of a map operation."""
     memset(fault, 0, sizeof(Fault))
@@ -115,6 +119,7 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
     fault.map_writable = op.map_writable
     fault.is_private = op.is_private
     fault.noslot = op.noslot
+    fault.root = op_root(kvm, op)
     fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
     fault.error_code = ((op.present != 0) * PFERR_PRESENT_MASK | (op.write != 0) * PFERR_WRITE_MASK
                         | (op.user != 0) * PFERR_USER_MASK | (op.exec_ != 0) * PFERR_FETCH_MASK)
@@ -143,8 +148,8 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     srcu_enter(c, kvm)
     while True:
         op_fault(kvm, op, &fault)
-        if c.has_roots:
-            vcpu_reload(c, kvm)
+        if c.has_roots or fault.root > ROOT_MIRROR:
+            vcpu_reload(c, kvm, fault.root)
         ret = faultin_pfn(c, kvm, &fault, &seq)
         pfn = fault.pfn
         if ret == RET_PF_CONTINUE:
@@ -158,7 +163,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
                     fault_mapped(c, kvm, &fault, pfn)
             read_unlock(c, &kvm.mmu_lock)
         tries += 1
-        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised or slot_retired(c, kvm):
+        if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised or slot_retired(c, kvm, &fault):
             break
         if op.gp_at_retry and not c.slow & SLOW_YIELD:
             rcu_run(c, &kvm.rcu, 0)
@@ -177,8 +182,8 @@ cdef void op_fast_page_fault(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nog
     """A fault as far as it can be handled without mmu_lock: fast_page_fault()."""
     cdef Fault fault
     op_fault(&vm.kvm, op, &fault)
-    if c.has_roots:
-        vcpu_reload(c, &vm.kvm)
+    if c.has_roots or fault.root > ROOT_MIRROR:
+        vcpu_reload(c, &vm.kvm, fault.root)
     res.ret = fast_page_fault(c, &vm.kvm, &fault)
 
 
@@ -207,23 +212,30 @@ cdef void op_zap_invalidated_roots(Cpu *c, Vm *vm, Op *op, OpResult *res) noexce
 
 
 cdef void op_reload(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    res.ret = 2 * vcpu_load_root(c, &vm.kvm, True)
-    res.ret += vcpu_load_root(c, &vm.kvm, False)
+    cdef int kind
+    res.ret = 2 * vcpu_load_root(c, &vm.kvm, ROOT_MIRROR)
+    res.ret += vcpu_load_root(c, &vm.kvm, ROOT_DIRECT)
+    for kind in range(ROOT_MIRROR + 1, ROOT_KINDS):
+        vcpu_load_root(c, &vm.kvm, kind)
 
 
 cdef void op_put_root(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    vcpu_put_root(c, &vm.kvm, op.is_private)
+    vcpu_put_root(c, &vm.kvm, op_root(&vm.kvm, op))
 
 
 cdef void op_put_roots(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    vcpu_put_root(c, &vm.kvm, True)
-    vcpu_put_root(c, &vm.kvm, False)
+    cdef int kind
+    vcpu_put_root(c, &vm.kvm, ROOT_MIRROR)
+    vcpu_put_root(c, &vm.kvm, ROOT_DIRECT)
+    for kind in range(ROOT_MIRROR + 1, ROOT_KINDS):
+        vcpu_put_root(c, &vm.kvm, kind)
 
 
 cdef void op_alloc_root(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     cdef Kvm *kvm = &vm.kvm
-    if vcpu_roots(c, kvm)[op.is_private] == NULL:
-        vcpu_roots(c, kvm)[op.is_private] = kvm_tdp_mmu_alloc_root(c, kvm, op.is_private)
+    cdef int kind = op_root(kvm, op)
+    if vcpu_roots(c, kvm)[kind] == NULL:
+        vcpu_roots(c, kvm)[kind] = kvm_tdp_mmu_alloc_root(c, kvm, kind)
 
 
 cdef void op_uninit(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -232,6 +244,45 @@ cdef void op_uninit(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 
 cdef void op_sync_rcu(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """Nothing: what an operation leaves to RCU runs at its end."""
+
+
+# ---- memslots ------------------------------------------------------------------------------------------------------
+
+cdef const Slot *op_slot(const Kvm *kvm, const Op *op) noexcept nogil:
+    """The memslot that an operation with a field slot is about: the one it names, else the one that holds its first
+    gfn; NULL in a hole."""
+    if op.slot >= 0:
+        return &kvm.slots[op.slot] if <uint32_t>op.slot < kvm.nslots else NULL
+    return gfn_to_memslot(kvm, 0, op.start if op.end else op.gfn)
+
+
+cdef bint slots_refuse(const Kvm *kvm, const Op *op) noexcept nogil:
+    """Whether a TD's memslots keep today's callers from it: what has a guest_memfd knows no dirty log."""
+    cdef uint64_t start = op.start if op.end else op.gfn
+    cdef uint64_t end = op.end if op.end else op.gfn + (64 if op.mask else 1)
+    cdef const Slot *slot
+    cdef uint32_t i
+    for i in range(kvm.nslots):
+        slot = &kvm.slots[i]
+        if not slot.gmem or (op.slot >= 0 and <uint32_t>op.slot != i):
+            continue
+        if op.kind == OP_SET_DIRTY_LOG or op.slot >= 0 or kvm.nslots == 1:
+            return True
+        if slot.as_id == 0 and start < slot.base_gfn + slot.npages and slot.base_gfn < end:
+            return True
+    return False
+
+
+cdef bint slot_named(const Kvm *kvm, Op *op) noexcept nogil:
+    """An operation that names its memslot and no range is about all of it. False for a slot that is not there."""
+    if op.slot < 0:
+        return True
+    if <uint32_t>op.slot >= kvm.nslots:
+        return False
+    if op.start == op.end and op.kind != OP_SET_DIRTY_LOG:
+        op.start = kvm.slots[op.slot].base_gfn
+        op.end = op.start + kvm.slots[op.slot].npages
+    return True
 
 
 # ---- ranges ---------------------------------------------------------------------------------------------------
@@ -246,35 +297,6 @@ cdef void op_unmap(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 
 cdef void op_zap_all(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     kvm_tdp_mmu_zap_all(c, &vm.kvm)
-
-
-cdef void op_clear_dirty_pt_masked(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    kvm_tdp_mmu_clear_dirty_pt_masked(c, &vm.kvm, op.gfn, op.mask, op.on != 0)
-
-
-cdef void op_write_protect_gfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    res.ret = kvm_tdp_mmu_write_protect_gfn(c, &vm.kvm, op.gfn, op.level)
-
-
-cdef void op_wrprot_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    res.ret = kvm_tdp_mmu_wrprot_slot(c, &vm.kvm, op.start, op.end, op.level)
-
-
-cdef void op_clear_dirty_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    kvm_tdp_mmu_clear_dirty_slot(c, &vm.kvm, op.start, op.end)
-
-
-cdef void op_split(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    kvm_tdp_mmu_try_split_huge_pages(c, &vm.kvm, op.start, op.end, op.level, op.shared != 0)
-
-
-cdef void op_recover(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    cdef Kvm *kvm = &vm.kvm
-    cdef Slot slot = kvm.slot
-    slot.dirty_log = slot_dirty_log(c, kvm)
-    slot.base_gfn = op.start
-    slot.npages = op.end - op.start
-    kvm_tdp_mmu_recover_huge_pages(c, kvm, &slot, op.level)
 
 
 cdef void op_zap_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -320,7 +342,7 @@ cdef void op_walk(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     if op.kind == OP_FAST_PF_LAST:
         res.ret = -1
         rcu_read_lock(c)
-        if kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, op.gfn, &iter):
+        if kvm_tdp_mmu_fast_pf_get_last_sptep(c, kvm, ROOT_DIRECT, op.gfn, &iter):
             res.level = iter.level
             res.spte = iter.old_spte
             res.ret = (<uint64_t>iter.sptep >> 3) & 511
@@ -334,7 +356,7 @@ cdef void op_walk(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 
 cdef bint find_spte(Cpu *c, Kvm *kvm, const Op *op, int level, TdpIter *iter) noexcept nogil:
     """Leaves the iterator on the entry a walk to op.gfn stops at (level 0) or passes at that level. Inside RCU."""
-    cdef Sp *root = vcpu_roots(c, kvm)[op.is_private != 0 and kvm.has_mirror]
+    cdef Sp *root = vcpu_roots(c, kvm)[op_root(kvm, op)]
     cdef TdpIter walk
     cdef bint found = False
     if root == NULL:
@@ -449,11 +471,6 @@ cdef void op_track(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         res.ret = -ENOSPC
 
 
-cdef void op_set_dirty_log(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    sync_rare(c, SYNC_STORE, <uint64_t>&vm.kvm.slot.dirty_log)
-    vm.kvm.slot.dirty_log = op.on != 0
-
-
 cdef void op_set_gen(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     sync_rare(c, SYNC_STORE, <uint64_t>&vm.kvm.mmio_generation)
     vm.kvm.mmio_generation = op.value
@@ -470,12 +487,6 @@ rows[<int>OP_ZAP_INVALIDATED_ROOTS].fn = op_zap_invalidated_roots
 rows[<int>OP_RELOAD].fn = op_reload
 rows[<int>OP_PUT_ROOT].fn = op_put_root
 rows[<int>OP_ALLOC_ROOT].fn = op_alloc_root
-rows[<int>OP_WRPROT_SLOT].fn = op_wrprot_slot
-rows[<int>OP_CLEAR_DIRTY_SLOT].fn = op_clear_dirty_slot
-rows[<int>OP_CLEAR_DIRTY_PT_MASKED].fn = op_clear_dirty_pt_masked
-rows[<int>OP_WRITE_PROTECT_GFN].fn = op_write_protect_gfn
-rows[<int>OP_SPLIT].fn = op_split
-rows[<int>OP_RECOVER].fn = op_recover
 rows[<int>OP_AGE].fn = op_age
 rows[<int>OP_TEST_AGE].fn = op_age
 rows[<int>OP_GET_WALK].fn = op_walk
@@ -483,7 +494,6 @@ rows[<int>OP_FAST_PF_LAST].fn = op_walk
 rows[<int>OP_ZAP_NX].fn = op_zap_nx
 rows[<int>OP_POKE].fn = op_poke
 rows[<int>OP_POKE_RAW].fn = op_poke
-rows[<int>OP_SET_DIRTY_LOG].fn = op_set_dirty_log
 rows[<int>OP_TRACK].fn = op_track
 rows[<int>OP_SET_GEN].fn = op_set_gen
 rows[<int>OP_ZAP_SPTE].fn = op_zap_spte
@@ -509,6 +519,8 @@ cdef int take_rows() except -1:
         row.on_vcpu = "vcpu" in spec.fields
         row.refused_gated = spec.refused == "gated"
         row.refused_private = spec.refused == "private"
+        row.refused_slot = spec.refused == "slot"
+        row.on_slot = "slot" in spec.fields
     return 0
 
 
@@ -520,10 +532,11 @@ def functions():
     return tuple([name for kind, name in enumerate(OPS) if rows[kind].fn != NULL])
 
 
-cdef bint refused(const Kvm *kvm, const OpRow *row, const Op *op) noexcept nogil:
+cdef bint op_refused(const Kvm *kvm, const OpRow *row, const Op *op) noexcept nogil:
     """Whether today's callers never get there (see OpSpec.refused)."""
     return (kvm.has_mirror and not kvm.design.ungated
-            and (row.refused_gated or row.refused_private and op.is_private != 0))
+            and (row.refused_gated or (row.refused_private and op.is_private != 0)
+                 or (row.refused_slot and slots_refuse(kvm, op))))
 
 
 cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -536,7 +549,10 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
             res.kind = GUEST_RET_NOT_INSIDE
             res.ret = -EINVAL
             return
-    if refused(&vm.kvm, row, op):
+    if row.on_slot and not slot_named(&vm.kvm, op):
+        res.ret = -EINVAL
+        return
+    if op_refused(&vm.kvm, row, op):
         res.ret = -EINVAL
         return
     if lock == OP_LOCK_SHARED:

@@ -98,7 +98,7 @@ cdef int own_base_tdp_mmu_map_handle_target_level(Cpu *vcpu, Fault *fault, TdpIt
 cdef bint own_base_is_page_fault_stale(Cpu *vcpu, Fault *fault) noexcept nogil:
     cdef Cpu *c = running_cpu()
     cdef Kvm *own = calls(c, 0)
-    return base_is_page_fault_stale(c, own, fault.is_private and own.has_mirror)
+    return base_is_page_fault_stale(c, own, fault.root)
 
 
 cdef void own_base_clear_dirty_gfn_range(Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:

@@ -351,7 +351,7 @@ cdef void call_own_rcu_callback(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil:
 
 
 cdef bint stale_of_fault(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
-    return base_is_page_fault_stale(c, kvm, fault.is_private and kvm.has_mirror)
+    return base_is_page_fault_stale(c, kvm, fault.root)
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------

@@ -115,7 +115,11 @@ cdef void put_kvm(Sum *k, const Kvm *kvm) noexcept nogil:
     put(k, kvm.mmu_lock.val | kvm.tdp_mmu_pages_lock.val << 32)
     put(k, number(kvm.arena, kvm.tdp_mmu_roots) | <uint64_t>kvm.nroots << 32)
     put(k, number(kvm.arena, kvm.vcpu_root[0]) | number(kvm.arena, kvm.vcpu_root[1]) << 32)
-    put(k, kvm.slot.dirty_log | <uint64_t>kvm.vm_bugged << 8 | <uint64_t>kvm.vm_dead << 16 | <uint64_t>kvm.users << 24)
+    put(k, number(kvm.arena, kvm.vcpu_root[2]) | number(kvm.arena, kvm.vcpu_root[3]) << 32)
+    put(k, kvm.users_count | <uint64_t>kvm.workers << 32 | <uint64_t>kvm.destroyed << 63)
+    for i in range(kvm.nslots):
+        put(k, kvm.slots[i].dirty_log | <uint64_t>kvm.slots[i].invalid << 32)
+    put(k, <uint64_t>kvm.vm_bugged << 8 | <uint64_t>kvm.vm_dead << 16 | <uint64_t>kvm.users << 24)
     put(k, kvm.mmio_generation)
     put(k, number(kvm.arena, kvm.nx_head) | number(kvm.arena, kvm.nx_tail) << 32)
     for i in range(3):
@@ -130,15 +134,15 @@ cdef void put_kvm(Sum *k, const Kvm *kvm) noexcept nogil:
         put(k, kvm.tracked[i])
     begin(k, AT_KVM, 3)
     put(k, kvm.invalidate.seq | kvm.invalidate.in_progress << 56)
-    put(k, kvm.slot.invalid | <uint64_t>kvm.nattributes << 16 | <uint64_t>kvm.nposted << 32)
+    put(k, <uint64_t>kvm.nattributes << 16 | <uint64_t>kvm.nposted << 32)
     for i in range(kvm.nattributes):
         put(k, kvm.attributes[i].start ^ kvm.attributes[i].end << 30 ^ <uint64_t>kvm.attributes[i].is_private << 63)
     for i in range(kvm.nfreed):
         k.sum += mix(at(AT_KVM, 4 << 12 | kvm.freed[i].gfn), kvm.freed[i].pfn)
     begin(k, AT_KVM, 2)
-    put(k, kvm.slot.ninhibit | <uint64_t>kvm.slot.inhibit_all << 32)
-    for i in range(kvm.slot.ninhibit):
-        put(k, kvm.slot.inhibit[i])
+    put(k, kvm.lpage.ninhibit | <uint64_t>kvm.lpage.inhibit_all << 32)
+    for i in range(kvm.lpage.ninhibit):
+        put(k, kvm.lpage.inhibit[i])
 
 
 cdef void put_tdx(Sum *k, const Tdx *t) noexcept nogil:
@@ -271,6 +275,7 @@ cdef void put_results(Sum *k, const Arena *a, const ThreadOps *t, const Cpu *c, 
     begin(k, AT_RESULT, thread)
     put(k, <uint64_t>t.done | <uint64_t>c.abort << 32)
     put(k, number(a, <const Sp *>c.root[0]) | number(a, <const Sp *>c.root[1]) << 32)
+    put(k, number(a, <const Sp *>c.root[2]) | number(a, <const Sp *>c.root[3]) << 32)
     for i in range(t.done):
         r = &t.res[i]
         put(k, <uint64_t>r.ret)

@@ -4,7 +4,7 @@ from typing import Any
 from tdpfast._explore.explorer import ProgramRef
 from tdpfast._face.td import TdVmCore
 
-def lower(fields: Mapping[str, Any]) -> None: ...
+def lower(fields: Mapping[str, Any], td: bool = True) -> None: ...
 
 COUNTS: dict[str, str]
 

@@ -10,10 +10,10 @@ from tdpfast._names cimport (
 )
 from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
 from tdpfast._mmu.invalidate cimport HOLE_BEGINS, HOLE_ENDS, HOLE_INSIDE
-from tdpfast._mmu.tdp_mmu cimport SRCU_CPUS
+from tdpfast._mmu.tdp_mmu cimport ROOT_GUEST_MODE, ROOT_KINDS, ROOT_SMM, SRCU_CPUS
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
-from tdpfast._ops.ops cimport OpRow, op_row, vm_run_op
+from tdpfast._ops.ops cimport OpRow, op_refused, op_row, slot_named, vm_run_op
 from tdpfast._program.pyhooks cimport pyhook_cut, pyhook_reset, pyhook_serve
 from tdpfast._seam.module cimport seam_inject_clear, seam_restore, seam_snapshot
 from tdpfast._seam.record cimport seam_trace
@@ -42,8 +42,7 @@ cdef void note_reach(ThreadOps *t, int i) noexcept nogil:
     cdef const OpRow *row = op_row(t.ops[i].kind)
     cdef OpReach *r = &t.reach[i]
     r.ran += 1
-    if (res.ret == -EINVAL and t.vm.kvm.has_mirror and not t.vm.kvm.design.ungated
-            and (row.refused_gated or (row.refused_private and t.ops[i].is_private))):
+    if res.ret == -EINVAL and op_refused(&t.vm.kvm, row, &t.ops[i]):
         r.refused += 1
         return
     if res.ret < 0 or (r.want and (res.ret >= 32 or not r.want >> res.ret & 1)):
@@ -86,7 +85,7 @@ cdef void note_end(World *w) noexcept nogil:
 cdef void world_reset(void *user) noexcept nogil:
     """Back to the state after the set-up operations."""
     cdef World *w = <World *>user
-    cdef int i
+    cdef int i, k
     note_end(w)
     arena_restore(&w.vm.arena)
     seam_restore(w.t.seam)
@@ -102,8 +101,8 @@ cdef void world_reset(void *user) noexcept nogil:
     for i in range(w.nthreads):
         # A thread may have been left in the middle of a guest instruction.
         w.cpus[i].lp = w.lp[i]
-        w.cpus[i].root[0] = w.root[i][0]
-        w.cpus[i].root[1] = w.root[i][1]
+        for k in range(ROOT_KINDS):
+            w.cpus[i].root[k] = w.root[i][k]
         memcpy(w.threads[i].ops, w.threads[i].master, w.threads[i].nops * sizeof(Op))
         w.threads[i].done = 0
 
@@ -123,7 +122,10 @@ cdef uint32_t world_check(void *user, bint quiescent) noexcept nogil:
 
 
 cdef bint is_rare(object op) except -1:
-    """Whether words that are constant without it may change (see sync_rare())."""
+    """Whether words that are constant without it may change (see sync_rare()): the list of roots, where L2 or system
+    management mode may have none yet."""
+    if op.get("guest_mode") or op.get("smm"):
+        return True
     return OPS[op["op"]].rare or any([inject.get("until_kick") for inject in op.get("inject", ())])
 
 
@@ -137,10 +139,10 @@ cdef bint roots_invalid(const Kvm *kvm) noexcept nogil:
     return False
 
 
-def lower(fields):
+def lower(fields, bint td=True):
     """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
     cdef Op op
-    fill_op(&op, fields, True)
+    fill_op(&op, fields, td)
 
 
 cdef class ScenarioProgram(ProgramRef):
@@ -265,7 +267,8 @@ cdef class ScenarioProgram(ProgramRef):
             raise MemoryError("no memory for a scenario")
         t.nops = n
         for i in range(n):
-            fill_op(&t.master[i], ops[i], True)
+            fill_op(&t.master[i], ops[i], self.vm.on_td())
+            slot_named(&self.vm.vm.kvm, &t.master[i])
             spec = OPS[ops[i]["op"]]
             t.reach[i].want = sum([1 << ret for ret in (spec.effect or spec.done)])
             t.reach[i].guest = sum([1 << kind for kind in spec.guest])
@@ -307,25 +310,26 @@ cdef class ScenarioProgram(ProgramRef):
         cdef World *w = self.world
         cdef Kvm *kvm = &w.vm.kvm
         cdef const OpRow *row
-        cdef bint taken[2]
+        cdef bint taken[ROOT_KINDS]
         cdef int i, j, k, used
-        taken[0] = taken[1] = False
+        memset(taken, 0, sizeof(taken))
         for i in range(self.nthreads):
             used = 0
             for j in range(w.threads[i].nops):
                 row = op_row(w.threads[i].master[j].kind)
-                used |= row.roots
+                used |= row.roots | w.threads[i].master[j].guest_mode << ROOT_GUEST_MODE
+                used |= w.threads[i].master[j].smm << ROOT_SMM
                 if row.ends_roots:
                     kvm.roots_change = True
             if which >= 0:
                 used = which
             self.cpus[i].has_roots = used != 0 or which >= 0
-            for k in range(2):
+            for k in range(ROOT_KINDS):
                 if used >> k & 1 and kvm.vcpu_root[k] != NULL:
                     self.cpus[i].root[k] = w.root[i][k] = kvm.vcpu_root[k]
                     kvm.vcpu_root[k].root_count += taken[k]
                     taken[k] = True
-        for k in range(2):
+        for k in range(ROOT_KINDS):
             if taken[k]:
                 kvm.vcpu_root[k] = NULL
         return 0

@@ -53,7 +53,7 @@ cdef struct World:       # what reset() and check() work on
     ThreadOps *threads
     Cpu **cpus
     int lp[16]
-    void *root[16][2]    # Sp *, [is_mirror]: the roots each thread begins with
+    void *root[16][4]    # Sp *, by RootKind: the roots each thread begins with
     int nthreads
     uint64_t hooks_failed
     uint64_t dead        # executions that killed the VM

@@ -170,7 +170,7 @@ cdef struct Cpu:
     tdp_landing *landing
     void *vm             # whose CPU this is (Kvm or a test's own)
     bint has_roots       # a vCPU of its own: root[] counts, not the VM's vcpu_root[]
-    void *root[2]        # Sp *, [is_mirror]
+    void *root[4]        # Sp *, by RootKind of the MMU
     void *user           # the layer that drives this CPU
     uint64_t pages[3]    # leaves by level that this CPU added, less those it removed
     uint64_t noise       # state of the noise's random numbers, never 0

@@ -11,7 +11,7 @@ from tdpfast._sync.atomic cimport tdp_read_once32, tdp_write_once
 from tdpfast._ops.ops cimport op_fault, op_map
 from tdpfast._seam.module cimport SeamRegs
 from tdpfast._sync.cpu cimport read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock
-from tdpfast._mmu.tdp_mmu cimport Fault, kvm_bug_on
+from tdpfast._mmu.tdp_mmu cimport Fault, ROOT_MIRROR, gfn_to_memslot, kvm_bug_on, slot_has_gmem
 from tdpfast._mmu.invalidate cimport gmem_lock, gmem_unlock, kvm_gmem_get_pfn
 from tdpfast._mmu.tdp_mmu_map cimport gfn_tracked, kvm_mem_attribute, kvm_tdp_mmu_map
 from tdpfast._mmu.tdp_mmu_roots cimport vcpu_reload
@@ -44,7 +44,7 @@ cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept n
     if gfn_tracked(&vm.kvm, gfn):
         return -EPERM
     if c.has_roots:
-        vcpu_reload(c, &vm.kvm)
+        vcpu_reload(c, &vm.kvm, ROOT_MIRROR)
     memset(&fault, 0, sizeof(fault))
     fault.gfn = gfn
     fault.pfn = pfn
@@ -52,6 +52,7 @@ cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept n
     fault.prefetch = True
     fault.map_writable = True
     fault.is_private = True
+    fault.root = ROOT_MIRROR
     fault.nx_huge_page_workaround_enabled = vm.kvm.nx_huge_pages
     while not tdx_fault_cancelled(c, vm):
         read_lock(c, &vm.kvm.mmu_lock)
@@ -115,7 +116,8 @@ cdef int tdx_gmem_populate(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     # The lock of the file keeps holes away: the fault inside compares no sequence.
     gmem_lock(c, &vm.kvm)
     part.pfn = kvm_gmem_get_pfn(c, &vm.kvm, op.gfn, op.pfn)
-    if kvm_mem_attribute(&vm.kvm, op.gfn, vm.kvm.nattributes) == 0 or tdx_runnable(c, t):
+    if (kvm_mem_attribute(&vm.kvm, op.gfn, vm.kvm.nattributes) == 0 or tdx_runnable(c, t)
+            or not slot_has_gmem(gfn_to_memslot(&vm.kvm, 0, op.gfn))):
         ret = -EINVAL
     else:
         ret = tdx_gmem_post_populate(c, vm, &part)
@@ -153,7 +155,7 @@ cdef void tdx_map_exclusive(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcep
         return
     op_fault(&vm.kvm, op, &fault)
     if c.has_roots:
-        vcpu_reload(c, &vm.kvm)
+        vcpu_reload(c, &vm.kvm, ROOT_MIRROR)
     write_lock(c, &vm.kvm.mmu_lock)
     res.ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)
     write_unlock(c, &vm.kvm.mmu_lock)

@@ -5,14 +5,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    CHECK_PAGE, KVM_FILTER_PRIVATE, EBUSY, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
+    CHECK_PAGE, KVM_FILTER_PRIVATE, EBUSY, EINVAL, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
     GUEST_RET_NOT_INSIDE, GUEST_RET_NO_FAULT, GUEST_RET_REEXECUTE, GUEST_RET_STATUS, GUEST_RET_TDEXIT, GUEST_RET_VE,
     OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
     OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
     OP_MOVE_SLOT, OP_PUNCH_HOLE, OP_SET_ATTRIBUTES, OP_VCPU_CREATE,
     OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDH_VP_ENTER,
 )
-from tdpfast._ops.ops cimport OpResult, op_row
+from tdpfast._ops.ops cimport OpResult, op_row, op_slot
 from tdpfast._sync.atomic cimport (
     tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
 )
@@ -31,7 +31,7 @@ from tdpfast._seam.vp cimport td_async_exit
 from tdpfast._sync.cpu cimport (
     Event, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new, write_lock, write_unlock,
 )
-from tdpfast._mmu.tdp_mmu cimport Kvm, vcpu_roots
+from tdpfast._mmu.tdp_mmu cimport Kvm, Slot, vcpu_roots
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
 from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk
@@ -312,6 +312,7 @@ cdef void op_raw(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A SEAMCALL past KVM."""
     cdef SeamRegs r
     memset(&r, 0, sizeof(r))
+    r.rax = <uint64_t>op.leaf | <uint64_t>op.version << 16
     r.rcx = op.regs[0]
     r.rdx = op.regs[1]
     r.r8 = op.regs[2]
@@ -408,8 +409,12 @@ cdef void op_set_attributes(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
 cdef void op_move_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """KVM_SET_USER_MEMORY_REGION that moves the memslot around [start, end). Yields."""
     cdef Tdx *t = <Tdx *>vm.tdx
+    cdef const Slot *slot = op_slot(&vm.kvm, op)
+    if slot == NULL:
+        res.ret = -EINVAL
+        return
     tdx_slots_lock(c, t)
-    kvm_move_memslot(c, &vm.kvm, op.start, op.end)
+    kvm_move_memslot(c, &vm.kvm, &vm.kvm.slots[slot - &vm.kvm.slots[0]], op.start, op.end)
     tdx_slots_unlock(c, t)
 
 

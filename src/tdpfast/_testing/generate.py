@@ -36,7 +36,8 @@ CHOICES: dict[str, tuple[int, ...]] = {
     "write": (0, 1, 1), "retries": (-1, -1, 1, 0), "filter": (1, 2, 2, 3), "types": (2, 4, 6), "min_level": (1, 1, 2),
     "target_level": (1, 1, 2), "max_level": (2, 2, 3), "mask": (1, 3), "set": (0x200,), "clear": (2, 0), "gen": (3,),
     "value": (0, 1), "tries": (1, 3, -1), "src": (0x10000000,), "vcpu": (0, 1), "noslot": (0, 0, 0, 1),
-    "prefetch": (0, 0, 1), "map_writable": (1, 1, 0), "private": (1, 1, 0), "exec": (0, 1), "user": (0, 1)}
+    "prefetch": (0, 0, 1), "map_writable": (1, 1, 0), "private": (1, 1, 0), "exec": (0, 1), "user": (0, 1),
+    "slot": (-1, -1, 0), "guest_mode": (0, 0, 1), "smm": (0,), "version": (0, 0, 1), "to_zap": (1, 1, 2)}
 FLAGS = frozenset({"flush", "may_block", "shared", "wrprot", "present", "on", "rcu", "same_rip", "measure", "pinned"})
 SELDOM_KNOBS = 0.3               # of the designs have a knob replaced
 
@@ -56,12 +57,12 @@ class Generator:
     def some(self, *choices: Any) -> Any:
         return self.rng.choice(choices)
 
-    def operation(self, name: str, vcpu: int) -> dict[str, Any]:
+    def operation(self, name: str, vcpu: int, tdx: bool = True) -> dict[str, Any]:
         """One operation with fields that go together; what is left out has its default."""
         op: dict[str, Any] = {"op": name}
         gfn = self.some(*GFNS)
         fields = OPS[name].fields
-        private = self.some(1, 1, 1, 0) if "private" in fields else 1
+        private = self.some(1, 1, 1, 0) if tdx and "private" in fields else int(tdx)
         low, high = self.some(*RANGES)
         place: dict[str, Callable[[], int]] = {
             "gfn": lambda: gfn, "gpa": lambda: gfn << 12, "pfn": lambda: (PRIVATE if private else SHARED) + gfn,
@@ -69,7 +70,7 @@ class Generator:
             "level": lambda: self.some(*LEVELS.get(name, (1, 1, 2))), "rdx": tdr,
             "r8": lambda: PRIVATE + gfn << 12}
         for field in fields:
-            if field in ("leaf", "rcx"):
+            if field in ("leaf", "rcx") or (tdx and field == "guest_mode"):
                 continue
             if field in place:
                 op[field] = place[field]()
@@ -109,9 +110,24 @@ class Generator:
             ops.append({"op": "vp_enter", "vcpu": 0})
         return ops
 
+    def plain(self) -> dict[str, Any]:
+        """The same without TDX: L2 at times, small executable pages, dirty logging."""
+        names = [name for name, spec in OPS.items() if not spec.td_only]
+        maps = [{"op": "map", "gfn": gfn, "pfn": SHARED + gfn, "exec": self.some(0, 1),
+                 "guest_mode": self.some(0, 0, 1)}
+                for gfn in self.rng.sample((FIRST, FIRST + 1), self.some(1, 2))]
+        return {"name": "plain", "vm": {"tdx": 0, "pml": self.some(0, 1), "nx_huge_pages": self.some(0, 1)},
+                "setup": maps, "thread": [{"ops": [self.operation(self.some(*names), 0, tdx=False)
+                                                   for _ in range(self.some(1, 1, 2))]} for _ in range(2)]}
+
     def scenario(self) -> Scenario:
         """Two or three threads of one or two operations each."""
         while True:
+            if self.rng.random() < 0.1:
+                try:
+                    return parse(self.plain(), "plain")
+                except UsageError:
+                    continue
             runnable = self.rng.random() < 0.8
             record = {
                 "name": "random", "vm": {"runnable": int(runnable), "levels": self.some(4, 4, 4, 5),

@@ -91,7 +91,7 @@ def make_vm(cfg: dict, design: Design) -> VmCore:
         design, root_level=bits("root_level", 4, 5, 4), mmu=bits("kind", 0, 2), maxphyaddr=bits("maxpa", 36, 52, 52),
         l1tf=flag(cfg, "l1tf"), cache_bits=bits("cache_bits", 0, 52), exec_only=flag(cfg, "exec_only", 1),
         tdx=flag(cfg, "tdx"), direct_gfn_bits=1 << shared if shared else 0, ipat=flag(cfg, "ipat"),
-        nx=flag(cfg, "nx"), slot_base=base, slot_npages=bits("slot_npages", 0, MAX_GFN + 1 - base),
+        nx=flag(cfg, "nx"), slots=((base, bits("slot_npages", 0, MAX_GFN + 1 - base), 1, 0, 0),),
         mmio_gen=bits("mmio_gen", 0, MASK), pml=flag(cfg, "pml"), want_mirror=flag(cfg, "want_mirror"),
         want_direct=flag(cfg, "want_direct"))
 
