@@ -16,6 +16,7 @@ from tdpfast import _names
 from tdpfast.checks import MEANING
 from tdpfast.cli import EXIT_CODES
 from tdpfast.design import PRESETS, Design
+from tdpfast.kernelwords import TEXTS, words
 from tdpfast.ops import OPS
 
 ROOT = Path(__file__).parents[1]
@@ -145,9 +146,16 @@ def exit_codes(_page: str) -> str:
     return rows(("code", "means"), ((number, text) for number, text in EXIT_CODES.items()))
 
 
+def kernel_words(section: str) -> str:
+    """A row for every name of a section of <tdpfast/kvm.h>."""
+    return rows(("name", "what it is here"), ((code(word.signature), word.text) for word in words().values()
+                                              if word.section == section))
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "knobs": knobs, "values": values, "presets": presets, "checks": checks, "exit codes": exit_codes,
     "ops": lambda page: operations(page, False), "TD ops": lambda page: operations(page, True),
+    **{"kernel: " + section: lambda _page, section=section: kernel_words(section) for section in TEXTS},  # type: ignore[misc]
 }
 
 

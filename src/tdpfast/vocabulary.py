@@ -13,6 +13,7 @@ from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.checks import MEANING
 from tdpfast.design import KNOB_NAMES, PRESETS, Design
 from tdpfast.errors import UsageError
+from tdpfast.kernelwords import words
 from tdpfast.ops import OPS, OpSpec
 from tdpfast.scenario import Scenario
 from tdpfast.words import op_text
@@ -80,6 +81,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "ops": ops_list,
     "checks": lambda: list(MEANING.items()),
     "leaves": leaves_list,
+    "kernel": lambda: [(name, word.text) for name, word in words().items()],
 }
 """Kind -> its words, each with a few words about it."""
 
@@ -128,7 +130,13 @@ def describe_scenario(name: str) -> list[str]:
 def describe_leaf(name: str) -> list[str]:
     return [f"SEAMCALL {name}: leaf {int(SeamLeaf.__members__[name.replace('.', '_')])}",
             f"  also written {name.removeprefix('TDH.')}, {name.lower().replace('.', '_')}, "
-            f"{name.removeprefix('TDH.').lower().replace('.', '_')}"]
+            f"{name.removeprefix('TDH.').lower().replace('.', '_')}",
+            *(f"  in design files: {word.signature}" for word in [words().get(name.lower().replace(".", "_"))] if word)]
+
+
+def describe_kernel(name: str) -> list[str]:
+    word = words()[name]
+    return [f"name of <tdpfast/kvm.h>: {word.signature}", f"  {word.section}", f"  {word.text}"]
 
 
 def describe(name: str) -> list[str]:
@@ -139,10 +147,13 @@ def describe(name: str) -> list[str]:
     for known, what, word in ((PRESETS, describe_design, name), (knobs, describe_knob, name),
                               (scenarios(), describe_scenario, name), (OPS, describe_op, name),
                               (MEANING, lambda n: [f"check {n}: {MEANING[n]}"], name),
-                              (dict(leaves_list()), describe_leaf, leaf)):
+                              (dict(leaves_list()), describe_leaf, leaf), (words(), describe_kernel, name)):
         if word in known:
             found.append(what(word))
+    if len(found) > 1 and leaf in dict(leaves_list()) and name in words():
+        found.pop()     # the leaf's own lines say it
     if not found:
-        raise UsageError(f"unknown word {shown(name)}", "no design, knob, scenario, operation, check or leaf",
+        raise UsageError(f"unknown word {shown(name)}",
+                         "no design, knob, scenario, operation, check, leaf or name of <tdpfast/kvm.h>",
                          "tdpfast list " + one_of(LISTS))
     return [line for lines in found for line in lines]

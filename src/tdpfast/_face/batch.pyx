@@ -26,7 +26,8 @@ from tdpfast._sync.cpu cimport (
 from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport Fault, Kvm, kvm_gfn_root_bits, vcpu_roots
 from tdpfast._mmu.tdp_mmu_map cimport kvm_mmu_hugepage_adjust, link_or_split, tdp_mmu_map_handle_target_level
-from tdpfast._mmu.tdp_mmu_roots cimport is_page_fault_stale, vcpu_reload
+from tdpfast._mmu.invalidate cimport is_page_fault_stale
+from tdpfast._mmu.tdp_mmu_roots cimport vcpu_reload
 from tdpfast._face.vm cimport VmCore, fill_op, result_dict
 
 from tdpfast._arguments import BYTES, WORDS, check_bool, flat_buffer

@@ -26,6 +26,9 @@ cdef inline bint mmu_invalidate_retry_gfn(Cpu *c, Kvm *kvm, uint64_t seq, uint64
         return False
     return __mmu_invalidate_retry_gfn(c, kvm, seq, gfn)
 
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
+cdef bint base_is_page_fault_stale(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil
+
 cdef void gmem_lock(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void gmem_unlock(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void kvm_gmem_invalidate_begin(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil
@@ -33,14 +36,14 @@ cdef void kvm_gmem_invalidate_end(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void gmem_forget(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t pfn) noexcept nogil
 cdef uint64_t kvm_gmem_get_pfn(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t pfn) noexcept nogil
 
-cdef int kvm_mmu_faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault, uint64_t *seq) noexcept nogil
+cdef int kvm_mmu_faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
 # A VM in which nothing of the kind ever happened has no more to say than its sequence.
-cdef inline int faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault, uint64_t *seq) noexcept nogil:
+cdef inline int faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     if tdp_likely(not kvm.invalidations and not kvm.slot_moves and kvm.invalidate.in_progress == 0 and kvm.plain_slots
                   and tdp_load32(&kvm.nattributes) == 0 and tdp_load32(&kvm.slots_invalid) == 0):
-        seq[0] = tdp_read_once(&kvm.invalidate.seq)
+        fault.mmu_seq = tdp_read_once(&kvm.invalidate.seq)
         return RET_PF_CONTINUE
-    return kvm_mmu_faultin_pfn(c, kvm, fault, seq)
+    return kvm_mmu_faultin_pfn(c, kvm, fault)
 
 cdef void fault_mapped(Cpu *c, Kvm *kvm, const Fault *fault, uint64_t pfn) noexcept nogil
 cdef bint slot_retired(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil

@@ -17,6 +17,7 @@ from tdpfast._mmu.tdp_iter cimport gfn_round_for_level, pages_per_hpage
 from tdpfast._mmu.tdp_mmu cimport (
     INVALID_GFN, MAX_ATTRIBUTES, MAX_FREED, ROOT_SMM, SRCU_CPUS, Slot, gfn_to_memslot, kvm_bug_on, kvm_warn, slot_has_gmem,
 )
+from tdpfast._mmu.tdp_mmu_roots cimport obsolete_root_of
 from tdpfast._mmu.tdp_mmu_map cimport kvm_mem_attribute, kvm_tdp_mmu_get_walk
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_leafs
 from tdpfast._sync.atomic cimport tdp_load32, tdp_read_once, tdp_store32
@@ -96,6 +97,18 @@ cdef bint __mmu_invalidate_retry_gfn(Cpu *c, Kvm *kvm, uint64_t seq, uint64_t gf
         elif in_progress_for(kvm, gfn):
             return True
     return not kvm.design.no_seq and kvm.invalidate.seq != seq
+
+
+cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
+    if kvm.ops != NULL:
+        return kvm.ops.is_page_fault_stale(c, kvm, fault)
+    return base_is_page_fault_stale(c, kvm, fault)
+
+
+cdef inline bint base_is_page_fault_stale(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil:
+    """Whether a root went invalid between reload and mmu_lock, or an invalidation of its gfn is under way or ended since
+    fault.mmu_seq: the fault is retried then. mmu_lock in either mode."""
+    return obsolete_root_of(c, fault.root) or mmu_invalidate_retry_gfn(c, kvm, fault.mmu_seq, fault.gfn)
 
 
 # ---- guest_memfd ---------------------------------------------------------------------------------------------------
@@ -218,26 +231,26 @@ cdef int look_up(Cpu *c, Kvm *kvm, Fault *fault, uint64_t seq) noexcept nogil:
     return RET_PF_CONTINUE
 
 
-cdef int kvm_mmu_faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault, uint64_t *seq) noexcept nogil:
-    """What comes before mmu_lock: samples the sequence, then looks the page up. RET_PF_CONTINUE with fault.pfn and *seq
-    set; RET_PF_RETRY; -EAGAIN for a prefetch in a slot that is going away; -EFAULT when the gfn is not what the fault
-    takes it for. May yield."""
+cdef int kvm_mmu_faultin_pfn(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
+    """What comes before mmu_lock: samples the sequence, then looks the page up. RET_PF_CONTINUE with fault.pfn and
+    fault.mmu_seq set; RET_PF_RETRY; -EAGAIN for a prefetch in a slot that is going away; -EFAULT when the gfn is not
+    what the fault takes it for. May yield."""
     cdef int ret
     if fault.noslot:
-        seq[0] = kvm.invalidate.seq
+        fault.mmu_seq = kvm.invalidate.seq
         return RET_PF_CONTINUE
     if not kvm.design.seq_after_lookup:
-        seq[0] = sample_seq(c, kvm)
+        fault.mmu_seq = sample_seq(c, kvm)
     if kvm.design.inplace:
         gmem_lock(c, kvm)
-    ret = look_up(c, kvm, fault, seq[0])
+    ret = look_up(c, kvm, fault, fault.mmu_seq)
     if kvm.design.inplace:
         gmem_unlock(c, kvm)
     if ret != RET_PF_CONTINUE:
         return ret
     if kvm.design.seq_after_lookup:
-        seq[0] = sample_seq(c, kvm)
-    return RET_PF_RETRY if mmu_invalidate_retry_gfn_unsafe(c, kvm, seq[0], fault.gfn) else RET_PF_CONTINUE
+        fault.mmu_seq = sample_seq(c, kvm)
+    return RET_PF_RETRY if mmu_invalidate_retry_gfn_unsafe(c, kvm, fault.mmu_seq, fault.gfn) else RET_PF_CONTINUE
 
 
 cdef void fault_mapped(Cpu *c, Kvm *kvm, const Fault *fault, uint64_t pfn) noexcept nogil:

@@ -199,6 +199,8 @@ cdef struct Fault:           # struct kvm_page_fault
     int32_t root         # RootKind
     bint huge_page_disallowed
     bint nx_huge_page_workaround_enabled
+    const Slot *slot     # NULL: none. Some slot otherwise: gfn_to_memslot() says which
+    uint64_t mmu_seq     # mmu_invalidate_seq before its pfn was looked up
 
 # ---- assertions -----------------------------------------------------------------------------------------
 cdef void kvm_bug_on(Cpu *c, Kvm *kvm, const char *fn, const char *id) noexcept nogil

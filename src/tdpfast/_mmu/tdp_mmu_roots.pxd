@@ -15,6 +15,7 @@ cdef Sp *tdp_mmu_next_root(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
 cdef void root_flags_point(Cpu *c, Sp *root, int kind) noexcept nogil
 cdef Sp *next_root_write(Cpu *c, Kvm *kvm, Sp *prev, int types, const char *fn) noexcept nogil
 cdef Sp *next_root_rcu(Cpu *c, Kvm *kvm, Sp *prev, int types) noexcept nogil
+cdef bint kvm_tdp_mmu_get_root(Cpu *c, Sp *root) noexcept nogil
 cdef Sp *kvm_tdp_mmu_alloc_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil
 cdef void kvm_tdp_mmu_put_root(Cpu *c, Kvm *kvm, Sp *root) noexcept nogil
 cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nogil
@@ -24,5 +25,4 @@ cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) n
 cdef int vcpu_load_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil
 cdef void vcpu_put_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil
 cdef void vcpu_reload(Cpu *c, Kvm *kvm, int kind) noexcept nogil
-cdef bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, int kind) noexcept nogil
-cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil
+cdef bint obsolete_root_of(const Cpu *c, int kind) noexcept nogil

@@ -256,18 +256,9 @@ cdef void vcpu_reload(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
             roots[kind] = kvm_tdp_mmu_alloc_root(c, kvm, kind)
 
 
-cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
-    if kvm.ops != NULL:
-        return kvm.ops.is_page_fault_stale(c, kvm, fault)
-    return base_is_page_fault_stale(c, kvm, fault.root)
-
-
-cdef inline bint base_is_page_fault_stale(Cpu *c, const Kvm *kvm, int kind) noexcept nogil:
-    """Whether a root went invalid between reload and mmu_lock: the fault is retried then. mmu_lock in either mode.
-
-    The kernel looks at the root that the vCPU runs on, the direct one of a TD: mirrors are not invalidated while a vCPU
-    runs. Ungated designs may do so, and their faults look at both.
-    """
+cdef bint obsolete_root_of(const Cpu *c, int kind) noexcept nogil:
+    """The kernel looks at the root that the vCPU runs on, the direct one of a TD: mirrors are not invalidated while a
+    vCPU runs. Ungated designs may do so, and their faults look at both."""
     cdef const Sp *direct = <const Sp *>c.root[0 if kind == ROOT_MIRROR else kind]
     cdef const Sp *root = <const Sp *>c.root[kind]
     if not c.has_roots:

@@ -17,7 +17,7 @@ from tdpfast._mmu.fast_pf cimport fast_page_fault, kvm_tdp_mmu_fast_pf_get_last_
 from tdpfast._mmu.gmem cimport kvm_gmem_convert, tdx_honor_guest_accept_level
 from tdpfast._mmu.invalidate cimport (
     HOLE_BEGINS, HOLE_ENDS, fault_mapped, faultin_pfn, kvm_gmem_invalidate_begin, kvm_gmem_invalidate_end,
-    mmu_invalidate_retry_gfn, slot_retired, srcu_enter, srcu_exit,
+    is_page_fault_stale, slot_retired, srcu_enter, srcu_exit,
 )
 from tdpfast._spte cimport (
     PFERR_FETCH_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, SHADOW_NONPRESENT_VALUE, is_last_spte,
@@ -35,7 +35,7 @@ from tdpfast._mmu.tdp_mmu cimport (
 from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
 from tdpfast._mmu.tdp_mmu_roots cimport (
-    is_page_fault_stale, kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
+    kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
     vcpu_reload,
 )
 from tdpfast._mmu.tdp_mmu_slot cimport (
@@ -120,6 +120,8 @@ cdef void op_fault(const Kvm *kvm, const Op *op, Fault *fault) noexcept nogil:
     fault.is_private = op.is_private
     fault.noslot = op.noslot
     fault.root = op_root(kvm, op)
+    fault.slot = NULL if op.noslot else &kvm.slots[0]
+    fault.mmu_seq = kvm.invalidate.seq
     fault.nx_huge_page_workaround_enabled = kvm.nx_huge_pages
     fault.error_code = ((op.present != 0) * PFERR_PRESENT_MASK | (op.write != 0) * PFERR_WRITE_MASK
                         | (op.user != 0) * PFERR_USER_MASK | (op.exec_ != 0) * PFERR_FETCH_MASK)
@@ -142,7 +144,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """
     cdef Kvm *kvm = &vm.kvm
     cdef Fault fault
-    cdef uint64_t seq, pfn
+    cdef uint64_t pfn
     cdef int tries = 0
     cdef int ret
     srcu_enter(c, kvm)
@@ -150,12 +152,11 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         op_fault(kvm, op, &fault)
         if c.has_roots or fault.root > ROOT_MIRROR:
             vcpu_reload(c, kvm, fault.root)
-        ret = faultin_pfn(c, kvm, &fault, &seq)
+        ret = faultin_pfn(c, kvm, &fault)
         pfn = fault.pfn
         if ret == RET_PF_CONTINUE:
             read_lock(c, &kvm.mmu_lock)
-            if (is_page_fault_stale(c, kvm, &fault)
-                    or mmu_invalidate_retry_gfn(c, kvm, seq, fault.gfn)):
+            if is_page_fault_stale(c, kvm, &fault):
                 ret = RET_PF_RETRY
             else:
                 ret = kvm_tdp_mmu_map(c, kvm, &fault)

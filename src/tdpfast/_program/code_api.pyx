@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t, uint8_t, uint16_t, uint32_t
 
 from tdpfast._names cimport (
     ASSERT_BUG, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_CRASH, CHECK_HANG, CHECK_PROGRESS, EV_CODE_FAULT, EV_PREPARE_ZAP,
-    EV_SPLIT, EV_SPTE_FROZEN, FAULT_HANG, FAULT_WILD, SYNC_LOAD, SYNC_RMW, SYNC_STORE,
+    EV_SPLIT, EV_SPTE_FROZEN, EV_YIELD, FAULT_HANG, FAULT_WILD, SYNC_LOAD, SYNC_RMW, SYNC_STORE,
 )
 from tdpfast._mmu.arena cimport SP_QUEUED, Arena, Sp, sptep_to_sp
 from tdpfast._mmu.tracepoints cimport trace_page
@@ -20,7 +20,7 @@ from tdpfast._spte cimport is_frozen_spte
 from tdpfast._sync.atomic cimport tdp_read_once, tdp_read_once32
 from tdpfast._sync.cpu cimport (
     running_cpu, ABORT_CODE, SLOW_YIELD, RwLock, SpinLock, call_rcu, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock,
-    spin_lock, spin_unlock, sync_abort, sync_assert, sync_point, sync_retry, trace3, trace5, write_lock, write_unlock,
+    need_resched, rcu_run, spin_lock, spin_unlock, sync_abort, sync_assert, sync_point, sync_rare, sync_retry, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdx.state cimport Tdx
 
@@ -83,6 +83,7 @@ cdef enum Region:
     PRIVATE          # of the CPU, or constant
     TABLE
     SHARED           # any other word that others can see
+    RARE             # one that only rare operations change, never a file
 
 
 # ---- faults -----------------------------------------------------------------------------------------------------
@@ -134,15 +135,25 @@ cdef int region_of(Cpu *c, uint64_t p, bint write) noexcept nogil:
         return NOBODYS if write else PRIVATE
     if <uint64_t>c <= p < <uint64_t>c + sizeof(Cpu):
         return NOBODYS if write else PRIVATE
-    if vm.tdx != NULL and <uint64_t>vm.tdx <= p < <uint64_t>vm.tdx + sizeof(Tdx):
-        return NOBODYS if write else PRIVATE
-    return NOBODYS
+    return NOBODYS if write and of_td(c, p) != SHARED else of_td(c, p)
 
 
 cdef inline bint exact(Cpu *c, uint64_t p) noexcept nogil:
     """Fields that the core itself offers by their own address."""
     cdef Kvm *kvm = running_kvm(c)
-    return p == <uint64_t>&kvm.vm_dead or p == <uint64_t>&kvm.vm_bugged
+    return p == <uint64_t>&kvm.vm_dead or p == <uint64_t>&kvm.vm_bugged or of_td(c, p) == SHARED
+
+
+cdef int of_td(Cpu *c, uint64_t p) noexcept nogil:
+    """The region of a word of struct kvm_tdx: what changes in its life the core offers by its own address."""
+    cdef Tdx *t = <Tdx *>(<Vm *>c.vm).tdx
+    if t == NULL or not <uint64_t>t <= p < <uint64_t>t + sizeof(Tdx):
+        return NOBODYS
+    if p == <uint64_t>&t.state or p == <uint64_t>&t.hkid or p == <uint64_t>&t.pre_fault_allowed:
+        return RARE
+    if (p == <uint64_t>&t.wait_for_sept_zap or p == <uint64_t>&t.nr_premapped or p == <uint64_t>&t.page_add_src):
+        return SHARED
+    return PRIVATE
 
 
 cdef bint offer(Cpu *c, uint32_t line, int kind, const void *p) noexcept nogil:
@@ -158,6 +169,8 @@ cdef bint offer(Cpu *c, uint32_t line, int kind, const void *p) noexcept nogil:
             code_fault(c, FAULT_WILD)
     if region == TABLE:
         sync_point(c, kind, <uint64_t>p)
+    elif region == RARE:
+        sync_rare(c, kind, <uint64_t>p)
     elif region == SHARED:
         sync_point(c, kind, <uint64_t>p if exact(c, <uint64_t>p) else <uint64_t>p & ~<uint64_t>7)
     return region == TABLE
@@ -386,20 +399,53 @@ cdef void api_warn(uint32_t line, void *kvm, int kind, const char *func, const c
         sync_assert(c, ASSERT_BUG if kind == 2 else ASSERT_LOCKDEP if kind == 3 else ASSERT_WARN, func, what)
 
 
+cdef bint api_is_held(const void *lock, int mode) noexcept nogil:
+    """lockdep_is_held(): by this CPU. mode: of mmu_lock, 1 for read, 2 for write, 0 either."""
+    cdef Cpu *c = running_cpu()
+    cdef Kvm *kvm = running_kvm(c)
+    if lock == &kvm.mmu_lock:
+        return (c.held.mmu_write != 0 and mode != 1) or (c.held.mmu_read != 0 and mode != 2)
+    if lock == &kvm.tdp_mmu_pages_lock:
+        return c.held.pages_lock != 0
+    return tdp_read_once(&(<SpinLock *>lock).val) == ((<uint64_t>(c.id + 1) << 1) | 1)
+
+
 cdef void api_lockdep(uint32_t line, const void *lock, int mode, const char *func) noexcept nogil:
     cdef Cpu *c = running_cpu()
     cdef Kvm *kvm = running_kvm(c)
-    cdef bint held
+    if api_is_held(lock, mode):
+        return
     if lock == &kvm.mmu_lock:
-        held = (c.held.mmu_write != 0 and mode != 1) or (c.held.mmu_read != 0 and mode != 2)
-        if not held:
-            sync_assert(c, ASSERT_LOCKDEP, func, b"mmu_lock_write" if mode == 2 else b"mmu_lock_read" if mode == 1
-                        else b"mmu_lock")
-    elif lock == &kvm.tdp_mmu_pages_lock:
-        if not c.held.pages_lock:
-            sync_assert(c, ASSERT_LOCKDEP, func, b"tdp_mmu_pages_lock")
-    elif tdp_read_once(&(<SpinLock *>lock).val) != ((<uint64_t>(c.id + 1) << 1) | 1):
-        sync_assert(c, ASSERT_LOCKDEP, func, b"own_lock")
+        sync_assert(c, ASSERT_LOCKDEP, func, b"mmu_lock_write" if mode == 2 else b"mmu_lock_read" if mode == 1
+                    else b"mmu_lock")
+    else:
+        sync_assert(c, ASSERT_LOCKDEP, func, b"tdp_mmu_pages_lock" if lock == &kvm.tdp_mmu_pages_lock else b"own_lock")
+
+
+cdef void api_might_sleep(uint32_t line, const char *func) noexcept nogil:
+    """might_sleep(): not under mmu_lock, tdp_mmu_pages_lock or in an RCU read section."""
+    cdef Cpu *c = running_cpu()
+    if c.held.mmu_read or c.held.mmu_write or c.held.pages_lock or c.rcu_depth:
+        c.code.called = line if line else c.code.called
+        sync_assert(c, ASSERT_LOCKDEP, func, b"might_sleep_rcu" if c.rcu_depth else b"might_sleep_locked")
+
+
+cdef bint api_need_resched() noexcept nogil:
+    return need_resched(running_cpu())
+
+
+cdef bint api_resched_lock(uint32_t line, void *lock, bint write) noexcept nogil:
+    """cond_resched_rwlock_read() or _write(): whether mmu_lock was dropped for a moment. Leaves RCU to the caller."""
+    cdef Cpu *c = running_cpu()
+    if not need_resched(c):
+        return False
+    c.count.yields += 1
+    api_rwlock(line, lock, write, 0)
+    trace1(c, EV_YIELD, write)
+    if c.resched.gp_at_yield:
+        rcu_run(c, &running_kvm(c).rcu, 0)
+    api_rwlock(line, lock, write, 1)
+    return True
 
 
 cdef void api_trace_changed(uint64_t gfn, int level, uint64_t old_spte, uint64_t new_spte) noexcept nogil:
@@ -421,6 +467,8 @@ def api():
         "cmpxchg": <size_t>api_cmpxchg, "fetch": <size_t>api_fetch, "plain": <size_t>api_plain,
         "relax": <size_t>api_relax, "spin": <size_t>api_spin, "spin_trylock": <size_t>api_spin_trylock,
         "rwlock": <size_t>api_rwlock, "rcu": <size_t>api_rcu, "rcu_held": <size_t>api_rcu_held,
+        "is_held": <size_t>api_is_held, "might_sleep": <size_t>api_might_sleep,
+        "need_resched": <size_t>api_need_resched, "resched_lock": <size_t>api_resched_lock,
         "call_rcu": <size_t>api_call_rcu, "resched": <size_t>api_resched, "retry": <size_t>api_retry,
         "warn": <size_t>api_warn, "lockdep": <size_t>api_lockdep, "trace_changed": <size_t>api_trace_changed,
         "trace_prepare_zap": <size_t>api_trace_prepare_zap, "traced_split": <size_t>api_traced_split,

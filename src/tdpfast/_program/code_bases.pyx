@@ -11,7 +11,7 @@ from tdpfast._mmu.tdp_mmu cimport (
     base_tdp_mmu_unlink_sp,
 )
 from tdpfast._mmu.tdp_mmu_map cimport base_tdp_mmu_map_handle_target_level, base_tdp_mmu_split_huge_page
-from tdpfast._mmu.tdp_mmu_roots cimport base_is_page_fault_stale
+from tdpfast._mmu.invalidate cimport base_is_page_fault_stale
 from tdpfast._mmu.tdp_mmu_slot cimport base_age_gfn_range, base_clear_dirty_gfn_range, base_wrprot_gfn_range
 from tdpfast._mmu.tdp_mmu_sp cimport base_tdp_mmu_link_sp
 from tdpfast._mmu.tdp_mmu_zap cimport base___tdp_mmu_zap_root, base_tdp_mmu_zap_leafs
@@ -98,7 +98,7 @@ cdef int own_base_tdp_mmu_map_handle_target_level(Cpu *vcpu, Fault *fault, TdpIt
 cdef bint own_base_is_page_fault_stale(Cpu *vcpu, Fault *fault) noexcept nogil:
     cdef Cpu *c = running_cpu()
     cdef Kvm *own = calls(c, 0)
-    return base_is_page_fault_stale(c, own, fault.root)
+    return base_is_page_fault_stale(c, own, fault)
 
 
 cdef void own_base_clear_dirty_gfn_range(Kvm *kvm, Sp *root, uint64_t start, uint64_t end) noexcept nogil:

@@ -16,7 +16,7 @@ from tdpfast._mmu.tdp_mmu cimport (
     base_tdp_mmu_unlink_sp, sp_unlinked,
 )
 from tdpfast._mmu.tdp_mmu_map cimport base_tdp_mmu_map_handle_target_level, base_tdp_mmu_split_huge_page
-from tdpfast._mmu.tdp_mmu_roots cimport base_is_page_fault_stale
+from tdpfast._mmu.invalidate cimport base_is_page_fault_stale
 from tdpfast._mmu.tdp_mmu_slot cimport base_age_gfn_range, base_clear_dirty_gfn_range, base_wrprot_gfn_range
 from tdpfast._mmu.tdp_mmu_sp cimport base_tdp_mmu_link_sp
 from tdpfast._mmu.tdp_mmu_zap cimport base___tdp_mmu_zap_root, base_tdp_mmu_zap_leafs
@@ -350,10 +350,6 @@ cdef void call_own_rcu_callback(Cpu *c, Kvm *kvm, RcuHead *head) noexcept nogil:
     leave(c, &s)
 
 
-cdef bint stale_of_fault(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
-    return base_is_page_fault_stale(c, kvm, fault.root)
-
-
 # ---- the table ----------------------------------------------------------------------------------------------------
 
 cdef void restore_data(const DesignOps *ops) noexcept nogil:
@@ -413,7 +409,7 @@ cdef class LoadedCode:
             call_tdp_mmu_split_huge_page if self.file.fn[8] != NULL else base_tdp_mmu_split_huge_page)
         self.ops.tdp_mmu_map_handle_target_level = (
             call_tdp_mmu_map_handle_target_level if self.file.fn[9] != NULL else base_tdp_mmu_map_handle_target_level)
-        self.ops.is_page_fault_stale = call_is_page_fault_stale if self.file.fn[10] != NULL else stale_of_fault
+        self.ops.is_page_fault_stale = call_is_page_fault_stale if self.file.fn[10] != NULL else base_is_page_fault_stale
         self.ops.clear_dirty_gfn_range = (
             call_clear_dirty_gfn_range if self.file.fn[11] != NULL else base_clear_dirty_gfn_range)
         self.ops.wrprot_gfn_range = call_wrprot_gfn_range if self.file.fn[12] != NULL else base_wrprot_gfn_range
@@ -458,11 +454,14 @@ def layout():
         "SP_RCU_HEAD": <size_t>&sp.rcu_head, "SP_NX": <size_t>&sp.nx_huge_page_disallowed,
         "SP_PRIVATE": <size_t>&sp.private_word, "SP_LEVEL": <size_t>&sp.level, "SP_IS_MIRROR": <size_t>&sp.is_mirror,
         "SP_INVALID": <size_t>&sp.invalid, "SP_AD_DISABLED": <size_t>&sp.ad_disabled,
-        "SP_ACCESS": <size_t>&sp.access,
+        "SP_ACCESS": <size_t>&sp.access, "SP_GUEST_MODE": <size_t>&sp.guest_mode, "SP_SMM": <size_t>&sp.smm,
+        "SP_SCHEDULED": <size_t>&sp.scheduled_to_zap,
         "KVM_MMU_LOCK": <size_t>&kvm.mmu_lock, "KVM_BUGGED": <size_t>&kvm.vm_bugged,
         "KVM_DEAD": <size_t>&kvm.vm_dead, "KVM_PRIVATE": <size_t>&kvm.private_words,
         "KVM_TDP_MMU_PAGES": <size_t>&kvm.tdp_mmu_pages, "KVM_PAGES_LOCK": <size_t>&kvm.tdp_mmu_pages_lock,
-        "KVM_MMIO_VALUE": <size_t>&kvm.shadow_mmio_value,
+        "KVM_MMIO_VALUE": <size_t>&kvm.shadow_mmio_value, "KVM_DIRECT_BITS": <size_t>&kvm.gfn_direct_bits,
+        "KVM_INVALIDATE_SEQ": <size_t>&kvm.invalidate.seq,
+        "KVM_INVALIDATE_IN_PROGRESS": <size_t>&kvm.invalidate.in_progress,
         "ITER_NEXT": <size_t>&it.next_last_level_gfn, "ITER_YIELDED_GFN": <size_t>&it.yielded_gfn,
         "ITER_GFN": <size_t>&it.gfn, "ITER_GFN_BITS": <size_t>&it.gfn_bits, "ITER_OLD": <size_t>&it.old_spte,
         "ITER_SPTEP": <size_t>&it.sptep, "ITER_PATH": <size_t>&it.pt_path, "ITER_ROOT_LEVEL": <size_t>&it.root_level,
@@ -474,7 +473,12 @@ def layout():
         "FAULT_EXEC": <size_t>&fault.exec_, "FAULT_USER": <size_t>&fault.user, "FAULT_PRESENT": <size_t>&fault.present,
         "FAULT_PREFETCH": <size_t>&fault.prefetch, "FAULT_MAP_WRITABLE": <size_t>&fault.map_writable,
         "FAULT_PRIVATE": <size_t>&fault.is_private, "FAULT_NX": <size_t>&fault.huge_page_disallowed,
+        "FAULT_NX_WORKAROUND": <size_t>&fault.nx_huge_page_workaround_enabled, "FAULT_SLOT": <size_t>&fault.slot,
+        "FAULT_SEQ": <size_t>&fault.mmu_seq, "FAULT_NOSLOT": <size_t>&fault.noslot,
         "CPU_VM": <size_t>&cpu.vm, "CPU_ID": <size_t>&cpu.id,
         "TDX_TDR": <size_t>&tdx.tdr_pa, "TDX_HKID": <size_t>&tdx.hkid,
+        "TDX_STATE": <size_t>&tdx.state, "TDX_WAIT": <size_t>&tdx.wait_for_sept_zap,
+        "TDX_PRE_FAULT": <size_t>&tdx.pre_fault_allowed, "TDX_PREMAPPED": <size_t>&tdx.nr_premapped,
+        "TDX_ADD_SRC": <size_t>&tdx.page_add_src,
         **{name: int(leaf) for name, leaf in SeamLeaf.__members__.items()},
     }

@@ -4,25 +4,32 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from tdpfast._names cimport EV_FLUSH_ALL, EV_RCU_FREE, EV_RESET_PADDR, SYNC_STORE
+from tdpfast._names cimport EV_DIRTY, EV_FLUSH_ALL, EV_RCU_FREE, EV_RESET_PADDR, SYNC_STORE
 from tdpfast._mmu.arena cimport SP_LINKED, Arena, Sp, hpa_to_sp, sp_hpa, sptep_to_sp
 from tdpfast._mmu.tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
     Fault, Hooks, Kvm, kvm_gfn_root_bits, kvm_spte_warn, kvm_update_page_stats, propagate_external, tdp_mmu_free_sp,
-    untrack_possible_nx_huge_page,
+    untrack_possible_nx_huge_page, vcpu_roots,
 )
 from tdpfast._mmu.tdp_mmu_loop cimport kvm_flush_remote_tlbs_range
 from tdpfast._mmu.tdp_mmu_map cimport fault_allowed, make_fault_spte
+from tdpfast._mmu.invalidate cimport mmu_invalidate_retry_gfn
+from tdpfast._mmu.tdp_mmu_roots cimport (
+    kvm_tdp_mmu_get_root, kvm_tdp_mmu_put_root, next_root_rcu, next_root_write, tdp_mmu_next_root,
+)
+from tdpfast._mmu.tdp_mmu_sp cimport (
+    tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp, track_possible_nx_huge_page,
+)
 from tdpfast._seam.module cimport SeamRegs
 from tdpfast._spte cimport (
     check_spte_writable_invariants, is_accessed_spte, is_mmio_spte, kvm_tdp_mmu_spte_need_atomic_update,
-    make_nonleaf_spte, make_small_spte, mark_spte_for_access_track,
+    make_huge_spte, make_nonleaf_spte, make_small_spte, mark_spte_for_access_track,
 )
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_store32, tdp_write_once32
 from tdpfast._sync.cpu cimport Cpu, running_cpu, RcuHead, sync_point, trace1, trace3
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._tdx.tdx cimport (
-    seamcall3, tdh_do_no_vcpus, tdx_alloc_external, tdx_bug, tdx_free_page, tdx_hkid, tdx_of, tdx_page_add_src, tdx_reclaim_page,
+    seamcall3, tdh_do_no_vcpus, tdx_alloc_external, tdx_bug, tdx_free_page, tdx_hkid, tdx_mem_page_aug, tdx_of, tdx_page_add_src, tdx_reclaim_page,
     tdx_request_outside_guest_mode, tdx_seamcall, tdx_state, tdx_vm_dead,
 )
 from tdpfast._program.code_api cimport calls, running_kvm
@@ -50,7 +57,9 @@ cdef uint64_t api_mask(int which) noexcept nogil:
         return kvm.spte.shadow_mmu_writable_mask
     if which == 4:
         return kvm.spte.shadow_host_writable_mask
-    return kvm.spte.kvm_ad_enabled
+    if which == 5:
+        return kvm.spte.kvm_ad_enabled
+    return <uint64_t>kvm.pml if which == 6 else <uint64_t>kvm.spte.ad_shift
 
 
 cdef bint api_is_mmio(uint64_t spte) noexcept nogil:
@@ -154,6 +163,74 @@ cdef void api_set_linked(Sp *sp) noexcept nogil:
 
 cdef void api_untrack_nx(Sp *sp) noexcept nogil:
     untrack_possible_nx_huge_page(running_kvm(running_cpu()), sp)
+
+
+cdef void api_track_nx(Sp *sp) noexcept nogil:
+    track_possible_nx_huge_page(running_kvm(running_cpu()), sp)
+
+
+cdef Sp *api_alloc_sp(bint external) noexcept nogil:
+    """A table that nothing links, with a page for the external table if asked; NULL without memory."""
+    cdef Cpu *c = running_cpu()
+    return tdp_mmu_alloc_sp(c, running_kvm(c), external)
+
+
+cdef void api_init_child_sp(Sp *sp, const TdpIter *iter) noexcept nogil:
+    cdef Cpu *c = running_cpu()
+    tdp_mmu_init_child_sp(c, running_kvm(c), sp, iter)
+
+
+cdef void api_free_unused_sp(Sp *sp) noexcept nogil:
+    """tdp_mmu_free_sp() of a table that was never linked, its external page with it."""
+    cdef Cpu *c = running_cpu()
+    tdp_mmu_free_unused_sp(c, running_kvm(c), sp)
+
+
+cdef uint64_t api_make_huge(uint64_t small_spte, int level) noexcept nogil:
+    cdef Cpu *c = running_cpu()
+    cdef const Kvm *kvm = running_kvm(c)
+    cdef uint32_t warn = 0
+    cdef uint64_t spte = make_huge_spte(&kvm.spte, small_spte, level, kvm.nx_huge_pages, &warn)
+    if warn:
+        kvm_spte_warn(c, warn)
+    return spte
+
+
+cdef void api_dirty(uint64_t gfn) noexcept nogil:
+    trace1(running_cpu(), EV_DIRTY, gfn)
+
+
+cdef bint api_invalidate_retry(uint32_t line, uint64_t seq, uint64_t gfn) noexcept nogil:
+    """mmu_invalidate_retry_gfn(). mmu_lock held."""
+    cdef Cpu *c = running_cpu()
+    return mmu_invalidate_retry_gfn(c, calls(c, line), seq, gfn)
+
+
+cdef Sp *api_next_root(uint32_t line, Sp *prev, int types, int how) noexcept nogil:
+    """The next root of a walk. how: 0 with references, mmu_lock in either mode; 1 mmu_lock for write; 2 in RCU."""
+    cdef Cpu *c = running_cpu()
+    cdef Kvm *kvm = calls(c, line)
+    if how == 0:
+        return tdp_mmu_next_root(c, kvm, prev, types)
+    return next_root_write(c, kvm, prev, types, b"for_each_tdp_mmu_root") if how == 1 else next_root_rcu(
+        c, kvm, prev, types)
+
+
+cdef bint api_get_root(uint32_t line, Sp *root) noexcept nogil:
+    cdef Cpu *c = running_cpu()
+    calls(c, line)
+    return kvm_tdp_mmu_get_root(c, root)
+
+
+cdef void api_put_root(uint32_t line, Sp *root) noexcept nogil:
+    cdef Cpu *c = running_cpu()
+    kvm_tdp_mmu_put_root(c, calls(c, line), root)
+
+
+cdef Sp *api_fault_root(const Fault *fault) noexcept nogil:
+    """The root that a fault walks."""
+    cdef Cpu *c = running_cpu()
+    return vcpu_roots(c, running_kvm(c))[fault.root]
 
 
 cdef void api_free_sp(Sp *sp) noexcept nogil:
@@ -310,6 +387,11 @@ cdef void api_request(uint32_t line, int which) noexcept nogil:
         tdx_request_outside_guest_mode(c, tdx_of(kvm))
 
 
+cdef int api_page_aug(uint32_t line, uint64_t gfn, int level, uint64_t pfn) noexcept nogil:
+    cdef Cpu *c = running_cpu()
+    return tdx_mem_page_aug(c, tdx_of(calls(c, line)), gfn, level, pfn)
+
+
 cdef void api_tdx_bug(uint32_t line, const char *func, const char *what, int leaf, uint64_t err) noexcept nogil:
     cdef Cpu *c = running_cpu()
     tdx_bug(c, tdx_of(calls(c, line)), func, what, leaf, err)
@@ -345,7 +427,12 @@ def api():
         "sptep_to_sp": <size_t>api_sptep_to_sp, "child_sp": <size_t>api_child_sp, "child_pt": <size_t>api_child_pt,
         "sp_hpa": <size_t>api_sp_hpa, "iter_start": <size_t>api_iter_start, "iter_next": <size_t>api_iter_next,
         "max_gfn": <size_t>api_max_gfn, "page_stats": <size_t>api_page_stats, "set_linked": <size_t>api_set_linked,
-        "untrack_nx": <size_t>api_untrack_nx, "free_sp": <size_t>api_free_sp, "rcu_begun": <size_t>api_rcu_begun,
+        "untrack_nx": <size_t>api_untrack_nx, "track_nx": <size_t>api_track_nx, "alloc_sp": <size_t>api_alloc_sp,
+        "init_child_sp": <size_t>api_init_child_sp, "free_unused_sp": <size_t>api_free_unused_sp,
+        "make_huge": <size_t>api_make_huge, "dirty": <size_t>api_dirty, "page_aug": <size_t>api_page_aug,
+        "invalidate_retry": <size_t>api_invalidate_retry, "next_root": <size_t>api_next_root,
+        "get_root": <size_t>api_get_root, "put_root": <size_t>api_put_root, "fault_root": <size_t>api_fault_root,
+        "free_sp": <size_t>api_free_sp, "rcu_begun": <size_t>api_rcu_begun,
         "flush": <size_t>api_flush, "has_hook": <size_t>api_has_hook, "hook_set": <size_t>api_hook_set,
         "hook_link": <size_t>api_hook_link, "hook_remove": <size_t>api_hook_remove,
         "hook_free": <size_t>api_hook_free, "hook_split": <size_t>api_hook_split,

@@ -17,7 +17,8 @@ from tdpfast.vocabulary import LISTS
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: word -> what it is.")
 @width_option
 def command(kind: str, as_json: bool, width: int | None) -> int:
-    """List designs, knobs, scenarios, operations, checks or SEAMCALL leaves, each with what it is."""
+    """List designs, knobs, scenarios, operations, checks, SEAMCALL leaves, or the kernel names of design files,
+    each with what it is."""
     rows = LISTS[kind]()
     if as_json:
         click.echo(json.dumps(dict(rows)))

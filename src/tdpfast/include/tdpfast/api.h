@@ -23,6 +23,10 @@
 	X(void, rwlock, (unsigned int line, void *lock, int write, int on), (line, lock, write, on)) \
 	X(void, rcu, (unsigned int line, int on), (line, on)) \
 	X(int, rcu_held, (void), ()) \
+	X(void, might_sleep, (unsigned int line, const char *func), (line, func)) \
+	X(int, resched_lock, (unsigned int line, void *lock, int write), (line, lock, write)) \
+	X(int, need_resched, (void), ()) \
+	X(int, is_held, (const void *lock, int mode), (lock, mode)) \
 	X(void, call_rcu, (unsigned int line, struct rcu_head *head, void (*func)(struct rcu_head *)), (line, head, func)) \
 	X(int, resched, (struct kvm *kvm, struct tdp_iter *iter, int flush, int shared), (kvm, iter, flush, shared)) \
 	X(void, retry, (unsigned int line, struct tdp_iter *iter, int error), (line, iter, error)) \
@@ -57,6 +61,18 @@
 	X(void, page_stats, (int level, long count), (level, count)) \
 	X(void, set_linked, (struct kvm_mmu_page *sp), (sp)) \
 	X(void, untrack_nx, (struct kvm_mmu_page *sp), (sp)) \
+	X(void, track_nx, (struct kvm_mmu_page *sp), (sp)) \
+	X(struct kvm_mmu_page *, alloc_sp, (int external), (external)) \
+	X(void, init_child_sp, (struct kvm_mmu_page *sp, const struct tdp_iter *iter), (sp, iter)) \
+	X(void, free_unused_sp, (struct kvm_mmu_page *sp), (sp)) \
+	X(u64, make_huge, (u64 small_spte, int level), (small_spte, level)) \
+	X(void, dirty, (gfn_t gfn), (gfn)) \
+	X(int, invalidate_retry, (unsigned int line, u64 seq, gfn_t gfn), (line, seq, gfn)) \
+	X(struct kvm_mmu_page *, next_root, (unsigned int line, struct kvm_mmu_page *prev, int types, int how), \
+	  (line, prev, types, how)) \
+	X(int, get_root, (unsigned int line, struct kvm_mmu_page *root), (line, root)) \
+	X(void, put_root, (unsigned int line, struct kvm_mmu_page *root), (line, root)) \
+	X(struct kvm_mmu_page *, fault_root, (struct kvm_page_fault *fault), (fault)) \
 	X(void, free_sp, (struct kvm_mmu_page *sp), (sp)) \
 	X(void, rcu_begun, (struct rcu_head *head), (head)) \
 	X(void, flush, (gfn_t gfn, u64 pages), (gfn, pages)) \
@@ -82,6 +98,7 @@
 	X(u64, no_vcpus, (unsigned int line, int leaf, u64 rcx, u64 rdx, u64 r8), (line, leaf, rcx, rdx, r8)) \
 	X(void, keep_out, (unsigned int line, int on), (line, on)) \
 	X(void, request, (unsigned int line, int which), (line, which)) \
+	X(int, page_aug, (unsigned int line, gfn_t gfn, int level, kvm_pfn_t pfn), (line, gfn, level, pfn)) \
 	X(void, tdx_bug, (unsigned int line, const char *func, const char *what, int leaf, u64 err), \
 	  (line, func, what, leaf, err)) \
 	X(int, reclaim_page, (unsigned int line, u64 page), (line, page)) \

@@ -34,6 +34,8 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define rcu_dereference(p) (p)
 #define rcu_dereference_protected(p, c) (p)
 #define rcu_dereference_raw(p) (p)
+#define rcu_dereference_check(p, c) (p)
+#define rcu_access_pointer(p) (p)
 #define rcu_assign_pointer(p, v) WRITE_ONCE(p, v)
 #define smp_mb() __sync_synchronize()
 #define smp_rmb() __asm__ volatile("" ::: "memory")
@@ -47,35 +49,8 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define try_cmpxchg64(p, old, v) try_cmpxchg(p, old, v)
 #define cmpxchg(p, o, v) ({ __typeof__(*(p)) old_ = (o); try_cmpxchg(p, &old_, v); old_; })
 #define cmpxchg64(p, o, v) cmpxchg(p, o, v)
-#define TDPF_FETCH(p, op, v) __tdpf_fetch(__LINE__, p, op, (u64)(v), sizeof(*(p)))
-#define atomic64_read(a) ((s64)READ_ONCE((a)->counter))
-#define atomic64_set(a, v) WRITE_ONCE((a)->counter, v)
-#define atomic64_add(v, a) ((void)TDPF_FETCH(&(a)->counter, 0, (s64)(v)))
-#define atomic64_inc(a) atomic64_add(1, a)
-#define atomic64_dec(a) atomic64_add(-1, a)
-#define atomic64_inc_return(a) ((s64)TDPF_FETCH(&(a)->counter, 0, 1) + 1)
-#define atomic64_dec_return(a) ((s64)TDPF_FETCH(&(a)->counter, 0, -1ll) - 1)
-#define atomic64_fetch_add(v, a) ((s64)TDPF_FETCH(&(a)->counter, 0, (s64)(v)))
-#define atomic64_fetch_and(v, a) ((s64)TDPF_FETCH(&(a)->counter, 1, v))
-#define atomic64_fetch_or(v, a) ((s64)TDPF_FETCH(&(a)->counter, 2, v))
-#define atomic64_dec_and_test(a) (!atomic64_dec_return(a))
-#define atomic_read(a) ((int)READ_ONCE((a)->counter))
-#define atomic_set(a, v) WRITE_ONCE((a)->counter, v)
-#define atomic_inc(a) ((void)TDPF_FETCH(&(a)->counter, 0, 1))
-#define atomic_dec(a) ((void)TDPF_FETCH(&(a)->counter, 0, -1ll))
 
-/* ---- locks, RCU, scheduling ---- */
-#define spin_lock(l) __tdpf_spin(__LINE__, l, 1)
-#define spin_unlock(l) __tdpf_spin(__LINE__, l, 0)
-#define spin_trylock(l) ((bool)__tdpf_spin_trylock(__LINE__, l))
-#define spin_lock_init(l) WRITE_ONCE((l)->val, 0)
-#define read_lock(l) __tdpf_rwlock(__LINE__, l, 0, 1)
-#define read_unlock(l) __tdpf_rwlock(__LINE__, l, 0, 0)
-#define write_lock(l) __tdpf_rwlock(__LINE__, l, 1, 1)
-#define write_unlock(l) __tdpf_rwlock(__LINE__, l, 1, 0)
-#define lockdep_assert_held(l) __tdpf_lockdep(__LINE__, l, 0, __func__)
-#define lockdep_assert_held_read(l) __tdpf_lockdep(__LINE__, l, 1, __func__)
-#define lockdep_assert_held_write(l) __tdpf_lockdep(__LINE__, l, 2, __func__)
+/* ---- RCU, scheduling ---- */
 #define kvm_lockdep_assert_mmu_lock_held(kvm, shared) \
 	((shared) ? lockdep_assert_held_read(&(kvm)->mmu_lock) : lockdep_assert_held_write(&(kvm)->mmu_lock))
 #define rcu_read_lock() __tdpf_rcu(__LINE__, 1)
@@ -102,8 +77,13 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define pr_err(...) ((void)0)
 #define pr_err_ratelimited(...) ((void)0)
 #define pr_err_once(...) ((void)0)
-#define BUILD_BUG_ON(c) _Static_assert(!(c), #c)
-#define static_assert _Static_assert
+#define pr_warn(...) ((void)0)
+#define pr_warn_ratelimited(...) ((void)0)
+#define pr_info(...) ((void)0)
+#define pr_debug(...) ((void)0)
+#define WARN_RATELIMIT(c, ...) TDPF_WARN(c, NULL, 0, #c)
+
+#include <tdpfast/kernel.h>
 
 /* ---- SPTEs ---- */
 #define TDPF_PRESENT (1ull << 11)
@@ -113,6 +93,11 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define PT_PRESENT_MASK 1ull
 #define PT_WRITABLE_MASK 2ull
 #define PT_PAGE_SIZE_MASK (1ull << 7)
+#define VMX_EPT_READABLE_MASK 1ull
+#define VMX_EPT_WRITABLE_MASK 2ull
+#define VMX_EPT_EXECUTABLE_MASK 4ull
+#define VMX_EPT_RWX_MASK 7ull
+#define INVALID_PAGE (~(hpa_t)0)
 #define FROZEN_SPTE __tdpf_mask(0)
 #define shadow_accessed_mask __tdpf_mask(1)
 #define shadow_dirty_mask __tdpf_mask(2)
@@ -127,6 +112,14 @@ static inline bool is_writable_pte(u64 spte) { return spte & PT_WRITABLE_MASK; }
 static inline kvm_pfn_t spte_to_pfn(u64 spte) { return (spte & SPTE_BASE_ADDR_MASK) >> PAGE_SHIFT; }
 static inline bool is_accessed_spte(u64 spte) { return __tdpf_is_accessed(spte); }
 static inline bool is_dirty_spte(u64 spte) { return spte & shadow_dirty_mask; }
+static inline bool is_executable_pte(u64 spte) { return spte & VMX_EPT_EXECUTABLE_MASK; }
+static inline bool is_access_track_spte(u64 spte)
+{
+	return !shadow_accessed_mask && is_shadow_present_pte(spte) && !(spte & VMX_EPT_RWX_MASK);
+}
+/* SPTE_TDP_AD_*: how accessed and dirty are kept. */
+static inline bool spte_ad_enabled(u64 spte) { return (spte >> __tdpf_mask(7) & 3) != 1; }
+static inline bool spte_ad_need_write_protect(u64 spte) { return (spte >> __tdpf_mask(7) & 3) != 0; }
 static inline bool is_mmio_spte(struct kvm *kvm, u64 spte) { (void)kvm; return __tdpf_is_mmio(spte); }
 static inline bool kvm_tdp_mmu_spte_need_atomic_update(u64 spte, int level) { return __tdpf_need_atomic(spte, level); }
 static inline bool kvm_tdp_mmu_spte_need_atomic_write(u64 spte, int level) { return __tdpf_need_atomic(spte, level); }
@@ -145,17 +138,41 @@ static inline u64 make_small_spte(struct kvm *kvm, u64 huge_spte, union kvm_mmu_
 	(void)kvm;
 	return __tdpf_make_small(huge_spte, role.level, role.access, index);
 }
+static inline u64 make_huge_page_split_spte(struct kvm *kvm, u64 huge_spte, union kvm_mmu_page_role role, int index)
+{
+	return make_small_spte(kvm, huge_spte, role, index);
+}
+static inline u64 make_huge_spte(struct kvm *kvm, u64 small_spte, int level)
+{
+	(void)kvm;
+	return __tdpf_make_huge(small_spte, level);
+}
 static inline u64 mark_spte_for_access_track(u64 spte) { return __tdpf_make_access_track(spte); }
 
 /* ---- tables and walks ---- */
 #define KVM_PAGES_PER_HPAGE(level) (1ull << (9 * ((level) - 1)))
+#define KVM_HPAGE_GFN_SHIFT(level) (9 * ((level) - 1))
 static inline gfn_t gfn_round_for_level(gfn_t gfn, int level) { return gfn & ~(KVM_PAGES_PER_HPAGE(level) - 1); }
 static inline struct kvm_mmu_page *sptep_to_sp(u64 *sptep) { return __tdpf_sptep_to_sp(sptep); }
 static inline struct kvm_mmu_page *spte_to_child_sp(u64 spte) { return __tdpf_child_sp(spte); }
 static inline tdp_ptep_t spte_to_child_pt(u64 spte, int level) { return __tdpf_child_pt(spte, level); }
 static inline bool is_mirror_sp(const struct kvm_mmu_page *sp) { return sp->role.is_mirror; }
+static inline bool is_tdp_mmu_page(const struct kvm_mmu_page *sp) { (void)sp; return true; }
+static inline bool sp_has_gptes(const struct kvm_mmu_page *sp) { (void)sp; return false; }
+static inline bool kvm_mmu_page_ad_need_write_protect(struct kvm *kvm, struct kvm_mmu_page *sp)
+{
+	(void)kvm;
+	return __tdpf_mask(6) && sp->role.guest_mode;
+}
+static inline struct kvm_mmu_page *to_shadow_page(hpa_t hpa) { return __tdpf_child_sp(hpa); }
+static inline struct kvm_mmu_page *root_to_sp(hpa_t root) { return __tdpf_child_sp(root); }
+static inline gfn_t kvm_gfn_direct_bits(const struct kvm *kvm) { return kvm->arch.gfn_direct_bits; }
+static inline bool kvm_is_addr_direct(struct kvm *kvm, gpa_t gpa)
+{
+	return !kvm_gfn_direct_bits(kvm) || (gpa >> PAGE_SHIFT & kvm_gfn_direct_bits(kvm));
+}
 static inline bool is_mirror_sptep(tdp_ptep_t sptep) { return is_mirror_sp(sptep_to_sp(sptep)); }
-static inline int kvm_mmu_page_as_id(struct kvm_mmu_page *sp) { (void)sp; return 0; }
+static inline int kvm_mmu_page_as_id(struct kvm_mmu_page *sp) { return sp->role.smm; }
 static inline gfn_t tdp_mmu_max_gfn_exclusive(void) { return __tdpf_max_gfn(); }
 static inline void tdp_iter_start(struct tdp_iter *iter, struct kvm_mmu_page *root, int min_level, gfn_t gfn)
 {
@@ -175,6 +192,35 @@ static inline void tdp_iter_next(struct tdp_iter *iter) { __tdpf_iter_next(iter)
 		if (!is_shadow_present_pte((iter).old_spte) || !is_last_spte((iter).old_spte, (iter).level)) \
 			continue; \
 		else
+#define tdp_mmu_for_each_pte(iter, kvm, root, start, end) for_each_tdp_pte(iter, kvm, root, start, end)
+
+/* ---- roots: mmu_lock as the kernel's macro of the name asks ---- */
+enum kvm_tdp_mmu_root_types { KVM_INVALID_ROOTS = 1, KVM_DIRECT_ROOTS = 2, KVM_MIRROR_ROOTS = 4, KVM_VALID_ROOTS = 6,
+			      KVM_ALL_ROOTS = 7 };
+#define TDPF_EACH_ROOT(root, types, how) \
+	for ((root) = __tdpf_next_root(__LINE__, NULL, types, how); (root); \
+	     (root) = __tdpf_next_root(__LINE__, root, types, how))
+#define __for_each_tdp_mmu_root_yield_safe(kvm, root, as_id, types) TDPF_EACH_ROOT(root, types, 0)
+#define for_each_valid_tdp_mmu_root_yield_safe(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_VALID_ROOTS, 0)
+#define for_each_tdp_mmu_root_yield_safe(kvm, root) TDPF_EACH_ROOT(root, KVM_ALL_ROOTS, 0)
+#define for_each_tdp_mmu_root(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_ALL_ROOTS, 1)
+#define for_each_valid_tdp_mmu_root(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_VALID_ROOTS, 1)
+#define for_each_tdp_mmu_root_rcu(kvm, root, as_id, types) TDPF_EACH_ROOT(root, types, 2)
+#define kvm_tdp_mmu_get_root(root) ((bool)__tdpf_get_root(__LINE__, root))
+#define kvm_tdp_mmu_put_root(kvm, root) __tdpf_put_root(__LINE__, root)
+static inline struct kvm_mmu_page *tdp_mmu_get_root_for_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	(void)vcpu;
+	return __tdpf_fault_root(fault);
+}
+static inline bool is_obsolete_sp(struct kvm *kvm, struct kvm_mmu_page *sp)
+{
+	(void)kvm;
+	return sp->role.invalid;
+}
+#define mmu_invalidate_retry_gfn(kvm, seq, gfn) ((int)__tdpf_invalidate_retry(__LINE__, seq, gfn))
+
+/* ---- one SPTE ---- */
 #define kvm_tdp_mmu_read_spte(sptep) READ_ONCE(*(sptep))
 #define kvm_tdp_mmu_write_spte_atomic(sptep, v) xchg(sptep, v)
 #define __kvm_tdp_mmu_write_spte(sptep, v) WRITE_ONCE(*(sptep), v)
@@ -182,25 +228,34 @@ static inline void tdp_iter_next(struct tdp_iter *iter) { __tdpf_iter_next(iter)
 	({ u64 was_ = (old); \
 	   if (__tdpf_need_atomic(was_, level)) was_ = xchg(sptep, v); else WRITE_ONCE(*(sptep), v); was_; })
 #define tdp_mmu_clear_spte_bits_atomic(sptep, m) __tdpf_fetch(__LINE__, sptep, 1, ~(u64)(m), 8)
+#define tdp_mmu_clear_spte_bits(sptep, old, m, level) \
+	({ u64 bits_ = (m), o_ = (old); \
+	   if (__tdpf_need_atomic(o_, level)) o_ = tdp_mmu_clear_spte_bits_atomic(sptep, bits_); \
+	   else WRITE_ONCE(*(sptep), o_ & ~bits_); \
+	   o_; })
 #define tdp_mmu_iter_set_spte(kvm, iter, v) \
 	((void)((iter)->old_spte = tdp_mmu_set_spte(kvm, (iter)->as_id, (iter)->sptep, (iter)->old_spte, v, \
 						    (iter)->gfn, (iter)->level)))
 #define kvm_update_page_stats(kvm, level, count) __tdpf_page_stats(level, count)
 #define tdp_account_mmu_page(kvm, sp) ((void)(sp), atomic64_inc(&(kvm)->arch.tdp_mmu_pages))
 #define tdp_unaccount_mmu_page(kvm, sp) atomic64_dec(&(kvm)->arch.tdp_mmu_pages)
+#define track_possible_nx_huge_page(kvm, sp, ...) __tdpf_track_nx(sp)
+#define tdp_mmu_alloc_sp(vcpu) ((void)(vcpu), __tdpf_alloc_sp(0))
+#define tdp_mmu_init_child_sp(sp, iter) __tdpf_init_child_sp(sp, iter)
+#define tdp_mmu_alloc_sp_with_external(vcpu) ((void)(vcpu), __tdpf_alloc_sp(1))
+#define tdp_mmu_free_unused_sp(sp) __tdpf_free_unused_sp(sp)
+#define mark_page_dirty_in_slot(kvm, slot, gfn) ((void)(slot), __tdpf_dirty(gfn))
 #define untrack_possible_nx_huge_page(kvm, sp, ...) __tdpf_untrack_nx(sp)
 #define tdp_mmu_free_sp(sp) __tdpf_free_sp(sp)
 #define trace_kvm_tdp_mmu_spte_changed(as_id, gfn, level, o, n) ((void)(as_id), __tdpf_trace_changed(gfn, level, o, n))
 #define trace_kvm_mmu_prepare_zap_page(sp) __tdpf_trace_prepare_zap(sp)
 #define trace_kvm_mmu_split_huge_page(...) ((void)0)
+#define trace_kvm_mmu_get_page(...) ((void)0)
+#define trace_kvm_mmu_set_spte(...) ((void)0)
 #define kvm_flush_remote_tlbs(kvm) __tdpf_flush(0, 0)
 #define kvm_flush_remote_tlbs_range(kvm, gfn, pages) __tdpf_flush(gfn, pages)
 #define kvm_flush_remote_tlbs_gfn(kvm, gfn, level) __tdpf_flush(gfn, KVM_PAGES_PER_HPAGE(level))
-#define container_of(p, type, member) ((type *)((char *)(p) - __builtin_offsetof(type, member)))
-#define min(a, b) ((a) < (b) ? (a) : (b))
-#define max(a, b) ((a) > (b) ? (a) : (b))
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define tdpf_running_kvm() __tdpf_kvm()
+#define tdpfast_running_kvm() __tdpf_kvm()
 
 enum { RET_PF_CONTINUE, RET_PF_RETRY, RET_PF_EMULATE, RET_PF_WRITE_PROTECTED, RET_PF_INVALID, RET_PF_FIXED,
        RET_PF_SPURIOUS };
@@ -216,18 +271,36 @@ enum { RET_PF_CONTINUE, RET_PF_RETRY, RET_PF_EMULATE, RET_PF_WRITE_PROTECTED, RE
 #define tdpf_x86_split_external_spt(kvm, gfn, level, o, n, shared) \
 	__tdpf_hook_split(__LINE__, gfn, level, o, n, shared)
 
+/* kvm_x86_ops.name: whether the base has the hook. */
+struct tdpf_x86_ops { bool set_external_spte, link_external_spt, remove_external_spte, free_external_spt,
+			   split_external_spt; };
+static inline struct tdpf_x86_ops tdpf_x86_ops(void)
+{
+	return (struct tdpf_x86_ops){ __tdpf_has_hook(0), __tdpf_has_hook(1), __tdpf_has_hook(2), __tdpf_has_hook(3),
+				      __tdpf_has_hook(4) };
+}
+#define kvm_x86_ops (tdpf_x86_ops())
+
 /* ---- KVM's TDX side ---- */
 static inline struct kvm_tdx *to_kvm_tdx(struct kvm *kvm) { return __tdpf_tdx(kvm); }
 #define pfn_to_page(pfn) ((struct page *)(uintptr_t)((u64)(pfn) << PAGE_SHIFT))
 #define page_to_pfn(page) (TDPF_U(page) >> PAGE_SHIFT)
 #define page_to_phys(page) TDPF_U(page)
 #define virt_to_page(p) ((struct page *)(p))
+#define page_address(page) ((void *)(page))
+#define virt_to_phys(p) TDPF_U(p)
+#define __pa(p) TDPF_U(p)
+#define __va(pa) ((void *)(uintptr_t)(pa))
+#define gpa_to_gfn(gpa) ((gfn_t)((gpa) >> PAGE_SHIFT))
+#define pfn_to_hpa(pfn) ((hpa_t)(pfn) << PAGE_SHIFT)
 #define gfn_to_gpa(gfn) ((gpa_t)(gfn) << PAGE_SHIFT)
 #define pg_level_to_tdx_sept_level(level) ((level) - 1)
 #define is_td_finalized(t) ((void)(t), __tdpf_tdx_state() == TD_STATE_RUNNABLE)
 #define tdpf_td_state(t) ((void)(t), (enum kvm_tdx_state)__tdpf_tdx_state())
 static inline bool is_hkid_assigned(struct kvm_tdx *t) { (void)t; return __tdpf_tdx_hkid() >= 0; }
 #define TDX_OPERAND_BUSY 0x8000020000000000ull
+#define TDX_EPT_ENTRY_STATE_INCORRECT 0xc0000b0d00000000ull
+#define TDX_OPERAND_ID_RCX 1
 #define TDX_STATUS(err) ((err) & 0xffffffff00000000ull)
 static inline bool tdx_operand_busy(u64 err) { return TDX_STATUS(err) == TDX_OPERAND_BUSY; }
 static inline u64 tdpf_tdr(struct tdx_td *td) { return td->tdr; }
@@ -261,9 +334,14 @@ static inline u64 tdpf_call(unsigned int line, int leaf, u64 rcx, u64 rdx, u64 r
 	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_sept_remove(td, gpa, level, e1, e2) \
 	tdpf_call(__LINE__, TDPF_TDH_MEM_SEPT_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+#define tdh_mem_sept_rd(td, gpa, level, e1, e2) \
+	tdpf_call(__LINE__, TDPF_TDH_MEM_SEPT_RD, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+#define tdh_phymem_page_reclaim(page, pt, owner, size) \
+	({ u64 out_[2], err_ = __tdpf_seamcall(__LINE__, TDPF_TDH_PHYMEM_PAGE_RECLAIM, TDPF_U(page), 0, 0, 0, out_); \
+	   *(pt) = out_[0]; *(owner) = out_[1]; *(size) = 0; err_; })
 #define tdh_mem_track(td) tdpf_call(__LINE__, TDPF_TDH_MEM_TRACK, tdpf_tdr(td), 0, 0, 0, NULL, NULL)
-#define tdh_phymem_page_wbinvd_hkid(hkid, page) __tdpf_seamcall(__LINE__, -TDPF_TDH_PHYMEM_PAGE_WBINVD, TDPF_U(page), \
-								(u64)(hkid), 0, 0, NULL)
+#define tdh_phymem_page_wbinvd_hkid(hkid, page) \
+	__tdpf_seamcall(__LINE__, -TDPF_TDH_PHYMEM_PAGE_WBINVD, TDPF_U(page), (u64)(hkid), 0, 0, NULL)
 /* On BUSY once more, with every vCPU out of the guest and kept out. mmu_lock for write. */
 #define tdh_do_no_vcpus(tdh_func, kvm, ...) ({ \
 	u64 err_; \
@@ -279,20 +357,26 @@ static inline u64 tdpf_call(unsigned int line, int leaf, u64 rcx, u64 rdx, u64 r
 	if (unlikely(e_)) __tdpf_tdx_bug(__LINE__, __func__, #fn, TDPF_##fn, e_); !!e_; })
 #define TDX_BUG_ON_2(err, fn, a, b, kvm) TDX_BUG_ON(err, fn, kvm)
 #define TDX_BUG_ON_3(err, fn, a, b, c, kvm) TDX_BUG_ON(err, fn, kvm)
+#define TDX_BUG_ON_1(err, fn, a, kvm) TDX_BUG_ON(err, fn, kvm)
+/* wait_for_sept_zap and a kick, and its end: what tdh_do_no_vcpus() does around its second try. mmu_lock for write. */
+#define tdx_no_vcpus_enter_start(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(__LINE__, 1))
+#define tdx_no_vcpus_enter_stop(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(__LINE__, 0))
+#define tdx_mem_page_aug(kvm, gfn, level, pfn) __tdpf_page_aug(__LINE__, gfn, level, pfn)
 #define tdx_reclaim_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
 #define __tdx_reclaim_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
 #define tdx_quirk_reset_page(page) __tdpf_reset_page(TDPF_U(page))
+#define tdx_reclaim_control_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
+#define tdx_clear_page(page) __tdpf_reset_page(TDPF_U(page))
+#define __free_page(page) __tdpf_free_page(__LINE__, TDPF_U(page))
+#define alloc_page(gfp) ((void)(gfp), (struct page *)(uintptr_t)__tdpf_alloc_page())
 #define free_page(addr) __tdpf_free_page(__LINE__, (u64)(addr))
 #define get_zeroed_page(gfp) ((unsigned long)__tdpf_alloc_page())
-enum { KVM_REQ_OUTSIDE_GUEST_MODE, KVM_REQ_VM_DEAD };
-#define kvm_make_all_cpus_request(kvm, req) ((void)(kvm), __tdpf_request(__LINE__, req), true)
-
-/* ---- what pasted code may look at and cannot change here ---- */
-#define IS_ENABLED(option) 0
-#define cond_resched() ((void)0)
+enum { KVM_REQ_OUTSIDE_GUEST_MODE, KVM_REQ_VM_DEAD, KVM_REQ_TLB_FLUSH };
+#define GFP_KERNEL 0
 #define GFP_KERNEL_ACCOUNT 0
-
-void *memset(void *p, int c, size_t n);
-void *memcpy(void *to, const void *from, size_t n);
+#define GFP_ATOMIC 0
+#define kvm_vm_dead(kvm) __tdpf_request(__LINE__, KVM_REQ_VM_DEAD)
+#define kvm_make_all_cpus_request(kvm, req) \
+	((void)(kvm), (req) == KVM_REQ_TLB_FLUSH ? __tdpf_flush(0, 0) : __tdpf_request(__LINE__, req), true)
 
 #endif

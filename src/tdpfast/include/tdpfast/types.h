@@ -62,8 +62,14 @@ enum pg_level { PG_LEVEL_NONE, PG_LEVEL_4K, PG_LEVEL_2M, PG_LEVEL_1G, PG_LEVEL_5
 
 typedef struct { u64 val; } rwlock_t;
 typedef struct { u64 val; } spinlock_t;
+typedef spinlock_t raw_spinlock_t;
+struct mutex { spinlock_t lock; };
+struct list_head { struct list_head *next, *prev; };
 typedef struct { s64 counter; } atomic64_t;
+typedef atomic64_t atomic_long_t;
 typedef struct { int counter; } atomic_t;
+typedef struct { atomic_t refs; } refcount_t;
+typedef unsigned int gfp_t;
 struct page;
 struct rcu_head { u64 words[TDPF_RCU_HEAD_SIZE / 8]; };
 
@@ -77,6 +83,8 @@ union kvm_mmu_page_role {
 	TDPF_AT(TDPF_SP_INVALID, u8 invalid);
 	TDPF_AT(TDPF_SP_AD_DISABLED, u8 ad_disabled);
 	TDPF_AT(TDPF_SP_ACCESS, u8 access);
+	TDPF_AT(TDPF_SP_GUEST_MODE, u8 guest_mode);
+	TDPF_AT(TDPF_SP_SMM, u8 smm);
 };
 
 struct kvm_mmu_page {
@@ -88,6 +96,7 @@ struct kvm_mmu_page {
 		TDPF_AT(TDPF_SP_ROOT_COUNT, u64 tdp_mmu_root_count);
 		TDPF_AT(TDPF_SP_RCU_HEAD, struct rcu_head rcu_head);
 		TDPF_AT(TDPF_SP_NX, u8 nx_huge_page_disallowed);
+		TDPF_AT(TDPF_SP_SCHEDULED, u8 tdp_mmu_scheduled_root_to_zap);
 		TDPF_AT(TDPF_SP_PRIVATE, u64 tdpfast_private);
 		union kvm_mmu_page_role role;
 		char size_[TDPF_SP_SIZE];
@@ -99,6 +108,7 @@ struct kvm_arch {
 		TDPF_AT(TDPF_KVM_TDP_MMU_PAGES, atomic64_t tdp_mmu_pages);
 		TDPF_AT(TDPF_KVM_PAGES_LOCK, spinlock_t tdp_mmu_pages_lock);
 		TDPF_AT(TDPF_KVM_MMIO_VALUE, u64 shadow_mmio_value);
+		TDPF_AT(TDPF_KVM_DIRECT_BITS, gfn_t gfn_direct_bits);
 	};
 };
 
@@ -107,6 +117,8 @@ struct kvm {
 		TDPF_AT(TDPF_KVM_MMU_LOCK, rwlock_t mmu_lock);
 		TDPF_AT(TDPF_KVM_BUGGED, int vm_bugged);
 		TDPF_AT(TDPF_KVM_DEAD, int vm_dead);
+		TDPF_AT(TDPF_KVM_INVALIDATE_SEQ, u64 mmu_invalidate_seq);
+		TDPF_AT(TDPF_KVM_INVALIDATE_IN_PROGRESS, u64 mmu_invalidate_in_progress);
 		TDPF_AT(TDPF_KVM_PRIVATE, u64 tdpfast_private[TDPF_PRIVATE_WORDS]);
 		struct kvm_arch arch;
 		char size_[TDPF_KVM_SIZE];
@@ -132,6 +144,7 @@ struct tdp_iter {
 	};
 };
 
+struct kvm_memory_slot;
 struct kvm_page_fault {
 	union {
 		TDPF_AT(TDPF_FAULT_GFN, gfn_t gfn);
@@ -148,6 +161,9 @@ struct kvm_page_fault {
 		TDPF_AT(TDPF_FAULT_MAP_WRITABLE, int map_writable);
 		TDPF_AT(TDPF_FAULT_PRIVATE, int is_private);
 		TDPF_AT(TDPF_FAULT_NX, int huge_page_disallowed);
+		TDPF_AT(TDPF_FAULT_SLOT, const struct kvm_memory_slot *slot);
+		TDPF_AT(TDPF_FAULT_SEQ, unsigned long mmu_seq);
+		TDPF_AT(TDPF_FAULT_NX_WORKAROUND, int nx_huge_page_workaround_enabled);
 		char size_[TDPF_FAULT_SIZE];
 	};
 };
@@ -165,6 +181,11 @@ struct kvm_tdx {
 	union {
 		TDPF_AT(TDPF_TDX_TDR, struct tdx_td td);
 		TDPF_AT(TDPF_TDX_HKID, int hkid);
+		TDPF_AT(TDPF_TDX_STATE, u32 state);
+		TDPF_AT(TDPF_TDX_WAIT, u32 wait_for_sept_zap);
+		TDPF_AT(TDPF_TDX_PRE_FAULT, u32 pre_fault_allowed);
+		TDPF_AT(TDPF_TDX_PREMAPPED, atomic64_t nr_premapped);
+		TDPF_AT(TDPF_TDX_ADD_SRC, struct page *page_add_src);
 	};
 };
 
