@@ -37,6 +37,8 @@ OWN = ("-fsanitize=thread", "-fstack-clash-protection", "-Wall", "-Wextra", "-Wn
 LINK = ("-shared", "-nostdlib", "-Wl,-z,defs,-z,now,--build-id=none")
 MAX_DATA = 32 << 10
 """Bytes of static data a file may have: they are put back before every execution."""
+LINE_BITS = 20
+"""TDPF_LINE_BITS of types.h."""
 DIAGNOSTIC = re.compile(
     r"^(?P<file>[^:\n]+):(?P<line>\d+):(?:\d+:)? (?P<kind>warning|error|fatal error): (?P<text>.*)$", re.MULTILINE)
 _loaded: dict[str, tuple[LoadedCode, ctypes.CDLL]] = {}
@@ -48,7 +50,7 @@ class Code:
 
     file: the name lines are shown with. shown: the path as it was given. path: the source. library: what it was
     compiled to. text: a hash of what the file and its own includes say, which tokens are tied to. functions: those it
-    defines. warnings: the compiler's, with the file's own lines.
+    defines. warnings: the compiler's, with the file's own lines. included: (depth, name) of its own includes.
     """
 
     file: str
@@ -58,6 +60,7 @@ class Code:
     text: str
     functions: tuple[str, ...] = ()
     warnings: str = ""
+    included: tuple[tuple[int, str], ...] = ()
 
     def load(self) -> int:
         """The address of the core's table for this file, loaded into this process once."""
@@ -65,6 +68,12 @@ class Code:
             _loaded[self.library] = _load(self)
         arm()
         return _loaded[self.library][0].address
+
+    def at(self, line: int) -> str:
+        """``mine.c:15`` for a line as the header's macros hand it on (TDPF_LINE)."""
+        depth, number = line >> LINE_BITS, line & ((1 << LINE_BITS) - 1)
+        names = {name for at, name in self.included if at == depth} if depth else {self.file}
+        return f"{' or '.join(sorted(names)) or self.file}:{number}"
 
     def where(self, pc: int) -> str:
         """``mine.c:15`` for an offset in its machine code, the innermost line of the file itself."""
@@ -122,7 +131,8 @@ def compile_file(path: Path) -> Code:
         _build(compiler, path, search, runtime, library, notes)
     functions, _, warnings = notes.read_text().partition("\n")
     text = _hash(_own_text(seen), version, " ".join((*COMMON, *OWN)))
-    return Code(path.name, source, str(path.resolve()), str(library), text, tuple(functions.split()), warnings)
+    return Code(path.name, source, str(path.resolve()), str(library), text, tuple(functions.split()), warnings,
+                _included(seen))
 
 
 def cache_dir() -> Path:
@@ -206,6 +216,19 @@ def _own_text(preprocessed: str) -> str:
         elif not ours and line.strip():
             out.append(line)
     return "\n".join(out)
+
+
+def _included(preprocessed: str) -> tuple[tuple[int, str], ...]:
+    """(depth, name) of the files of the design's own that it includes."""
+    depth, found = 0, set()
+    for name, flags in re.findall(r'^# \d+ "([^"]*)"([ \d]*)$', preprocessed, re.MULTILINE):
+        if "1" in flags.split():
+            depth += 1
+            if not Path(name).is_relative_to(INCLUDE) and not name.startswith("<") and "layout.h" not in name:
+                found.add((depth, Path(name).name))
+        elif "2" in flags.split():
+            depth -= 1
+    return tuple(sorted(found))
 
 
 def _write(path: Path, text: str) -> None:

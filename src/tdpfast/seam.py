@@ -40,8 +40,7 @@ OTHER_LEAVES = {name[4:].lower(): int(leaf) for name, leaf in OtherLeaf.__member
 """The same for what module 1.5 has and tdpfast does not: a call of these is answered as one of an unknown leaf."""
 
 TDCALLS = {name[4:].lower(): int(leaf) for name, leaf in TdCall.__members__.items()}
-"""TDCALL leaf name -> leaf number. Emulated are mem_page_accept, mem_page_attr_rd, mem_page_attr_wr and
-vp_veinfo_get."""
+"""TDCALL leaf name -> leaf number. Those that are emulated have a row: seam_tables.tdcall_row()."""
 
 LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
 """Lock names of inject()."""
@@ -353,7 +352,21 @@ class TdxModule:
         return SeamResult(rax, "TDEXIT" if rax else "NOT_IN_GUEST", "", dict(rcx=rcx, rdx=rdx))
 
     def accept(self, gpa: int, level: int = 0, vcpu: int = 0, lp: int | None = None) -> SeamResult:
-        return self._guest(self.native.tdcall("accept", self._lp(vcpu, lp), _place(gpa, level)))
+        """TDG.MEM.PAGE.ACCEPT; level 0 4K, 1 2M."""
+        return self.tdcall("mem_page_accept", vcpu, lp, rcx=_place(gpa, level))
+
+    def tdcall(self, leaf: str | int, vcpu: int = 0, lp: int | None = None, *, version: int = 0, rcx: int = 0,
+               rdx: int = 0, r8: int = 0) -> SeamResult:
+        """A TDCALL of the guest that runs on a logical processor (vcpu + 1 unless told), by name (`TDCALLS`) or number.
+
+        The result's registers are the guest's, or the VMM's where its status is TDEXIT. A leaf that tdpfast does not
+        have is answered as the module answers an unknown one. UsageError for a name that no TDCALL has."""
+        number = TDCALLS.get(leaf_key(leaf).removeprefix("tdg_")) if isinstance(leaf, str) else leaf
+        if number is None:
+            raise UsageError(f"TDCALL {shown(leaf)}", "unknown", one_of(TDCALLS))
+        return self._guest(self.native.tdcall(
+            check_int("leaf", number, 0, 0xffff), self._lp(vcpu, lp), check_u64("rcx", rcx), check_u64("rdx", rdx),
+            check_u64("r8", r8), version=check_int("version", version, 0, 255)))
 
     def guest_access(self, gpa: int, vcpu: int = 0, lp: int | None = None, *, same_rip: bool = False) -> SeamResult:
         result = self._guest((*self.native.guest_access(self._lp(vcpu, lp), check_u64("gpa", gpa),

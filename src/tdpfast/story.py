@@ -212,13 +212,13 @@ class Teller:
         line, pc = record.fields["line"], record.fields["pc"]
         if self.code is None or not (line or pc):
             return ""
-        return f"{self.code.where(pc - 1) if pc else f'{self.code.file}:{line}'}: "
+        return f"{self.code.where(pc - 1) if pc else self.code.at(line)}: "
 
     def fault(self, record: Record) -> None:
         """How a design file's code ended the execution."""
         assert self.code is not None
         what, line, pc = (record.fields[name] for name in ("what", "line", "pc"))
-        where = self.code.where(pc - (what == FAULT_WILD)) if pc else f"{self.code.file}:{line}"
+        where = self.code.where(pc - (what == FAULT_WILD)) if pc else self.code.at(line)
         self.say(record, f"{FAULTS[what]} at {where}", what="fault")
 
     def step(self, record: Record) -> None:

@@ -28,6 +28,14 @@ ops = [{op = "map", gfn = 0x201, pfn = 0x140201, retries = -1}, {op = "unmap", s
 """
 
 
+@pytest.fixture(autouse=True)
+def interrupts_count():
+    """Whoever runs the tests in the background has them ignore SIGINT, and all that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def long_files(tmp_path):
     """Two scenarios that no search ends within a minute."""

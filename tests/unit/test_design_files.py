@@ -64,7 +64,7 @@ def test_the_twin_of_v7_3_answers_as_the_built_in_one(gated):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("name", ["v6.18", "patch07", "hugepage", "v7.3"])
+@pytest.mark.parametrize("name", ["v6.18", "v6.19", "patch07", "hugepage", "v7.3"])
 def test_every_twin_answers_as_the_built_in_one(name, gated):
     assert_twin(name, [FAULTS, *catalogue("review"), *catalogue("paths")], gated)
 
@@ -197,6 +197,44 @@ def test_the_header_s_list_is_the_core_s():
     names = [line.split(", ")[1] for line in functions.split("\n") if line.startswith("\tX(")]
     assert tuple(names) == FUNCTIONS
     assert set(code_bases.bases()) == set(FUNCTIONS)
+
+
+def new(*arguments):
+    return subprocess.run([TDPFAST, "design", "new", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in DESIGNS.glob("*.c")))
+def test_a_new_file_is_the_example_it_begins_with(name, tmp_path):
+    path = tmp_path / "mine.c"
+    made = new(path, "--from", name)
+    assert made.returncode == 0, made.stderr
+    mine, example = Design.from_file(path), Design.from_file(DESIGNS / f"{name}.c")
+    assert mine.code.functions == example.code.functions and mine.code.warnings == ""
+    assert mine.replace(name="", code=None) == example.replace(name="", code=None)
+    found, other = (check(FAULTS, d, limits=LIMITS) for d in (mine, example))
+    assert (found.checks, found.executions) == (other.checks, other.executions)
+
+
+def test_a_new_file_with_chosen_functions(tmp_path):
+    path = tmp_path / "mine.c"
+    assert new(path, "--from", "v6.19", "--function", "handle_removed_pt").returncode == 0
+    assert Design.from_file(path).code.functions == ("handle_removed_pt",)
+    assert "remove_external_spte" in path.read_text(), "what the function needs of the file comes with it"
+    for bad in ((path,), (tmp_path / "a.c", "--from", "v9"), (tmp_path / "a.c", "--function", "nothing"),
+                (tmp_path / "mine.txt",), (tmp_path / "no" / "a.c",)):
+        said = new(*bad)
+        assert (said.returncode, said.stderr[:7], said.stdout) == (2, "error: ", ""), bad
+
+
+def test_lines_of_a_file_that_is_included_are_its_own(tmp_path):
+    (tmp_path / "part.h").write_text("\n\nstatic void part(struct kvm *kvm)\n{\n"
+                                     "\tWRITE_ONCE(kvm->tdpfast_private[0], 1);\n\tKVM_BUG_ON(1, kvm);\n}\n")
+    (tmp_path / "mine.c").write_text(HEAD + '#include "part.h"\n' + LINK + "{\n\tpart(kvm);\n\tcpu_relax();\n"
+                                     "\treturn base_tdp_mmu_link_sp(kvm, iter, sp, shared);\n}\n")
+    made = Design.from_file(tmp_path / "mine.c")
+    assert made.code.included == ((1, "part.h"),)
+    story = check(FAULTS, made, limits=LIMITS).counterexample.story
+    assert any("part.h:5" in line.text for line in story), [line.text for line in story]
 
 
 def test_a_file_is_compiled_once(design, monkeypatch):

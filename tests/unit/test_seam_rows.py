@@ -7,11 +7,12 @@ import pytest
 
 from tdpfast import status as st
 from tdpfast._face.seam_module import SeamModule
-from tdpfast._face.seam_tables import LEAF_NUMBERS, STATUSES, leaf_row
+from tdpfast._face.seam_tables import LEAF_NUMBERS, STATUSES, leaf_row, tdcall_row
 from tdpfast._names import Limit, OtherLeaf, SeamLeaf
 from tdpfast.conform._seam_rig import OPS
+from tdpfast.errors import UsageError
 from tdpfast.events import LEAF_NAMES
-from tdpfast.seam import LEAVES, OTHER_LEAVES
+from tdpfast.seam import LEAVES, OTHER_LEAVES, TDCALLS
 
 SEAM = Path(__file__).parents[2] / "src" / "tdpfast" / "_seam"
 
@@ -174,3 +175,42 @@ def test_interrupted_cache_wb():
     assert module.seamcall(LEAVES["mng_key_freeid"], rcx=1 << 32)[0] == STATUSES["TDX_WBCACHE_NOT_COMPLETE"][0]
     assert module.seamcall(leaf, rcx=1)[0] == 0 and module.wb_resume() == 0
     assert module.seamcall(LEAVES["mng_key_freeid"], rcx=1 << 32)[0] == 0
+
+
+# ---- TDCALLs
+
+def test_a_tdcall_is_a_row_beside_its_function():
+    text = (SEAM / "guest.pyx").read_text()
+    rows = {name: tdcall_row(number) for name, number in TDCALLS.items() if tdcall_row(number)}
+    assert set(rows) == {"mem_page_accept", "mem_page_attr_rd", "mem_page_attr_wr", "vp_veinfo_get"}
+    assert sorted(row["number"] for row in rows.values()) == sorted(
+        number for number in range(-1, 70) if tdcall_row(number))
+    for name in rows:
+        assert len(re.findall(rf"^cdef int tdg_{name}\(", text, re.MULTILINE)) == 1, name
+        assert len(re.findall(rf"^row = guest_leaf\(TDG_{name.upper()}, tdg_{name},", text, re.MULTILINE)) == 1, name
+    assert (rows["mem_page_accept"]["lowest"], rows["mem_page_accept"]["highest"]) == (0, 1)
+    assert rows["mem_page_attr_wr"]["checks_operands"] and not rows["vp_veinfo_get"]["recorded"]
+
+
+def test_tdcalls_by_number():
+    from tdpfast.seam import TdxModule
+    module = TdxModule()
+    td = module.build_td()
+    assert module.tdcall(6).status == "NOT_IN_GUEST"
+    module.vp_enter(td)
+    invalid = "TDX_OPERAND_INVALID"
+    before = module.native.vp(td.vcpus[0])["rip"]
+    for leaf in (*range(28), 63, 64, 65535):
+        if tdcall_row(leaf) is None:
+            assert module.tdcall(leaf).status == invalid, leaf
+    assert module.native.vp(td.vcpus[0])["rip"] > before, "an unknown TDCALL is over too"
+    for name, number in TDCALLS.items():
+        if row := tdcall_row(number):
+            assert module.tdcall(number, version=row["version"] + 1).status == invalid, name
+            assert str(module.tdcall(name, rcx=0xFFF0000000000005)) == str(
+                module.tdcall(f"TDG.{name.upper().replace('_', '.')}", rcx=0xFFF0000000000005))
+    attr = module.tdcall("mem_page_attr_wr", rcx=0, rdx=1, r8=0)
+    assert (str(attr), attr.registers["rcx"], attr.registers["rdx"]) == ("TDX_OPERAND_INVALID:RDX", 0, 0)
+    for bad in ({"leaf": "fly"}, {"leaf": 1 << 16}, {"leaf": -1}, {"leaf": 6, "version": 256}, {"leaf": 6, "rcx": -1}):
+        with pytest.raises(UsageError):
+            module.tdcall(**bad)

@@ -2,11 +2,10 @@
 """SeamModule: the TDX module as a Python object, register by register. The friendly form is tdpfast.seam.TdxModule."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint8_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from tdpfast._names cimport TDG_MEM_PAGE_ACCEPT, TDG_MEM_PAGE_ATTR_RD, TDG_MEM_PAGE_ATTR_WR, TDG_VP_VEINFO_GET
 from tdpfast._sync.atomic cimport tdp_write_once
 from tdpfast._seam.module cimport *
 from tdpfast._seam.state cimport (
@@ -29,10 +28,6 @@ VE = GUEST_VE
 REEXECUTE = GUEST_REEXECUTE
 NOT_INSIDE = GUEST_NOT_INSIDE
 
-cdef dict tdcall_number = {
-    "accept": TDG_MEM_PAGE_ACCEPT, "attr_rd": TDG_MEM_PAGE_ATTR_RD, "attr_wr": TDG_MEM_PAGE_ATTR_WR,
-    "veinfo_get": TDG_VP_VEINFO_GET,
-}
 cdef dict td_field = {
     "hkid": 0, "lifecycle": 1, "fatal": 2, "op_state": 3, "op_lock": 4, "tree_lock": 5, "epoch_lock": 6,
     "td_epoch": 7, "refcount0": 8, "refcount1": 9, "chldcnt": 10, "attributes": 11, "td_ctls": 12, "max_vcpus": 13,
@@ -309,21 +304,23 @@ cdef class SeamModule:
         self.s.lp[lp].intr_after = -1
         return r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11
 
-    def tdcall(self, str op, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, int64_t intr_after=-1):
-        """(result, rax, rcx, rdx, r8, r9) after accept, attr_rd, attr_wr or veinfo_get of the VCPU on that LP."""
+    def tdcall(self, object leaf, int lp=0, uint64_t rcx=0, uint64_t rdx=0, uint64_t r8=0, int64_t intr_after=-1,
+               uint8_t version=0):
+        """(result, rax, rcx, rdx, r8, r9) after a TDCALL, by its number, of the VCPU on that LP."""
         cdef SeamRegs r
         cdef Cpu *c = self.lp(lp)
-        cdef int res
-        if op not in tdcall_number:
-            raise UsageError(f"TDCALL {op!r}", "unknown", ", ".join(tdcall_number))
+        cdef int res, number
+        if type(leaf) is not int or not 0 <= leaf <= 0xffff:
+            raise UsageError(f"TDCALL {leaf!r}", "not a leaf number", "0..65535")
+        number = leaf
         memset(&r, 0, sizeof(r))
-        r.rax = tdcall_number[op]
+        r.rax = <uint64_t>number | <uint64_t>version << 16
         r.rcx = rcx
         r.rdx = rdx
         r.r8 = r8
         self.s.lp[lp].intr_after = intr_after
         self.s.lp[lp].polls = 0
-        res = tdcall(c, self.s, <int>r.rax, &r)
+        res = tdcall(c, self.s, number, &r)
         self.s.lp[lp].intr_after = -1
         return res, r.rax, r.rcx, r.rdx, r.r8, r.r9
 

@@ -12,6 +12,7 @@ from tdpfast._seam.state cimport (
 )
 from tdpfast._names cimport SEAM_LEAVES
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.guest cimport GUEST_UNRECORDED, GuestLeaf, guest_row
 from tdpfast._seam.leaf cimport (
     ABOUT_NOBODY, HOLD_EXCL, LEAF_EARLY, LEAF_LATER, LEAF_R8_PAGE, LEAF_UNRECORDED, NO_GPA, Leaf,
 )
@@ -50,6 +51,18 @@ def leaf_row(int number):
         "entry_states": row.state, "operands": row.operands, "early": bool(row.flags & LEAF_EARLY),
         "takes_page": bool(row.flags & LEAF_R8_PAGE), "recorded": not row.flags & LEAF_UNRECORDED,
         "source": "2.0" if row.flags & LEAF_LATER else "1.5.01",
+    }
+
+
+def tdcall_row(int number):
+    """What a TDCALL's row says, as a dict; None for a number that tdpfast has no TDCALL of."""
+    cdef const GuestLeaf *row = guest_row(number)
+    if row == NULL:
+        return None
+    return {
+        "number": number, "version": row.version, "lowest": row.lowest, "highest": row.highest,
+        "entry_states": row.state, "checks_operands": row.check != NULL,
+        "recorded": not row.flags & GUEST_UNRECORDED, "source": "1.5.01",
     }
 
 

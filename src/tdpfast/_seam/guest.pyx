@@ -6,9 +6,11 @@ A TDCALL takes no lock but that of the S-EPT entry, and yields to a host that wa
 
 from tdpfast._names cimport (
     SYNC_PUT_EXCL, SYNC_TRY_EXCL, TDG_MEM_PAGE_ACCEPT, TDG_MEM_PAGE_ATTR_RD, TDG_MEM_PAGE_ATTR_WR, TDG_VP_VEINFO_GET,
+    TdCall,
 )
 from tdpfast._sync.atomic cimport tdp_fetch_and, tdp_fetch_or
 from tdpfast._seam.defs cimport *
+from tdpfast._seam.leaf cimport IN_R8, IN_R9, IN_RCX, IN_RDX, NO_GPA
 from tdpfast._seam.locks cimport *
 from tdpfast._seam.state cimport *
 from tdpfast._seam.steps cimport *
@@ -30,7 +32,6 @@ cdef enum:
     ACCESS_LENGTH = 3
     ACCESS_WRITE = 2         # exit qualification
     EXIT_EPT_VIOLATION = 0x30
-    TDCALLS = 64             # numbers of TDCALL leaves are below this
 
 cdef enum GuestLock:
     LOCK_TAKEN = 0
@@ -38,14 +39,69 @@ cdef enum GuestLock:
     LOCK_PRIORITY            # it was free, but a host waits for it
 
 
-cdef int guest_enter(Cpu *c, Seam *s, Call *k, Vp **vp) noexcept nogil:
-    vp[0] = vp_running(c, s)
-    if vp[0] == NULL:
+# ---- rows ---------------------------------------------------------------------------------------------------
+
+cdef GuestLeaf rows[TDCALLS]
+cdef GuestLeaf *row
+
+
+cdef GuestLeaf *guest_leaf(TdCall number, guest_fn fn, int lowest, int highest, uint32_t state, uint32_t zeroed,
+                           uint32_t flags):
+    """Fills the row of a TDCALL, at import."""
+    cdef GuestLeaf *new = &rows[<int>number]
+    new.fn = fn
+    new.lowest = lowest
+    new.highest = highest
+    new.state = state
+    new.zeroed = zeroed
+    new.flags = flags
+    return new
+
+
+cdef const GuestLeaf *guest_row(int number) noexcept nogil:
+    """The row of a TDCALL that tdpfast has; NULL for other numbers."""
+    return &rows[number] if 0 <= number < TDCALLS and rows[number].fn != NULL else NULL
+
+
+cdef uint64_t operands_check(const GuestLeaf *leaf, Call *k, const SeamRegs *given, SeamRegs *r) noexcept nogil:
+    """What a row asks of the operands, in the module's order: registers become 0, the leaf's own look, the GPA."""
+    cdef uint64_t status = TDX_SUCCESS
+    if leaf.zeroed & IN_RCX:
+        r.rcx = 0
+    if leaf.zeroed & IN_RDX:
+        r.rdx = 0
+    if leaf.zeroed & IN_R8:
+        r.r8 = 0
+    if leaf.zeroed & IN_R9:
+        r.r9 = 0
+    if leaf.check != NULL:
+        status = leaf.check(k, given.rdx, given.r8)
+    if status == TDX_SUCCESS and leaf.lowest != NO_GPA:
+        if leaf.flags & GUEST_PLAIN_GPA:
+            status = gpa_decode(k, given.rcx & ~<uint64_t>0xfff, leaf.lowest, leaf.highest)
+            return TDX_OPERAND_INVALID | OP_RCX if status != TDX_SUCCESS else TDX_SUCCESS
+        status = gpa_decode(k, given.rcx, leaf.lowest, leaf.highest)
+    return status
+
+
+cdef int tdcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
+    """A TDCALL by its number: a GuestResult. One that tdpfast does not have, and a version above the row's (bits 23:16
+    of RAX), is answered TDX_OPERAND_INVALID."""
+    cdef const GuestLeaf *found = guest_row(leaf)
+    cdef SeamRegs given = r[0]
+    cdef Call k
+    cdef Vp *vp = vp_running(c, s)
+    cdef uint64_t status = TDX_OPERAND_INVALID
+    if vp == NULL:
         return GUEST_NOT_INSIDE
-    k.td = &s.td[vp[0].td]
+    k.td = &s.td[vp.td]
     k.held = 0
-    vm_exit(c, s, vp[0])
-    return GUEST_DONE
+    vm_exit(c, s, vp)
+    if found != NULL and (r.rax >> 16 & 0xff) <= found.version:
+        status = operands_check(found, &k, &given, r)
+    if status != TDX_SUCCESS:
+        return guest_return(vp, r, status)
+    return found.fn(c, s, found, &k, vp, &given, r)
 
 
 cdef int guest_return(Vp *vp, SeamRegs *r, uint64_t status) noexcept nogil:
@@ -102,35 +158,30 @@ cdef int guest_busy(Cpu *c, Seam *s, Vp *vp, SeamRegs *r, int lock) noexcept nog
 
 # ---- ACCEPT -------------------------------------------------------------------------------------------------
 
-cdef int tdg_mem_page_accept(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef int tdg_mem_page_accept(Cpu *c, Seam *s, const GuestLeaf *leaf, Call *k, Vp *vp, const SeamRegs *given,
+                             SeamRegs *r) noexcept nogil:
     """RCX GPA|level (4K or 2M). A pending page is zeroed and becomes usable. Guest registers but RAX stay."""
-    cdef Call k
-    cdef Vp *vp
-    cdef uint64_t status
     cdef uint32_t flags
     cdef int at, lock
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
-        return GUEST_NOT_INSIDE
-    status = gpa_decode(&k, r.rcx, 0, 1)
-    if status != TDX_SUCCESS:
-        return guest_return(vp, r, status)
     at = sept_walk(c, s, k.td.root[0], k.gpa, k.td.levels - 1, k.level, &k.ep, &k.entry)
     if at != k.level:
         if sept_flags(k.entry) & ST_GUEST_LEAF:
             return guest_return(vp, r, TDX_PAGE_ALREADY_ACCEPTED | <uint64_t>at)
-        return exit_on_entry(c, s, &k, vp, r, k.level, at, k.entry, EEQ_ACCEPT)
+        return exit_on_entry(c, s, k, vp, r, k.level, at, k.entry, EEQ_ACCEPT)
     lock = guest_try_lock(c, s, k.ep, &k.entry)
     if lock != LOCK_TAKEN:
         return guest_busy(c, s, vp, r, lock)
     flags = sept_flags(k.entry)
-    if not flags & ST_ACCEPTABLE:
+    if not flags & leaf.state:
         entry_unlock(c, s, k.ep)
         if not flags & ST_FREE and not k.entry & SEPT_PS:
             return guest_return(vp, r, TDX_PAGE_SIZE_MISMATCH | <uint64_t>at)
         if flags & ST_GUEST_LEAF:
             return guest_return(vp, r, TDX_PAGE_ALREADY_ACCEPTED | <uint64_t>at)
-        return exit_on_entry(c, s, &k, vp, r, k.level, at, k.entry, EEQ_ACCEPT)
-    return accept_page(c, s, &k, vp, r)
+        return exit_on_entry(c, s, k, vp, r, k.level, at, k.entry, EEQ_ACCEPT)
+    return accept_page(c, s, k, vp, r)
+
+row = guest_leaf(TDG_MEM_PAGE_ACCEPT, tdg_mem_page_accept, 0, 1, ST_ACCEPTABLE, 0, 0)
 
 
 cdef int accept_page(Cpu *c, Seam *s, Call *k, Vp *vp, SeamRegs *r) noexcept nogil:
@@ -163,29 +214,24 @@ cdef void attr_regs(SeamRegs *r, Call *k, int level, uint64_t attr) noexcept nog
     r.rdx = attr
 
 
-cdef int tdg_mem_page_attr_rd(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX GPA. RCX GPA|level|pending, RDX attributes of all VMs."""
-    cdef Call k
-    cdef Vp *vp
-    cdef uint64_t rcx = r.rcx
+cdef int tdg_mem_page_attr_rd(Cpu *c, Seam *s, const GuestLeaf *leaf, Call *k, Vp *vp, const SeamRegs *given,
+                              SeamRegs *r) noexcept nogil:
+    """RCX GPA, its low bits meaning nothing. RCX GPA|level|pending, RDX attributes of all VMs."""
     cdef int at, lock
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
-        return GUEST_NOT_INSIDE
-    r.rcx = r.rdx = 0
-    if gpa_decode(&k, rcx & ~<uint64_t>0xfff, 0, 0) != TDX_SUCCESS:
-        return guest_return(vp, r, TDX_OPERAND_INVALID | OP_RCX)
     at = sept_leaf(c, s, k.td, k.gpa, &k.ep, &k.entry)
     lock = guest_try_lock(c, s, k.ep, &k.entry)
     if lock != LOCK_TAKEN:
         return guest_busy(c, s, vp, r, lock)
-    if not sept_flags(k.entry) & ST_ATTR_RD:
+    if not sept_flags(k.entry) & leaf.state:
         entry_unlock(c, s, k.ep)
-        return exit_on_entry(c, s, &k, vp, r, 0, at, k.entry, EEQ_NONE)
+        return exit_on_entry(c, s, k, vp, r, 0, at, k.entry, EEQ_NONE)
     k.level = at
     k.gpa &= ~(level_size(at) - 1)
-    attr_regs(r, &k, at, l2_attributes(c, s, &k))
+    attr_regs(r, k, at, l2_attributes(c, s, k))
     entry_unlock(c, s, k.ep)
     return guest_return(vp, r, TDX_SUCCESS)
+
+row = guest_leaf(TDG_MEM_PAGE_ATTR_RD, tdg_mem_page_attr_rd, 0, 0, ST_ATTR_RD, IN_RCX | IN_RDX, GUEST_PLAIN_GPA)
 
 
 cdef struct AttrWr:          # by VM
@@ -193,40 +239,33 @@ cdef struct AttrWr:          # by VM
     uint64_t new[4]
 
 
-cdef int tdg_mem_page_attr_wr(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
+cdef int tdg_mem_page_attr_wr(Cpu *c, Seam *s, const GuestLeaf *leaf, Call *k, Vp *vp, const SeamRegs *given,
+                              SeamRegs *r) noexcept nogil:
     """RCX GPA|level, RDX attributes, R8 masks. RCX GPA|level|pending, RDX the new attributes; with
     TDX_PAGE_ATTR_INVALID RCX 0, RDX the attributes as they are where they stay so."""
-    cdef Call k
-    cdef Vp *vp
-    cdef uint64_t rcx = r.rcx
-    cdef uint64_t attr = r.rdx
+    cdef uint64_t attr = given.rdx
     cdef uint64_t status
     cdef int at, lock
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
-        return GUEST_NOT_INSIDE
-    r.rcx = r.rdx = 0
-    status = attr_wr_check(&k, attr, r.r8)
-    if status == TDX_SUCCESS:
-        status = gpa_decode(&k, rcx, 0, 2)
-    if status != TDX_SUCCESS:
-        return guest_return(vp, r, status)
     at = sept_walk(c, s, k.td.root[0], k.gpa, k.td.levels - 1, k.level, &k.ep, &k.entry)
     if at != k.level:
-        return exit_on_entry(c, s, &k, vp, r, k.level, at, k.entry, EEQ_ATTR_WR)
+        return exit_on_entry(c, s, k, vp, r, k.level, at, k.entry, EEQ_ATTR_WR)
     lock = guest_try_lock(c, s, k.ep, &k.entry)
     if lock != LOCK_TAKEN:
         return guest_busy(c, s, vp, r, lock)
-    if not sept_flags(k.entry) & ST_ATTR_WR:
+    if not sept_flags(k.entry) & leaf.state:
         entry_unlock(c, s, k.ep)
         if not sept_flags(k.entry) & ST_FREE and not k.entry & SEPT_PS:
             return guest_return(vp, r, TDX_PAGE_SIZE_MISMATCH | <uint64_t>at)
-        return exit_on_entry(c, s, &k, vp, r, k.level, at, k.entry, EEQ_ATTR_WR)
-    status = attr_wr_vms(c, s, &k, r, attr, r.r8)
+        return exit_on_entry(c, s, k, vp, r, k.level, at, k.entry, EEQ_ATTR_WR)
+    status = attr_wr_vms(c, s, k, r, attr, given.r8)
     return guest_return(vp, r, status)
 
+row = guest_leaf(TDG_MEM_PAGE_ATTR_WR, tdg_mem_page_attr_wr, 0, 2, ST_ATTR_WR, IN_RCX | IN_RDX, 0)
+row.check = attr_wr_check
 
-cdef uint64_t attr_wr_check(Call *k, uint64_t attr, uint64_t mask) noexcept nogil:
-    """L1's own attributes cannot be written, nor those of VMs that are not there."""
+
+cdef uint64_t attr_wr_check(const Call *k, uint64_t attr, uint64_t mask) noexcept nogil:
+    """RDX and R8: L1's own attributes cannot be written, nor those of VMs that are not there."""
     cdef uint64_t a
     cdef int vm
     for vm in range(4):
@@ -377,15 +416,11 @@ cdef void zero_step_count(Vp *vp, uint64_t gpa) noexcept nogil:
         vp.epf_n += 1
 
 
-# ---- TDCALLs by number --------------------------------------------------------------------------------------
+# ---- VE_INFO ------------------------------------------------------------------------------------------------
 
-cdef int tdg_vp_veinfo_get(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
-    """RCX exit reason, RDX qualification, R8 GLA (0: nobody keeps it here), R9 GPA of the last #VE. TDCALL leaf 3."""
-    cdef Call k
-    cdef Vp *vp
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
-        return GUEST_NOT_INSIDE
-    r.rcx = r.rdx = r.r8 = r.r9 = 0
+cdef int tdg_vp_veinfo_get(Cpu *c, Seam *s, const GuestLeaf *leaf, Call *k, Vp *vp, const SeamRegs *given,
+                           SeamRegs *r) noexcept nogil:
+    """RCX exit reason, RDX qualification, R8 GLA (0: nobody keeps it here), R9 GPA of the last #VE."""
     if not vp.ve_valid:
         return guest_return(vp, r, TDX_NO_VALID_VE_INFO)
     r.rcx = EXIT_EPT_VIOLATION
@@ -394,25 +429,5 @@ cdef int tdg_vp_veinfo_get(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil:
     vp.ve_valid = 0
     return guest_return(vp, r, TDX_SUCCESS)
 
-
-ctypedef int (*guest_fn)(Cpu *c, Seam *s, SeamRegs *r) noexcept nogil
-cdef guest_fn guest_rows[TDCALLS]
-guest_rows[<int>TDG_MEM_PAGE_ACCEPT] = tdg_mem_page_accept
-guest_rows[<int>TDG_MEM_PAGE_ATTR_RD] = tdg_mem_page_attr_rd
-guest_rows[<int>TDG_MEM_PAGE_ATTR_WR] = tdg_mem_page_attr_wr
-guest_rows[<int>TDG_VP_VEINFO_GET] = tdg_vp_veinfo_get
-
-
-cdef bint tdcall_exists(int leaf) noexcept nogil:
-    return 0 <= leaf < TDCALLS and guest_rows[leaf] != NULL
-
-
-cdef int tdcall(Cpu *c, Seam *s, int leaf, SeamRegs *r) noexcept nogil:
-    """A TDCALL by its number: a GuestResult. One that tdpfast does not have is answered TDX_OPERAND_INVALID."""
-    cdef Call k
-    cdef Vp *vp
-    if tdcall_exists(leaf):
-        return guest_rows[leaf](c, s, r)
-    if guest_enter(c, s, &k, &vp) != GUEST_DONE:
-        return GUEST_NOT_INSIDE
-    return guest_return(vp, r, TDX_OPERAND_INVALID)
+row = guest_leaf(TDG_VP_VEINFO_GET, tdg_vp_veinfo_get, NO_GPA, NO_GPA, 0, IN_RCX | IN_RDX | IN_R8 | IN_R9,
+                 GUEST_UNRECORDED)

@@ -10,7 +10,8 @@ from tdpfast._names cimport (
     OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
     OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
     OP_MOVE_SLOT, OP_PUNCH_HOLE, OP_SET_ATTRIBUTES, OP_VCPU_CREATE,
-    OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDH_VP_ENTER,
+    OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDG_MEM_PAGE_ACCEPT,
+    TDH_VP_ENTER,
 )
 from tdpfast._ops.ops cimport OpResult, op_row, op_slot
 from tdpfast._sync.atomic cimport (
@@ -25,7 +26,7 @@ from tdpfast._seam.module cimport SeamInject, SeamRegs, pamt_peek, seam_inject, 
 from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PamtEntry, Seam
 from tdpfast._seam.defs cimport SEAM_ENTERED_TD, TDX_OPERAND_BUSY
 from tdpfast._seam.guest cimport (
-    GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdg_mem_page_accept,
+    GUEST_NOT_INSIDE, GUEST_REEXECUTE, GUEST_TDEXIT, GUEST_VE, td_guest_access, tdcall,
 )
 from tdpfast._seam.vp cimport td_async_exit
 from tdpfast._sync.cpu cimport (
@@ -176,7 +177,7 @@ cdef void guest_op(Cpu *c, Tdx *t, const Op *op, bint accept, OpResult *res) noe
         r.rcx = op.value | <uint64_t>op.level
         if not op.same_rip and tdx_vcpu_inside(t, op.vcpu):
             seam_vp(t.seam, t.tdvpr_pa[op.vcpu]).rip += TDCALL_LENGTH
-        result = tdg_mem_page_accept(c, t.seam, &r)
+        result = tdcall(c, t.seam, TDG_MEM_PAGE_ACCEPT, &r)
     else:
         result = td_guest_access(c, t.seam, op.value, op.same_rip != 0, &r)
     c.lp = old_lp

@@ -5,12 +5,12 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from tdpfast._names cimport TDH_VP_ENTER
+from tdpfast._names cimport TDG_MEM_PAGE_ACCEPT, TDG_MEM_PAGE_ATTR_RD, TDG_MEM_PAGE_ATTR_WR, TDH_VP_ENTER
 from tdpfast._seam.module cimport seamcall
 from tdpfast._face.seam_module cimport SeamModule
 from tdpfast._seam.state cimport SeamRegs
 from tdpfast._seam.guest cimport (
-    td_guest_access, tdg_mem_page_accept, tdg_mem_page_attr_rd, tdg_mem_page_attr_wr,
+    td_guest_access, tdcall,
 )
 from tdpfast._seam.vp cimport td_async_exit
 from tdpfast._sync.cpu cimport Cpu
@@ -91,11 +91,11 @@ def run_guest(SeamModule module not None, str what, long n, int lp, uint64_t rcx
             r.rcx = rcx
             ret = 0
             if kind == 0:
-                ret = tdg_mem_page_accept(c, module.s, &r)
+                ret = tdcall(c, module.s, TDG_MEM_PAGE_ACCEPT, &r)
             elif kind == 1:
-                ret = tdg_mem_page_attr_rd(c, module.s, &r)
+                ret = tdcall(c, module.s, TDG_MEM_PAGE_ATTR_RD, &r)
             elif kind == 2:
-                ret = tdg_mem_page_attr_wr(c, module.s, &r)
+                ret = tdcall(c, module.s, TDG_MEM_PAGE_ATTR_WR, &r)
             elif kind == 3:
                 r.rax = <uint64_t>td_guest_access(c, module.s, rcx, False, &r)
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tdpfast._program.code_calls import FUNCTIONS
 from tdpfast.cli import EXIT_OK
 from tdpfast.errors import UsageError
 
@@ -22,6 +23,25 @@ def functions_of(text: str) -> dict[str, str]:
     """The functions of a design file by name, each with its text."""
     found = re.finditer(r"^static [\w *]*?\b(\w+)\((?:[^()]|\([^()]*\))*\)\n\{\n(?:.*\n)*?\}\n", text, re.MULTILINE)
     return {m[1]: m[0] for m in found}
+
+
+def with_helpers(wanted: tuple[str, ...], there: dict[str, str]) -> set[str]:
+    """The wanted functions, and those of the file's own that they need: what the base has is the base's."""
+    needed: set[str] = set()
+    todo = list(wanted)
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            called = set(re.findall(r"\b(\w+)\(", there[name]))
+            todo += [other for other in there if other in called and other not in FUNCTIONS]
+    return needed
+
+
+def whole_text(path: Path) -> str:
+    """A file with what it includes of its own in its place."""
+    return re.sub(r'^#include "(\w[^"]*\.c)"$', lambda m: whole_text(path.parent / m[1]), path.read_text(),
+                  flags=re.MULTILINE)
 
 
 @click.group("design")
@@ -41,14 +61,15 @@ def new(file: Path, base: str, wanted: tuple[str, ...]) -> int:
                          "one of " + ", ".join(known))
     if file.suffix != ".c":
         raise UsageError(f"design file {str(file)!r}", "its name does not end with .c", f"{file.name}.c")
-    text = (EXAMPLES / f"{base}.c").read_text()
+    text = whole_text(EXAMPLES / f"{base}.c")
     there = functions_of(text)
     for name in wanted:
         if name not in there:
             raise UsageError(f"unknown function {name!r}", f"{base} has no such function", "one of " + ", ".join(there))
-    told = re.search(r'\.base = "([^"]*)"(, \.knobs = "[^"]*")?', text)
+    told = re.search(r'(?:\.base =|define RELEASE) "([^"]*)"(, \.knobs = "[^"]*")?', text)
     assert told is not None
-    body = [there[name] for name in there if name in wanted or not wanted]
+    copied = with_helpers(wanted or tuple(there), there)
+    body = [there[name] for name in there if name in copied]
     out = PROLOGUE.format(name=file.stem, base=told[1], knobs=told[2] or "") + "\n" + "\n".join(body)
     try:
         with open(file, "x", encoding="utf-8") as f:

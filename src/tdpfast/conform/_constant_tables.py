@@ -15,7 +15,7 @@ Cases = Iterator[tuple[str, Result]]
 STATE_ENTRIES = {name: (encoding & 1) << 9 | (encoding & 0x1E) << 52 | (encoding & 0x60) << 1
                  for encoding, (name, _) in st.SEPT_STATES.items()}
 """State -> its bits in an S-EPT entry."""
-EMULATED_TDCALLS = ("mem_page_accept", "mem_page_attr_rd", "mem_page_attr_wr", "vp_veinfo_get")
+EMULATED_TDCALLS = tuple(name for name, number in TDCALLS.items() if native.tdcall_row(number))
 
 
 def left_out(why: str) -> Result:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from tdpfast import status as st
 from tdpfast._face.seam_module import SeamModule
+from tdpfast._face.seam_tables import tdcall_row
 from tdpfast.conform.result import page_size
 from tdpfast.seam import LEAVES, TD_PARAMS_PA, td_params
+from tdpfast.seam import TDCALLS as TDCALL_NUMBERS
 
 TDMR0 = (0x1_0000_0000, 0x2_0000_0000)
 TDMR1 = (0x3_0000_0000, 0x3_4000_0000)
@@ -32,7 +34,9 @@ OP_STATES = {name: i for i, name in enumerate(
 
 # The recordings' names of calls -> leaves: page_aug, reclaim, vp_enter
 OPS = {re.sub("^(phymem_page_|phymem_|mem_)", "", leaf): leaf for leaf in LEAVES}
-TDCALLS = ("accept", "attr_rd", "attr_wr", "veinfo_get")
+TDCALLS = {name.removeprefix("mem_page_").removeprefix("vp_"): number for name, number in TDCALL_NUMBERS.items()
+           if tdcall_row(number)}
+"""Recorded TDCALL -> its number."""
 REGISTERS = ("rcx", "rdx", "r8", "r9", "r10", "r11")
 
 
@@ -161,7 +165,7 @@ class Rig:
                                              intr_after=intr_after, **regs)
             return host_result(op, rax, dict(zip(REGISTERS, out)))
         if op in TDCALLS:
-            return guest_result(self.module.tdcall(op, lp, registers.get("rcx", 0), registers.get("rdx", 0),
+            return guest_result(self.module.tdcall(TDCALLS[op], lp, registers.get("rcx", 0), registers.get("rdx", 0),
                                                    registers.get("r8", 0), intr_after))
         if op == "guest_access":
             return guest_result((*self.module.guest_access(lp, registers["gpa"]), 0), access=True)

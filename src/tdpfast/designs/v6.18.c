@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Linux 6.18: link, set, remove and free hooks. __tdp_mmu_set_spte_atomic() itself freezes a mirror SPTE, updates the external
- * table and writes the result, all before the bookkeeping; only entries that become present may change so.
+ * Linux 6.18, and 6.19, which differs in the TDX side alone: link, set, remove and free hooks. __tdp_mmu_set_spte_atomic()
+ * itself freezes a mirror SPTE, updates the external table and writes the result, all before the bookkeeping; only entries
+ * that become present may change so.
  */
 #include <tdpfast/kvm.h>
 
-TDPFAST_DESIGN("v6.18-code", .base = "v6.18");
+#ifndef RELEASE
+#define RELEASE "v6.18"
+#endif
+TDPFAST_DESIGN(RELEASE "-code", .base = RELEASE);
 
 static int set_external_spte_present(struct kvm *kvm, tdp_ptep_t sptep, gfn_t gfn, u64 old_spte, u64 new_spte, int level)
 {

@@ -27,8 +27,8 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 
 /* ---- memory: each access is a step ---- */
 #define TDPF_U(x) ((u64)(uintptr_t)(x))
-#define READ_ONCE(x) ((__typeof__(x))(uintptr_t)__tdpf_load(__LINE__, &(x), sizeof(x)))
-#define WRITE_ONCE(x, v) __tdpf_store(__LINE__, &(x), TDPF_U(v), sizeof(x))
+#define READ_ONCE(x) ((__typeof__(x))(uintptr_t)__tdpf_load(TDPF_LINE, &(x), sizeof(x)))
+#define WRITE_ONCE(x, v) __tdpf_store(TDPF_LINE, &(x), TDPF_U(v), sizeof(x))
 #define smp_load_acquire(p) READ_ONCE(*(p))
 #define smp_store_release(p, v) WRITE_ONCE(*(p), v)
 #define rcu_dereference(p) (p)
@@ -43,9 +43,9 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 #define smp_mb__before_atomic() smp_mb()
 #define smp_mb__after_atomic() smp_mb()
 #define barrier() __asm__ volatile("" ::: "memory")
-#define cpu_relax() __tdpf_relax(__LINE__)
-#define xchg(p, v) ((__typeof__(*(p)))(uintptr_t)__tdpf_xchg(__LINE__, p, TDPF_U(v), sizeof(*(p))))
-#define try_cmpxchg(p, old, v) ((bool)__tdpf_cmpxchg(__LINE__, p, old, TDPF_U(v), sizeof(*(p))))
+#define cpu_relax() __tdpf_relax(TDPF_LINE)
+#define xchg(p, v) ((__typeof__(*(p)))(uintptr_t)__tdpf_xchg(TDPF_LINE, p, TDPF_U(v), sizeof(*(p))))
+#define try_cmpxchg(p, old, v) ((bool)__tdpf_cmpxchg(TDPF_LINE, p, old, TDPF_U(v), sizeof(*(p))))
 #define try_cmpxchg64(p, old, v) try_cmpxchg(p, old, v)
 #define cmpxchg(p, o, v) ({ __typeof__(*(p)) old_ = (o); try_cmpxchg(p, &old_, v); old_; })
 #define cmpxchg64(p, o, v) cmpxchg(p, o, v)
@@ -53,17 +53,17 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 /* ---- RCU, scheduling ---- */
 #define kvm_lockdep_assert_mmu_lock_held(kvm, shared) \
 	((shared) ? lockdep_assert_held_read(&(kvm)->mmu_lock) : lockdep_assert_held_write(&(kvm)->mmu_lock))
-#define rcu_read_lock() __tdpf_rcu(__LINE__, 1)
-#define rcu_read_unlock() __tdpf_rcu(__LINE__, 0)
+#define rcu_read_lock() __tdpf_rcu(TDPF_LINE, 1)
+#define rcu_read_unlock() __tdpf_rcu(TDPF_LINE, 0)
 #define rcu_read_lock_held() ((bool)__tdpf_rcu_held())
 /* NULL stands for the usual callback: the core judges and traces that one itself. */
 #define call_rcu(head, func) \
-	__tdpf_call_rcu(__LINE__, head, (func) == tdp_mmu_free_sp_rcu_callback ? NULL : (func))
+	__tdpf_call_rcu(TDPF_LINE, head, (func) == tdp_mmu_free_sp_rcu_callback ? NULL : (func))
 #define tdp_mmu_iter_cond_resched(kvm, iter, flush, shared) ((bool)__tdpf_resched(kvm, iter, flush, shared))
 
 /* ---- assertions ---- */
 #define TDPF_WARN(c, kvm, kind, what) \
-	({ bool warn_ = !!(c); if (unlikely(warn_)) __tdpf_warn(__LINE__, kvm, kind, __func__, what); warn_; })
+	({ bool warn_ = !!(c); if (unlikely(warn_)) __tdpf_warn(TDPF_LINE, kvm, kind, __func__, what); warn_; })
 #define WARN_ON(c) TDPF_WARN(c, NULL, 0, #c)
 #define WARN_ON_ONCE(c) TDPF_WARN(c, NULL, 0, #c)
 #define WARN_ONCE(c, ...) TDPF_WARN(c, NULL, 0, #c)
@@ -198,16 +198,16 @@ static inline void tdp_iter_next(struct tdp_iter *iter) { __tdpf_iter_next(iter)
 enum kvm_tdp_mmu_root_types { KVM_INVALID_ROOTS = 1, KVM_DIRECT_ROOTS = 2, KVM_MIRROR_ROOTS = 4, KVM_VALID_ROOTS = 6,
 			      KVM_ALL_ROOTS = 7 };
 #define TDPF_EACH_ROOT(root, types, how) \
-	for ((root) = __tdpf_next_root(__LINE__, NULL, types, how); (root); \
-	     (root) = __tdpf_next_root(__LINE__, root, types, how))
+	for ((root) = __tdpf_next_root(TDPF_LINE, NULL, types, how); (root); \
+	     (root) = __tdpf_next_root(TDPF_LINE, root, types, how))
 #define __for_each_tdp_mmu_root_yield_safe(kvm, root, as_id, types) TDPF_EACH_ROOT(root, types, 0)
 #define for_each_valid_tdp_mmu_root_yield_safe(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_VALID_ROOTS, 0)
 #define for_each_tdp_mmu_root_yield_safe(kvm, root) TDPF_EACH_ROOT(root, KVM_ALL_ROOTS, 0)
 #define for_each_tdp_mmu_root(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_ALL_ROOTS, 1)
 #define for_each_valid_tdp_mmu_root(kvm, root, as_id) TDPF_EACH_ROOT(root, KVM_VALID_ROOTS, 1)
 #define for_each_tdp_mmu_root_rcu(kvm, root, as_id, types) TDPF_EACH_ROOT(root, types, 2)
-#define kvm_tdp_mmu_get_root(root) ((bool)__tdpf_get_root(__LINE__, root))
-#define kvm_tdp_mmu_put_root(kvm, root) __tdpf_put_root(__LINE__, root)
+#define kvm_tdp_mmu_get_root(root) ((bool)__tdpf_get_root(TDPF_LINE, root))
+#define kvm_tdp_mmu_put_root(kvm, root) __tdpf_put_root(TDPF_LINE, root)
 static inline struct kvm_mmu_page *tdp_mmu_get_root_for_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
 	(void)vcpu;
@@ -218,7 +218,7 @@ static inline bool is_obsolete_sp(struct kvm *kvm, struct kvm_mmu_page *sp)
 	(void)kvm;
 	return sp->role.invalid;
 }
-#define mmu_invalidate_retry_gfn(kvm, seq, gfn) ((int)__tdpf_invalidate_retry(__LINE__, seq, gfn))
+#define mmu_invalidate_retry_gfn(kvm, seq, gfn) ((int)__tdpf_invalidate_retry(TDPF_LINE, seq, gfn))
 
 /* ---- one SPTE ---- */
 #define kvm_tdp_mmu_read_spte(sptep) READ_ONCE(*(sptep))
@@ -227,7 +227,7 @@ static inline bool is_obsolete_sp(struct kvm *kvm, struct kvm_mmu_page *sp)
 #define kvm_tdp_mmu_write_spte(sptep, old, v, level) \
 	({ u64 was_ = (old); \
 	   if (__tdpf_need_atomic(was_, level)) was_ = xchg(sptep, v); else WRITE_ONCE(*(sptep), v); was_; })
-#define tdp_mmu_clear_spte_bits_atomic(sptep, m) __tdpf_fetch(__LINE__, sptep, 1, ~(u64)(m), 8)
+#define tdp_mmu_clear_spte_bits_atomic(sptep, m) __tdpf_fetch(TDPF_LINE, sptep, 1, ~(u64)(m), 8)
 #define tdp_mmu_clear_spte_bits(sptep, old, m, level) \
 	({ u64 bits_ = (m), o_ = (old); \
 	   if (__tdpf_need_atomic(o_, level)) o_ = tdp_mmu_clear_spte_bits_atomic(sptep, bits_); \
@@ -264,12 +264,12 @@ enum { RET_PF_CONTINUE, RET_PF_RETRY, RET_PF_EMULATE, RET_PF_WRITE_PROTECTED, RE
  * TDPFAST_HOOK(name, function) ---- */
 #define kvm_x86_call(name) tdpf_x86_##name
 #define TDPFAST_HOOK(name, function) static __typeof__(function) *const tdpf_x86_##name __maybe_unused = function
-#define tdpf_x86_set_external_spte(kvm, gfn, o, n, level) __tdpf_hook_set(__LINE__, gfn, o, n, level)
-#define tdpf_x86_link_external_spt(kvm, gfn, level, spt) __tdpf_hook_link(__LINE__, gfn, level, spt)
-#define tdpf_x86_remove_external_spte(kvm, gfn, level, spte) __tdpf_hook_remove(__LINE__, gfn, level, spte)
-#define tdpf_x86_free_external_spt(kvm, sp) __tdpf_hook_free(__LINE__, (sp)->gfn, (sp)->role.level, sp)
+#define tdpf_x86_set_external_spte(kvm, gfn, o, n, level) __tdpf_hook_set(TDPF_LINE, gfn, o, n, level)
+#define tdpf_x86_link_external_spt(kvm, gfn, level, spt) __tdpf_hook_link(TDPF_LINE, gfn, level, spt)
+#define tdpf_x86_remove_external_spte(kvm, gfn, level, spte) __tdpf_hook_remove(TDPF_LINE, gfn, level, spte)
+#define tdpf_x86_free_external_spt(kvm, sp) __tdpf_hook_free(TDPF_LINE, (sp)->gfn, (sp)->role.level, sp)
 #define tdpf_x86_split_external_spt(kvm, gfn, level, o, n, shared) \
-	__tdpf_hook_split(__LINE__, gfn, level, o, n, shared)
+	__tdpf_hook_split(TDPF_LINE, gfn, level, o, n, shared)
 
 /* kvm_x86_ops.name: whether the base has the hook. */
 struct tdpf_x86_ops { bool set_external_spte, link_external_spt, remove_external_spte, free_external_spt,
@@ -317,66 +317,66 @@ static inline u64 tdpf_call(unsigned int line, int leaf, u64 rcx, u64 rdx, u64 r
 }
 #define TDPF_RCX(gpa, level) ((u64)(gpa) | (u64)((level) - 1))
 #define tdh_mem_page_add(td, gpa, page, source, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_ADD, gpa, tdpf_tdr(td), TDPF_U(page), TDPF_U(source), e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_PAGE_ADD, gpa, tdpf_tdr(td), TDPF_U(page), TDPF_U(source), e1, e2)
 #define tdh_mem_sept_add(td, gpa, level, page, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_SEPT_ADD, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_SEPT_ADD, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
 #define tdh_mem_page_aug(td, gpa, level, page, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_AUG, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_PAGE_AUG, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
 #define tdh_mem_page_demote(td, gpa, level, page, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_DEMOTE, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_PAGE_DEMOTE, TDPF_RCX(gpa, level), tdpf_tdr(td), TDPF_U(page), 0, e1, e2)
 #define tdh_mem_page_promote(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_PROMOTE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_PAGE_PROMOTE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_range_block(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_RANGE_BLOCK, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_RANGE_BLOCK, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_range_unblock(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_RANGE_UNBLOCK, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_RANGE_UNBLOCK, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_page_remove(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_PAGE_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_PAGE_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_sept_remove(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_SEPT_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_SEPT_REMOVE, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_mem_sept_rd(td, gpa, level, e1, e2) \
-	tdpf_call(__LINE__, TDPF_TDH_MEM_SEPT_RD, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
+	tdpf_call(TDPF_LINE, TDPF_TDH_MEM_SEPT_RD, TDPF_RCX(gpa, level), tdpf_tdr(td), 0, 0, e1, e2)
 #define tdh_phymem_page_reclaim(page, pt, owner, size) \
-	({ u64 out_[2], err_ = __tdpf_seamcall(__LINE__, TDPF_TDH_PHYMEM_PAGE_RECLAIM, TDPF_U(page), 0, 0, 0, out_); \
+	({ u64 out_[2], err_ = __tdpf_seamcall(TDPF_LINE, TDPF_TDH_PHYMEM_PAGE_RECLAIM, TDPF_U(page), 0, 0, 0, out_); \
 	   *(pt) = out_[0]; *(owner) = out_[1]; *(size) = 0; err_; })
-#define tdh_mem_track(td) tdpf_call(__LINE__, TDPF_TDH_MEM_TRACK, tdpf_tdr(td), 0, 0, 0, NULL, NULL)
+#define tdh_mem_track(td) tdpf_call(TDPF_LINE, TDPF_TDH_MEM_TRACK, tdpf_tdr(td), 0, 0, 0, NULL, NULL)
 #define tdh_phymem_page_wbinvd_hkid(hkid, page) \
-	__tdpf_seamcall(__LINE__, -TDPF_TDH_PHYMEM_PAGE_WBINVD, TDPF_U(page), (u64)(hkid), 0, 0, NULL)
+	__tdpf_seamcall(TDPF_LINE, -TDPF_TDH_PHYMEM_PAGE_WBINVD, TDPF_U(page), (u64)(hkid), 0, 0, NULL)
 /* On BUSY once more, with every vCPU out of the guest and kept out. mmu_lock for write. */
 #define tdh_do_no_vcpus(tdh_func, kvm, ...) ({ \
 	u64 err_; \
 	lockdep_assert_held_write(&(kvm)->mmu_lock); \
 	err_ = tdh_func(__VA_ARGS__); \
 	if (unlikely(tdx_operand_busy(err_))) { \
-		__tdpf_keep_out(__LINE__, 1); \
+		__tdpf_keep_out(TDPF_LINE, 1); \
 		err_ = tdh_func(__VA_ARGS__); \
-		__tdpf_keep_out(__LINE__, 0); \
+		__tdpf_keep_out(TDPF_LINE, 0); \
 	} \
 	err_; })
 #define TDX_BUG_ON(err, fn, kvm) ({ u64 e_ = (err); \
-	if (unlikely(e_)) __tdpf_tdx_bug(__LINE__, __func__, #fn, TDPF_##fn, e_); !!e_; })
+	if (unlikely(e_)) __tdpf_tdx_bug(TDPF_LINE, __func__, #fn, TDPF_##fn, e_); !!e_; })
 #define TDX_BUG_ON_2(err, fn, a, b, kvm) TDX_BUG_ON(err, fn, kvm)
 #define TDX_BUG_ON_3(err, fn, a, b, c, kvm) TDX_BUG_ON(err, fn, kvm)
 #define TDX_BUG_ON_1(err, fn, a, kvm) TDX_BUG_ON(err, fn, kvm)
 /* wait_for_sept_zap and a kick, and its end: what tdh_do_no_vcpus() does around its second try. mmu_lock for write. */
-#define tdx_no_vcpus_enter_start(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(__LINE__, 1))
-#define tdx_no_vcpus_enter_stop(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(__LINE__, 0))
-#define tdx_mem_page_aug(kvm, gfn, level, pfn) __tdpf_page_aug(__LINE__, gfn, level, pfn)
-#define tdx_reclaim_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
-#define __tdx_reclaim_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
+#define tdx_no_vcpus_enter_start(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(TDPF_LINE, 1))
+#define tdx_no_vcpus_enter_stop(kvm) (lockdep_assert_held_write(&(kvm)->mmu_lock), __tdpf_keep_out(TDPF_LINE, 0))
+#define tdx_mem_page_aug(kvm, gfn, level, pfn) __tdpf_page_aug(TDPF_LINE, gfn, level, pfn)
+#define tdx_reclaim_page(page) __tdpf_reclaim_page(TDPF_LINE, TDPF_U(page))
+#define __tdx_reclaim_page(page) __tdpf_reclaim_page(TDPF_LINE, TDPF_U(page))
 #define tdx_quirk_reset_page(page) __tdpf_reset_page(TDPF_U(page))
-#define tdx_reclaim_control_page(page) __tdpf_reclaim_page(__LINE__, TDPF_U(page))
+#define tdx_reclaim_control_page(page) __tdpf_reclaim_page(TDPF_LINE, TDPF_U(page))
 #define tdx_clear_page(page) __tdpf_reset_page(TDPF_U(page))
-#define __free_page(page) __tdpf_free_page(__LINE__, TDPF_U(page))
+#define __free_page(page) __tdpf_free_page(TDPF_LINE, TDPF_U(page))
 #define alloc_page(gfp) ((void)(gfp), (struct page *)(uintptr_t)__tdpf_alloc_page())
-#define free_page(addr) __tdpf_free_page(__LINE__, (u64)(addr))
+#define free_page(addr) __tdpf_free_page(TDPF_LINE, (u64)(addr))
 #define get_zeroed_page(gfp) ((unsigned long)__tdpf_alloc_page())
 enum { KVM_REQ_OUTSIDE_GUEST_MODE, KVM_REQ_VM_DEAD, KVM_REQ_TLB_FLUSH };
 #define GFP_KERNEL 0
 #define GFP_KERNEL_ACCOUNT 0
 #define GFP_ATOMIC 0
-#define kvm_vm_dead(kvm) __tdpf_request(__LINE__, KVM_REQ_VM_DEAD)
+#define kvm_vm_dead(kvm) __tdpf_request(TDPF_LINE, KVM_REQ_VM_DEAD)
 #define kvm_make_all_cpus_request(kvm, req) \
-	((void)(kvm), (req) == KVM_REQ_TLB_FLUSH ? __tdpf_flush(0, 0) : __tdpf_request(__LINE__, req), true)
+	((void)(kvm), (req) == KVM_REQ_TLB_FLUSH ? __tdpf_flush(0, 0) : __tdpf_request(TDPF_LINE, req), true)
 
 #endif

@@ -73,6 +73,9 @@ typedef unsigned int gfp_t;
 struct page;
 struct rcu_head { u64 words[TDPF_RCU_HEAD_SIZE / 8]; };
 
+/* The line that asks: its number, and above TDPF_LINE_BITS how deep in files that the design file includes. */
+#define TDPF_LINE_BITS 20
+#define TDPF_LINE (__LINE__ | __INCLUDE_LEVEL__ << TDPF_LINE_BITS)
 #define TDPF_GLUE_(a, b) a##b
 #define TDPF_GLUE(a, b) TDPF_GLUE_(a, b)
 #define TDPF_AT(offset, ...) struct { char TDPF_GLUE(pad_, __COUNTER__)[offset]; __VA_ARGS__; }
