@@ -56,7 +56,7 @@ class Facts:
 def facts(scenario: Scenario, design: Design, gated: bool, limits: Limits = LIMITS) -> Facts | None:
     """None for a scenario that this design refuses, or whose set-up it does not survive."""
     try:
-        program = build(scenario, design.replace(ungated=not gated))
+        program = build(scenario, design.replace(ungated=not gated), every_entry=limits.every_entry)
     except UsageError:
         return None
     search = explore(program, limits)

@@ -46,7 +46,8 @@ REPRODUCE = 10                             # runs of a counterexample before it 
 class Limits:
     """How far a search goes. Transitions, not seconds, so that the same input gives the same answer; `seconds` (0:
     none) is a budget on top of it. strategy: dpor, sleep, dfs, bound, random or pct. states: count the final states,
-    which costs a few microseconds each. first: end with the first violation."""
+    which costs a few microseconds each. first: end with the first violation. every_entry: make a step of each access to
+    an entry of a page table, also where no other thread comes to that entry (tdpfast.spans)."""
 
     strategy: str = "dpor"
     max_transitions: int = 3_000_000
@@ -57,6 +58,7 @@ class Limits:
     seed: int = 0
     states: bool = False
     first: bool = False
+    every_entry: bool = False
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
@@ -67,6 +69,7 @@ class Limits:
             check_int(name, getattr(self, name), low, high)
         check_bool("states", self.states)
         check_bool("first", self.first)
+        check_bool("every_entry", self.every_entry)
 
 
 @dataclass(frozen=True)
@@ -202,8 +205,8 @@ def vm_options(scenario: Scenario) -> dict[str, Any]:
 
 
 def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
-          reset: Reset | None = None) -> ScenarioProgram:
-    """A fresh TD in the state after the scenario's set-up, ready to be explored.
+          reset: Reset | None = None, *, every_entry: bool = False) -> ScenarioProgram:
+    """A fresh TD in the state after the scenario's set-up, ready to be explored. every_entry: as in Limits.
 
     Raises UsageError for a bad hook, SetupError (one too) if the set-up fails or kills the VM, and what a hook raises
     in the set-up.
@@ -214,15 +217,15 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
     for i, op in enumerate(scenario.setup):
         set_up(vm, f"{scenario.name}: setup {i} (op {op['op']!r}) on {design.name}", op)
     try:
-        return ScenarioProgram(vm, [t.ops for t in scenario.threads])
+        return ScenarioProgram(vm, [t.ops for t in scenario.threads], every_entry=every_entry)
     except UsageError as error:
         raise UsageError(f"{scenario.name}: {error.what}", error.why, error.fix) from error
 
 
-def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None) -> int:
+def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None, *, every_entry: bool = False) -> int:
     """The fingerprint that ties a token to this scenario under this design, gated or not, with hooks of these
-    names."""
-    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()))
+    names, and to what its steps are."""
+    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()), *["every_entry"] * every_entry)
 
 
 def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **share: Any) -> Explorer:
@@ -266,7 +269,7 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     design = get_design(design).replace(ungated=not check_bool("gated", gated))
     check_int("show_all", show_all, 0, U64_MAX)
     started = time.perf_counter()
-    program = build(scenario, design, hooks, reset)
+    program = build(scenario, design, hooks, reset, every_entry=limits.every_entry)
     explorer = explore(program, limits, prefix, **ends_at(design))
     stop = None
     try:
@@ -286,7 +289,8 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     if out.checks:
         with looking_for_hangs(design):
             out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
-                                                print_=program_print(scenario, design, hooks), prefix=prefix)
+                                                print_=program_print(scenario, design, hooks,
+                                                                     every_entry=limits.every_entry), prefix=prefix)
         if hooks:
             out.replay = f"replay_token(Token.parse({out.token!r}), [scenario], [design], hooks, reset)"
     if stop is None:
@@ -326,7 +330,7 @@ def idle_knobs(scenario: Scenario, design: Design, limits: Limits, out: Verdict)
     if not knobs or out.verdict != HOLDS or base not in PRESETS:
         return []
     try:
-        plain = build(scenario, PRESETS[base].replace(ungated=design.ungated))
+        plain = build(scenario, PRESETS[base].replace(ungated=design.ungated), every_entry=limits.every_entry)
     except UsageError:
         return []
     found = explore(plain, limits).run()
@@ -457,8 +461,8 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
     hooks, reset: those of the check() that made the token.
     Raises TokenMismatchError when it belongs to none of them, NondeterminismError when the program changed.
     """
-    scenario, design = owner_of(token, scenarios, designs, hooks)
-    program = build(scenario, design, hooks, reset)
+    scenario, design, every_entry = owner_of(token, scenarios, designs, hooks)
+    program = build(scenario, design, hooks, reset, every_entry=every_entry)
     program.record(True)
     explorer = explore(program, Limits())
     replay = explorer.replay(token.schedule)
@@ -468,8 +472,9 @@ def replay_token(token: Token, scenarios: Iterable[Scenario], designs: Iterable[
 
 
 def owner_of(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Design],
-             hooks: Hooks | None = None) -> tuple[Scenario, Design]:
-    """The scenario and the design, gated or not, that a token belongs to; TokenMismatchError: none of them."""
+             hooks: Hooks | None = None) -> tuple[Scenario, Design, bool]:
+    """The scenario and the design, gated or not, that a token belongs to, and whether every entry is a step on it;
+    TokenMismatchError: none of them."""
     if not isinstance(token, Token):
         raise UsageError(f"bad token {shown(token)}", "not a Token", "Token.parse(text)")
     presets, tried = [get_design(design) for design in designs], 0
@@ -479,8 +484,9 @@ def owner_of(token: Token, scenarios: Iterable[Scenario], designs: Iterable[Desi
             for ungated in (False,) if design.dynamic_pamt else (False, True):
                 candidate = design.replace(ungated=ungated)
                 tried += 1
-                if program_print(scenario, candidate, hooks) == token.fingerprint:
-                    return scenario, candidate
+                for every_entry in (False, True):
+                    if program_print(scenario, candidate, hooks, every_entry=every_entry) == token.fingerprint:
+                        return scenario, candidate, every_entry
     raise TokenMismatchError(
         "the token is from another scenario (or from an older form of this one)",
         f"its fingerprint {token.fingerprint:#018x} is none of the {tried} scenarios and designs known here",
@@ -491,20 +497,21 @@ def continue_token(token: Token, scenarios: Iterable[Scenario], designs: Iterabl
                    limits: Limits = Limits()) -> Verdict:
     """Follows the first `keep` steps of a token (default: up to its last context switch) and explores what can
     follow. Raises TokenMismatchError, and UsageError if those steps do not fit the program any more."""
-    scenario, design = owner_of(token, scenarios, designs)
+    scenario, design, every_entry = owner_of(token, scenarios, designs)
     if keep is None:
         last = token.schedule[-1:]
         keep = len(token.schedule.rstrip(last)) if last else 0
     if check_int("keep", keep, 0, U64_MAX) > len(token.schedule):
         raise UsageError(f"keep {keep}", "the token has fewer steps", f"0..{len(token.schedule)}")
-    return check(scenario, design, gated=not design.ungated, limits=limits, prefix=token.schedule[:keep])
+    return check(scenario, design, gated=not design.ungated, limits=replace(limits, every_entry=every_entry),
+                 prefix=token.schedule[:keep])
 
 
 # ---- one cell in shares ------------------------------------------------------------------------------------------
 
 def _share(task: tuple) -> dict:
     scenario, design, limits, prefix, share = task
-    program = build(scenario, design)
+    program = build(scenario, design, every_entry=limits.every_entry)
     explorer = explore(program, limits, prefix, **share)
     return {**explorer.run(), "found": explorer.states(), "reach": program.reach()}
 
@@ -517,7 +524,7 @@ def cut(scenario: Scenario, design: Design, limits: Limits, shares: int) -> list
         return [(scenario, design, replace(limits, max_executions=end - start), b"", {"first": start})
                 for start, end in pairwise(edges)]
     if limits.strategy in ("dpor", "sleep") and shares:
-        pieces = explore(build(scenario, design), limits).cut(shares)
+        pieces = explore(build(scenario, design, every_entry=limits.every_entry), limits).cut(shares)
         return [(scenario, design, limits, prefix, {"asleep": asleep}) for prefix, asleep in pieces]
     raise UsageError(f"{shares} shares of a search by {limits.strategy}",
                      "only trees by dependence and walks of a seed can be cut up",
@@ -543,10 +550,10 @@ def check_in_shares(scenario: Scenario, design: str | Design, *, gated: bool = T
     started = time.perf_counter()
     result = merge(list(executor.map(_share, cut(scenario, design, limits, shares))))
     out = verdict_of(scenario, design, gated, limits, result)
-    program = build(scenario, design)
+    program = build(scenario, design, every_entry=limits.every_entry)
     if out.checks:
         out.counterexample = counterexample(scenario, design, program, explore(program, limits), result, limits,
-                                            print_=program_print(scenario, design))
+                                            print_=program_print(scenario, design, every_entry=limits.every_entry))
     explain(out, scenario, program, limits)
     out.seconds = time.perf_counter() - started
     return out

@@ -98,7 +98,7 @@ def found_by(scenario: Scenario, design: Design, gated: bool, limits: Limits) ->
     """(verdict, executions) of a search that ends at its first violation; HOLDS after none for a scenario the design
     refuses or whose set-up it does not survive: it cannot need the guard."""
     try:
-        program = build(scenario, design.replace(ungated=not gated))
+        program = build(scenario, design.replace(ungated=not gated), every_entry=limits.every_entry)
     except UsageError:
         return HOLDS, 0
     result = explore(program, replace(limits, first=True)).run()

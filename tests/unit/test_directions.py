@@ -25,7 +25,7 @@ BELOW = {
 }
 # What native modules take from Python: errors and checks of arguments, which take nothing native but the names, and the
 # table of operations.
-PYTHON_BELOW = {"errors", "_arguments", "ops"}
+PYTHON_BELOW = {"errors", "_arguments", "ops", "spans"}
 
 
 def module_of(path):

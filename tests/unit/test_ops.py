@@ -76,7 +76,7 @@ def steps_of(name, setup, fields, design="v7.3", **options):
                   runnable=name not in BUILDING)
     for op in setup:
         assert vm.run(op)["ret"] not in ("BUG", "LIVELOCK")
-    program = ScenarioProgram(vm, [[{"op": name, **fields}]], **options)
+    program = ScenarioProgram(vm, [[{"op": name, **fields}]], every_entry=True, **options)
     explorer = Explorer(program, "dpor", max_executions=1, states=False)
     replay = explorer.replay(explorer.step()["schedule"])
     return [(KIND_NAMES[kind], program.field(obj) or program.describe(obj)) for agent, kind, obj, _ in replay["steps"]

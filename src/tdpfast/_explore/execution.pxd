@@ -28,6 +28,9 @@ cdef struct Program:
     void (*python_hook)(Cpu *c) noexcept nogil           # SYNC_HOOK, on the scheduler's stack; takes the GIL itself
     # NULL, or called after each step that agent made, with what it had offered; agent -1: an execution begins
     void (*watch)(void *user, int agent, int kind, uint64_t obj, uint64_t arg) noexcept nogil
+    # NULL, or whether no other thread can tell when that agent makes this access to a word in memory (SYNC_LOAD,
+    # SYNC_STORE, SYNC_RMW): it is then no step. Asked of each such access but the first of an operation.
+    bint (*lone)(void *user, int agent, int kind, uint64_t obj) noexcept nogil
     uint64_t *python_word              # stands for all state that Python hooks keep: changes when it may have changed
     void (*cut)(void *user) noexcept nogil               # before reset() and at the end: ends what hooks left half done
     void *user

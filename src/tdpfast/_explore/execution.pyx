@@ -74,13 +74,24 @@ cdef void fiber_main(void *arg) noexcept nogil:
 
 cdef inline void run_to_offer(Exec *x, Agent *g) noexcept nogil:
     """Resumes the fiber until it offers an access that others could notice."""
+    cdef Seen *seen = NULL
     while True:
         tdp_fiber_switch(&x.main, &g.fiber)
+        if seen != NULL:
+            seen.after = (<uint64_t *>seen.obj)[0]
+            seen = NULL
         g.kind = g.cpu.offer.kind
         if g.kind == SYNC_OP or g.kind == SYNC_START:
             g.at_op = True
             seen_clear(g)
             continue
+        # The first access of an operation stays a step: all threads may stand between two operations before it.
+        if SYNC_LOAD <= g.kind <= SYNC_RMW and x.prog.lone != NULL and not g.at_op:
+            if x.prog.lone(x.prog.user, g.id, g.kind, g.cpu.offer.obj):
+                # A loop may go round for what it wrote itself: noted as if it had been read first, as it may have been.
+                if g.kind != SYNC_LOAD:
+                    seen = seen_access(g, SYNC_RMW, g.cpu.offer.obj & ~<uint64_t>7)
+                continue
         break
     g.obj = g.cpu.offer.obj
     g.arg = g.cpu.offer.arg

@@ -9,7 +9,7 @@ from tdpfast._sync.cpu cimport Cpu, Trace
 from tdpfast._mmu.tdp_mmu cimport Kvm
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._face.td cimport TdVmCore
-from tdpfast._program.world cimport OpReach, ThreadOps, World
+from tdpfast._program.world cimport MAX_SPANS, OpReach, Spans, ThreadOps, World
 
 cdef class ScenarioProgram(ProgramRef):
     cdef readonly TdVmCore vm
@@ -24,4 +24,5 @@ cdef class ScenarioProgram(ProgramRef):
     cdef int add_thread(self, ThreadOps *t, object ops) except -1
     cdef int pair_holes(self, tuple threads) except -1
     cdef int give_roots(self, int which) except -1
+    cdef int span(self, tuple threads, bint every_entry) except -1
     cdef int snapshot(self) except -1

@@ -20,11 +20,13 @@ from tdpfast._seam.record cimport seam_trace
 from tdpfast._sync.cpu cimport SLOW_RARE, Event, sync_point, trace_free, trace_new, trace_reset
 from tdpfast._tdx.state cimport TDX_SEPT_PAGES
 from tdpfast._face.vm cimport fill_op, result_dict, trace_list
+from tdpfast._program.span cimport lone_entry, span_add, spans_possible
 from tdpfast._program.watch cimport watch_free, watch_image, watch_name, watch_new, watch_report, watch_step
 
 from tdpfast._face.vm import OP_NAMES
 from tdpfast.errors import UsageError
 from tdpfast.ops import OPS
+from tdpfast.spans import SPANS
 from tdpfast._program.places import place_of, tables
 
 # What reach() counts, by its name here and among the Counters of a CPU.
@@ -150,7 +152,8 @@ cdef class ScenarioProgram(ProgramRef):
 
     threads: one list of operation mappings per thread, 1 to 16. The TD must not be used by others meanwhile.
     Two arguments are for tests of what OPS says: rare offers the words of rare operations, or not, whatever operations
-    there are; every thread holds references to the roots (bits as in OpSpec.roots), whatever it does.
+    there are; every thread holds references to the roots (bits as in OpSpec.roots), whatever it does. every_entry: each
+    access to an entry of a table is a step, also where no other thread comes to it (tdpfast.spans).
     Raises UsageError for a bad operation.
     """
 
@@ -191,7 +194,7 @@ cdef class ScenarioProgram(ProgramRef):
             raise UsageError("an empty program", "it was not made", "a ScenarioProgram that __init__() made")
         return 0
 
-    def __init__(self, TdVmCore vm not None, threads, *, rare=None, int roots=-1):
+    def __init__(self, TdVmCore vm not None, threads, *, rare=None, int roots=-1, bint every_entry=False):
         cdef int i
         cdef World *w = self.world
         cdef Cpu *rcu_cpu
@@ -253,7 +256,41 @@ cdef class ScenarioProgram(ProgramRef):
         self.program.hidden_state = (any("hook" in op or "inject" in op for ops in threads for op in ops)
                                      or vm.hook_reset is not None
                                      or vm.vm.kvm.design.split_shared == SPLIT_IGNORE)
+        self.span(threads, every_entry)
         self.p = &self.program
+
+    cdef int span(self, tuple threads, bint every_entry) except -1:
+        """Which entries of tables each thread comes to; accesses to others are no steps of the rest."""
+        cdef World *w = self.world
+        cdef int i, j
+        if every_entry or not spans_possible(w, threads):
+            return 0
+        for i in range(w.nthreads):
+            for j in range(w.threads[i].nops):
+                span_add(w, &w.spans[i], &w.threads[i].master[j], SPANS[threads[i][j]["op"]])
+        self.program.lone = lone_entry
+        return 0
+
+    @property
+    def spans(self):
+        """Per thread the guest frames [start, end) whose entries it comes to, None for every entry; None where each access
+        to an entry is a step."""
+        self.made()
+        cdef const Spans *s
+        cdef int i, j
+        if self.program.lone == NULL:
+            return None
+        out = []
+        for i in range(self.nthreads):
+            s = &self.world.spans[i]
+            out.append(None if s.n > MAX_SPANS else [(s.start[j], s.end[j]) for j in range(s.n)])
+        return out
+
+    @property
+    def outside(self):
+        """How many writes to entries so far were beyond the spans of the thread that made them: one is a defect."""
+        self.made()
+        return self.world.outside
 
     cdef int add_thread(self, ThreadOps *t, object ops) except -1:
         cdef int i
@@ -355,6 +392,7 @@ cdef class ScenarioProgram(ProgramRef):
     def watch(self):
         """From now on every step is followed by a look at what it changed without having offered it: touched()."""
         self.explored(True)
+        self.program.lone = NULL
         if self.world.watch == NULL:
             self.world.watch = watch_new(self.world)
         self.explored(False)

@@ -45,6 +45,14 @@ cdef struct ThreadOps:
     int nops
     int done
 
+cdef enum:
+    MAX_SPANS = 32
+
+cdef struct Spans:           # of guest frames: entries of tables that a thread's operations may look at or change
+    int n                    # beyond MAX_SPANS: every entry
+    uint64_t start[MAX_SPANS]
+    uint64_t end[MAX_SPANS]
+
 cdef struct World:       # what reset() and check() work on
     Vm *vm
     Tdx *t
@@ -60,4 +68,6 @@ cdef struct World:       # what reset() and check() work on
     bint uses_only       # `life` counts uses of freed tables, not entries that merely lead to one
     Trace *trace
     Finding finding
+    Spans spans[16]      # by thread
+    uint64_t outside     # writes to tables beyond what a thread's spans say, since the program was made
     Watch *watch         # NULL unless watch() was called

@@ -392,17 +392,15 @@ cdef int rcu_barrier(Cpu *c, Rcu *r) noexcept nogil:
     """Waits until every queued callback has run. Must not be called inside a read section."""
     cdef int n = 0
     cdef uint32_t spins = 0
-    while True:
-        sync_point(c, SYNC_LOAD, <uint64_t>&r.head)
-        if not rcu_pending(r):
-            break
-        if not c.slow & SLOW_YIELD:   # under the explorer the RCU agent runs them, one step each
-            n += rcu_run(c, r, 0)
+    if c.slow & SLOW_YIELD:           # the RCU agent runs them, one step each; the list's low half is 0 when it is empty
+        while True:
+            sync_wait_eq(c, <uint32_t *>&r.head, 0)
+            if not rcu_pending(r):
+                return 0
+    while rcu_pending(r):
+        n += rcu_run(c, r, 0)
         if rcu_pending(r):
-            if c.slow & SLOW_YIELD:
-                sync_retry(c, tdp_read_once(<uint64_t *>&r.head))
-            else:
-                spin_wait(&spins)
+            spin_wait(&spins)
     return n
 
 

@@ -168,6 +168,8 @@ def further(v: Verdict, name: str, knobs: tuple[str, ...], limits: Limits) -> st
 @click.option("--require-reach", is_flag=True,
               help="Exit with 4 if a result holds without what its scenario asks about having happened.")
 @click.option("--first", is_flag=True, help="End each search with its first violation.")
+@click.option("--every-entry", is_flag=True,
+              help="Make a step of each access to a page table, also where no other thread comes to that entry.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 even if a violation was found.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="dpor", show_default=True)
 @click.option("--bound", type=click.IntRange(0, 1000), default=2, show_default=True, help="Preemptions, for bound.")
@@ -197,8 +199,8 @@ def further(v: Verdict, name: str, knobs: tuple[str, ...], limits: Limits) -> st
 @click.option("--save", metavar="DIR", help="Write the scenario of each difference there, for --against.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
 def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mail, width, expect, require_reach, first,
-            exit_zero, strategy, bound, depth, seed, max_transitions, max_executions, seconds, jobs, verbose, show_all,
-            shares, progress, base, generated, number, save, as_python, **formats):
+            every_entry, exit_zero, strategy, bound, depth, seed, max_transitions, max_executions, seconds, jobs,
+            verbose, show_all, shares, progress, base, generated, number, save, as_python, **formats):
     """Explore scenarios under designs: a matrix, and the shortest interleaving of each failure.
 
     WHAT is a catalogue (`review`, `paths`, `hugepage`, `premap`, `history`) or scenario files (.toml, .json). Exits
@@ -220,7 +222,8 @@ def command(what, designs, knobs, wanted, ungated, gated, as_json, brief, as_mai
     texts, knobs = knobs, parse_knobs(knobs)
     gatings = [g for g, only in ((False, ungated), (True, gated)) if only] or [False, True]
     limits = limits_of(strategy, expect, max_transitions=max_transitions, max_executions=max_executions,
-                       seconds=seconds, bound=bound, depth=depth, seed=seed, states=verbose, first=first)
+                       seconds=seconds, bound=bound, depth=depth, seed=seed, states=verbose, first=first,
+                       every_entry=every_entry)
     if shares and (show_all or as_python):
         raise UsageError(f"--shares {shares} with" + " --show-all" * bool(show_all) + " --python" * as_python,
                          "nothing of the shares is kept", "one of them")
