@@ -50,6 +50,18 @@ cpdef enum Check:        # bits
     CHECK_CRASH = 1024
     CHECK_HANG = 2048
     CHECK_DIRTY = 4096
+    CHECK_TLB = 8192
+    CHECK_DATA = 16384
+    CHECK_TRACK = 32768
+    CHECK_REFS = 65536
+    CHECK_LEAK = 131072
+    CHECK_FIXED = 262144
+
+cpdef enum NoMem:        # what an allocation is for that fails on purpose
+    NOMEM_TABLE = 0      # a page-table page; of a fault: topping up the vCPU's caches
+    NOMEM_SEPT           # a page for the external table
+    NOMEM_PAMT           # a page pair for dynamic PAMT
+    NOMEM_KINDS
 
 cpdef enum CodeFault:    # how a design file's code ended an execution
     FAULT_CRASH = 0      # SIGSEGV, SIGBUS, SIGFPE or SIGILL in it
@@ -230,6 +242,7 @@ cpdef enum OpKind:       # operations
     OP_MOVE_SLOT
     OP_VCPU_CREATE
     OP_RECOVER_NX
+    OP_ACCESS
 
 cpdef enum RaceKind:
     RACE_NONE = 0

@@ -118,7 +118,7 @@ def difference(vm: Any, finding: Mapping[str, int]) -> Difference:
     """A finding of tdpfast._program.quiescence.findings() in words."""
     check = names_of(finding["check"])[0]
     gfn, level = finding["gfn"], finding["level"]
-    placed = check in ("agree", "life", "frozen")
+    placed = check in ("agree", "life", "frozen", "track")
     if check == "agree":
         text = agree_text(vm, finding)
     elif check == "life":
@@ -129,6 +129,12 @@ def difference(vm: Any, finding: Mapping[str, int]) -> Difference:
         text = stat_text(vm, finding)
     elif check == "pamt":
         text = pamt_text(finding)
+    elif check == "refs":
+        text = f"a root counts {finding['mirror']} references, {finding['external']} are held; or it is freed"
+    elif check == "leak" and (finding["mirror"] or finding["external"]):
+        text = f"{finding['mirror']} pages or references are out, {finding['external']} accounted for"
+    elif check == "track":
+        text = f"{at(gfn, level)} is write-tracked: {spte_text(finding['mirror'], level)}"
     else:
         text = MEANING[check]
     return Difference(check, gfn if placed else None, level if placed else None,

@@ -34,7 +34,12 @@ KNOB_NAMES = {"gate": Gate, "reclaim": Reclaim, "dispatch": Dispatch, "split_sha
 _LATER = frozenset({"split_shared", "split_op", "bug_old_present", "premap", "demote_retry", "enhanced_demote",
                     "inhibit_first", "split_direct_root", "prefault_first", "access_allowed", "inplace", "no_seq",
                     "seq_after_lookup", "no_inval_range", "end_before_free", "attr_narrow", "l2_dirty_bits",
-                    "nx_wrong_space", "nx_keep_listed", "nx_outside_rcu"})
+                    "nx_wrong_space", "nx_keep_listed", "nx_outside_rcu",
+                    "iter_advance", "yielded_ignored", "no_progress_test", "yield_in_rcu", "plain_store",
+                    "no_stale_check", "fixed_on_error", "table_leaked", "nx_no_recheck", "notifier_valid_only",
+                    "filter_ignored", "no_split_first", "flush_lost_at_yield", "flush_lost_in_nx",
+                    "flush_wrong_range", "split_keeps_root", "wrprot_skips_ro", "track_ignored", "fast_pf_unlogged",
+                    "no_rcu_barrier", "keep_sept_wait"})
 _RELEASE = frozenset({"nx_write_lock", "slot_blind", "vp_init_unlocked"})
 _CALLED = {"v6.19": "v6.18"}
 _CHOICES = {"layout": (618, 703), "gate": range(len(Gate.__members__)), "reclaim": range(len(Reclaim.__members__)),
@@ -124,6 +129,27 @@ class Design:
     inhibit_first: bool = False
     split_direct_root: bool = False
     prefault_first: bool = False
+    iter_advance: bool = False
+    yielded_ignored: bool = False
+    no_progress_test: bool = False
+    yield_in_rcu: bool = False
+    plain_store: bool = False
+    no_stale_check: bool = False
+    fixed_on_error: bool = False
+    table_leaked: bool = False
+    nx_no_recheck: bool = False
+    notifier_valid_only: bool = False
+    filter_ignored: bool = False
+    no_split_first: bool = False
+    flush_lost_at_yield: bool = False
+    flush_lost_in_nx: bool = False
+    flush_wrong_range: bool = False
+    split_keeps_root: bool = False
+    wrprot_skips_ro: bool = False
+    track_ignored: bool = False
+    fast_pf_unlogged: bool = False
+    no_rcu_barrier: bool = False
+    keep_sept_wait: bool = False
     code: Code | None = None
 
     def __post_init__(self) -> None:
@@ -335,6 +361,7 @@ _READ: dict[str, tuple[Callable[[Design], bool], str]] = {
     "split_direct_root": (lambda d: d.max_level > 1, _HUGE_ONLY),
     "inhibit_first": (lambda d: d.max_level > 1 and d.split_shared != SPLIT_IGNORE,
                       "it keeps no inhibit for the guest's level"),
+    "no_split_first": (lambda d: d.max_level > 1, _HUGE_ONLY),
 }
 """Knobs that not every design has a step for: (whether this one does, why not). tests/unit/test_knobs_read.py confirms
 it by what flipping one changes."""

@@ -194,17 +194,19 @@ OPS: dict[str, OpSpec] = {
     "move_slot": _td(_RANGE | _SLOT, gmem="hole", lock="own"),
     "vcpu_create": _td({}, lock="own", rare=True, ret="the new vCPU's number, or an errno"),
     "recover_nx": OpSpec({"to_zap": 1}, lock="own", effect=(1, 2, 3, 4), ret="how many tables were zapped"),
+    "access": OpSpec(_zeros("gfn", "write") | _MODES, roots=BOTH, effect=(1, 2, 3), answers=("pfn",),
+                     ret="level of the translation, 0: an EPT violation"),
 }
 """Every operation by name, in the order of OpKind; every one also takes the modifiers hook, resched, race and no_gp.
 
 hook: values that the external hooks return, in order (0, -16, -5); resched: need_resched() is true from that
 call on; race: [n, "hw", set, clear] or [n, "install", value], what another CPU does before the n-th atomic;
-no_gp: RCU callbacks that are due do not run at the end."""
+no_gp: RCU callbacks that are due do not run at the end; enomem: allocations that fail, ENOMEM_FIELDS."""
 if tuple(OPS) != tuple(name[3:].lower() for name in OpKind.__members__):
     raise ImportError("OPS and OpKind do not have the same operations in the same order")
 
 
-MODIFIERS = ("hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry")
+MODIFIERS = ("hook", "resched", "race", "no_gp", "gp_at_yield", "gp_at_retry", "enomem")
 TD_MODIFIERS = (*MODIFIERS, "inject", "reenter")
 """A TD's `hook` may also hold rules, and `inject` makes the module's locks busy."""
 RULE_FIELDS = ("hook", "kind", "level", "gfn", "skip", "count", "ret")
@@ -212,6 +214,10 @@ RULE_FIELDS = ("hook", "kind", "level", "gfn", "skip", "count", "ret")
 INJECT_FIELDS = ("leaf", "lock", "mode", "skip", "count", "until_kick", "intr")
 """An entry of `inject`: another logical processor holds this lock of the module around calls of this leaf, or, with
 intr = 1 and no lock, an interrupt is pending on the caller's."""
+
+ENOMEM_FIELDS = ("what", "skip", "count")
+"""An entry of `enomem`: after `skip` that succeed, `count` allocations fail: of a "table" (of a fault: topping up the
+vCPU's caches, which each try begins with), of a page for the S-EPT ("sept"), of a "pamt" pair."""
 
 
 def spec_of(name: Any, td: bool) -> OpSpec:
@@ -264,6 +270,10 @@ def check_op(op: Mapping[str, Any], *, td: bool) -> None:
     check_hooks(op.get("hook", []), td)
     check_race(op.get("race"))
     check_tables("inject", op.get("inject", []), INJECT_FIELDS)
+    check_tables("enomem", op.get("enomem", []), ENOMEM_FIELDS)
+    for table in op.get("enomem", []):
+        for key in ("skip", "count"):
+            check_int(f"{key} of enomem", table.get(key, 0), 0, (1 << 31) - 1)
 
 
 def check_hooks(hook: Any, td: bool) -> None:

@@ -252,7 +252,8 @@ def check_op(where: str, op: Mapping, scenario: Scenario) -> None:
         need(key in op or (key == "pfn" and bool(op.get("noslot"))) or (named and key in ("start", "end")), where,
              f"op {name!r} has no {key}", f"{key} = ...: without, it is about nothing")
     for key, top in (("gfn", end - 1), ("start", end), ("end", end), ("gpa", (end << 12) - 1)):
-        need(number_of(op, key) <= top, where, f"{key} {number_of(op, key):#x} of op {name!r} is "
+        shared = end << 12 if key == "gpa" and name == "guest_access" and scenario.tdx else 0
+        need(number_of(op, key) & ~shared <= top, where, f"{key} {number_of(op, key):#x} of op {name!r} is "
              f"{'not private memory' if scenario.tdx else 'no memory of the guest'}",
              f"0..{top:#x}" + ": the shared bit of the TD is above" * scenario.tdx)
     check_slot(where, op, scenario)

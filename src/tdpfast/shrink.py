@@ -10,7 +10,7 @@ from tdpfast.scenario import Scenario, Thread
 
 Wanted = Callable[[Scenario], bool]
 """Whether a scenario still shows what it is about. False for one that cannot be run."""
-MODIFIERS = ("inject", "hook", "resched", "gp_at_yield", "gp_at_retry", "no_gp", "reenter", "race")
+MODIFIERS = ("inject", "hook", "enomem", "resched", "gp_at_yield", "gp_at_retry", "no_gp", "reenter", "race")
 
 
 def operations(scenario: Scenario) -> int:

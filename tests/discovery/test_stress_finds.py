@@ -3,6 +3,7 @@
 import pytest
 
 from tdpfast.check import check
+from tdpfast.checks import names_of
 from tdpfast.design import PRESETS, get_design, with_knobs
 from tdpfast.errors import UsageError
 from tdpfast.stress import StressConfig, StressResult, reproduce, stress
@@ -42,6 +43,48 @@ def test_what_no_race_is_needed_for(knob, mode, telling):
     ("no_freeze", {"mix": "faults", "vcpus": 3}, {"kernel"})])
 def test_what_a_race_is_needed_for(knob, options, telling):
     assert tells(telling, knob, **options)
+
+
+# Of the generic MMU: what needs no race, or one that comes by itself.
+OF_THE_MMU = [
+    ("yielded_ignored", "direct", "mixed", {"life", "stat"}),
+    ("no_progress_test", "direct", "mixed", {"progress"}), ("yield_in_rcu", "direct", "mixed", {"lock"}),
+    ("table_leaked", "direct", "faults", {"leak"}), ("no_stale_check", "direct", "walks", {"kernel"}),
+    ("filter_ignored", "td", "guests", {"kernel", "data"})]
+
+
+@pytest.mark.parametrize("knob, mode, mix, telling", OF_THE_MMU, ids=[knob for knob, *_ in OF_THE_MMU])
+def test_wrong_variants_of_the_mmu(knob, mode, mix, telling):
+    assert tells(telling, knob, mode=mode, mix=mix)
+
+
+def test_a_root_zap_that_skips_what_it_has_not_seen():
+    """CVE-2021-47094: a table of the last pass is left when that pass yields."""
+    for design, left in (("v7.3", set()), ("v7.3+iter_advance", {"leak", "stat"})):
+        vm = Vm(design, tdx=False, trace="off")
+        vm.map(0x8000200, 0x140200)          # not below the first entry: a walk yields once it has moved
+        with vm.modifiers(resched=1):
+            vm.zap_all()
+        vm.invalidate_roots()
+        vm.put_root()
+        with vm.modifiers(resched=1):
+            vm.zap_invalidated_roots(shared=True)
+        assert {d.check for d in vm.audit()} == left
+
+
+def test_a_store_over_what_hardware_writes():
+    """The log is cleared and pages go while guests write them: the plain store loses a dirty bit."""
+    vm = Vm(get_design("v7.3").replace(plain_store=True), tdx=False, trace="off", memory_pages=8192, pml=True)
+    maps = [{"op": "map", "gfn": gfn, "pfn": gfn, "write": 1, "retries": -1} for gfn in range(4)]
+    writes = [{"op": "access", "gfn": gfn, "write": 1} for gfn in range(4)] * 4
+    clean = [*maps, {"op": "clear_dirty_slot", "start": 0, "end": 4},
+             {"op": "unmap", "start": 0, "end": 4, "filter": 1}]
+    for seed in range(40):
+        run_threads(vm, [writes, writes, clean], count=400, seed=seed, noise=seed + 1)
+        if any("dirty" in names_of(vcpu._core.checks) for vcpu in vm.vcpus):
+            break
+    else:
+        pytest.fail("no dirty bit was lost")
 
 
 @pytest.mark.slow

@@ -49,3 +49,32 @@ def test_a_frozen_entry_is_found_and_hooks_may_not_look():
     inner = Vm("v7.3", hooks={"set_external_spte": lambda *_: inner.audit() and None})
     with pytest.raises(UsageError):
         inner.map(0x200, 0x140200)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("other", [False, True])
+def test_agree_compares_pages_of_every_level(level, other):
+    """A leaf on both sides, of the same page or, planted, of another."""
+    td = TdVm("hugepage", ungated=True)
+    size = 512 ** (level - 1)
+    td.map(0x400, 0x140400, level=level)
+    gfn, pfn = 0x400 + size, 0x140400 + size
+    assert td.seamcall("TDH.MEM.PAGE.AUG", rcx=gfn << 12 | level - 1, rdx=td.td.tdr, r8=pfn << 12).ok
+    value = td.core.run({"op": "mwalk", "gfn": 0x400})["sptes"][level] + ((size * (1 + other)) << 12)
+    assert td.run({"op": "poke_raw", "private": 1, "gfn": gfn, "level": level, "value": value})["ret"] == 0
+    assert {d.check for d in td.audit()} == ({"agree", "stat"} if other else {"stat"})
+
+
+def test_what_is_kept_for_ever():
+    """Planted: a lock of the module's, a root's reference, a table that nobody reaches."""
+    td = TdVm("v7.3")
+    td.map(0x200, 0x140200)
+    td.module.native.set_td(td.td.tdr, tree_lock=1)
+    assert [d.check for d in td.audit()] == ["leak"]
+    td.module.native.set_td(td.td.tdr, tree_lock=0)
+    assert td.audit() == []
+    broken = Vm("v7.3+split_keeps_root", tdx=False)
+    broken.map(0x200, 0x140200, level=2)
+    with broken.modifiers(enomem=[{"what": "table"}]):
+        broken.split(0x200, 0x400)
+    assert [str(d) for d in broken.audit()] == ["refs: a root counts 3 references, 2 are held; or it is freed"]

@@ -56,7 +56,7 @@ EXAMPLES = {
     "guest_accept": [((ENTER,), {"gpa": GFN << 12, "pfn": PFN})], "prefault": [((), PAGE)],
     "map_exclusive": [((), PAGE)], "punch_hole": [((MAP,), RANGE | {"pfn": PFN})],
     "set_attributes": [((MAP,), RANGE | {"private": 0})], "move_slot": [((MAP,), RANGE)], "vcpu_create": [((), {})],
-    "recover_nx": [((MAP,), {})],
+    "recover_nx": [((MAP,), {})], "access": [((SHARED,), {"gfn": GFN, "write": 1})],
 }
 # Written by operations that are not rare, and why that is right.
 ALLOWED = {

@@ -12,6 +12,7 @@ MAX_SLOTS: int
 TABLE_HPA: int
 LOCKS: dict[str, int]
 HOOKS: dict[str, int]
+ALLOCATIONS: dict[str, int]
 CHANGE_KINDS: dict[str, int]
 LEAF_NUMBERS: dict[str, int]
 

@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from tdpfast._names cimport HOST_LP, MAX_CPUS, MAX_PFN_BITS, RACE_HW, RACE_INSTALL, TDX_MAX_VCPUS
+from tdpfast._names cimport HOST_LP, MAX_CPUS, MAX_PFN_BITS, NOMEM_KINDS, RACE_HW, RACE_INSTALL, TDX_MAX_VCPUS
 from tdpfast._mmu.arena cimport ARENA_HPA, ARENA_MAX_PAGES, SP_FREE, SP_FREED, Sp, arena_destroy, arena_init
 from tdpfast._ops.ops cimport (
     OP_MAX_HOOK_RULES, OP_MAX_INJECT, OP_MAX_SCRIPT, HookRule, Inject, Op, OpResult, vm_run_op_guarded,
@@ -28,7 +28,8 @@ from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_alloc_root
 from operator import index
 
 import tdpfast._ops.slots       # its operations get their functions
-from tdpfast._names import ChangeKind, HookId, InjectLock, SeamLeaf
+import tdpfast._ops.hardware
+from tdpfast._names import ChangeKind, HookId, InjectLock, NoMem, SeamLeaf
 
 from tdpfast._arguments import leaf_spelling, shown
 from tdpfast.errors import UsageError
@@ -133,6 +134,17 @@ cdef int fill_inject(Op *op, object injects) except -1:
     return 0
 
 
+cdef int fill_nomem(Op *op, object tables) except -1:
+    """Allocations that fail: {what, skip, count}."""
+    cdef int what
+    for table in tables:
+        what = choose(ALLOCATIONS, table.get("what", "table"), "allocation")
+        op.nomem_armed = 1
+        op.nomem_skip[what] = max(flag(dict(table, op=f"{what}"), "skip", 0), 0)
+        op.nomem_count[what] = max(flag(dict(table, op=f"{what}"), "count", 1), 0)
+    return 0
+
+
 cdef int fill_modifiers(Op *op, dict f) except -1:
     cdef int i
     script = f.get("hook", ())
@@ -146,6 +158,7 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
     elif script:
         fill_rules(op, script)
     fill_inject(op, f.get("inject", ()))
+    fill_nomem(op, f.get("enomem", ()))
     op.resched = flag(f, "resched", 0)
     op.no_gp = flag(f, "no_gp", 0)
     op.gp_at_yield = flag(f, "gp_at_yield", 0)
@@ -163,6 +176,7 @@ cdef int fill_modifiers(Op *op, dict f) except -1:
 
 
 LOCKS = {name[4:].lower(): int(lock) for name, lock in InjectLock.__members__.items() if lock}
+ALLOCATIONS = {name[6:].lower(): int(what) for name, what in NoMem.__members__.items() if what < NOMEM_KINDS}
 HOOKS = {name[5:].lower(): int(hook) for name, hook in HookId.__members__.items()}
 CHANGE_KINDS = {name[7:].lower(): int(change) for name, change in ChangeKind.__members__.items()}
 LEAF_NUMBERS = {name[4:].replace("_", "."): int(leaf) for name, leaf in SeamLeaf.__members__.items()}
@@ -281,6 +295,8 @@ cdef object result_dict(const Op *op, const Cpu *c, const OpResult *res):
             out[name] = values[name] if not c.abort and (res.ret >= 0 or not spec.none_if_failed) else None
     if op.nrules:
         out["hook_used"] = [op.rules[i].used for i in range(op.nrules)]
+    if op.nomem_armed:
+        out["enomem_used"] = op.nomem_used
     if op.ninject:
         out["inject_used"] = [op.inject[i].used for i in range(op.ninject)]
     return out

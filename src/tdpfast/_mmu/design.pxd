@@ -50,3 +50,23 @@ cdef struct Design:
     bint nx_outside_rcu      # NX recovery is in no RCU read section
     bint inhibit_first       # the guest's inhibit of huge pages is set before the split it is about
     bint split_direct_root   # the split for a guest's ACCEPT walks the direct root
+    bint iter_advance        # a walk that yielded goes on behind the entry that it starts again at
+    bint yielded_ignored     # a walk that yielded goes on in the table where it was
+    bint no_progress_test    # a walk yields again although it has not moved since it yielded last
+    bint yield_in_rcu        # a walk yields inside its RCU read section
+    bint plain_store         # a volatile SPTE is replaced by a plain store, not by an xchg
+    bint no_stale_check      # a fault does not look whether its root went invalid
+    bint fixed_on_error      # a fault that could not set its SPTE answers RET_PF_FIXED
+    bint table_leaked        # a table that could not be linked is not freed
+    bint nx_no_recheck       # NX recovery does not look whether its table is still there
+    bint notifier_valid_only # the MMU notifier's zap leaves invalid roots out
+    bint filter_ignored      # a zap of shared memory takes private memory as well
+    bint no_split_first      # huge pages that reach out of a range are not split before it is zapped
+    bint flush_lost_at_yield # a walk that yields forgets the TLB flush it owes
+    bint flush_lost_in_nx    # NX recovery that yields forgets the TLB flush it owes
+    bint flush_wrong_range   # the flush for a table that became a leaf is about its first page only
+    bint split_keeps_root    # a split without memory keeps its reference to the root
+    bint wrprot_skips_ro     # write protection passes over what is read-only but MMU-writable
+    bint track_ignored       # a fault maps a write-tracked gfn writable
+    bint fast_pf_unlogged    # a fast fault gives W back and does not mark the page dirty
+    bint no_rcu_barrier      # the end of the VM does not wait for RCU callbacks

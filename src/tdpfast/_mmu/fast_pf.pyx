@@ -10,6 +10,7 @@ from tdpfast._spte cimport (
     is_writable_pte, restore_acc_track_spte,
 )
 from tdpfast._sync.cpu cimport rcu_read_lock, rcu_read_unlock, sync_try_cmpxchg, trace1, trace5
+from tdpfast._mmu.hardware cimport log_mark
 from tdpfast._mmu.tdp_iter cimport tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport kvm_gfn_root_bits, kvm_warn, slot_dirty_log, vcpu_roots
 from tdpfast._mmu.tdp_mmu_map cimport fault_allowed
@@ -62,7 +63,9 @@ cdef bint fast_pf_fix_direct_spte(Cpu *c, Kvm *kvm, const Fault *fault, TdpIter 
     if not sync_try_cmpxchg(c, iter.sptep, &old_spte, new_spte):
         return False
     if is_writable_pte(new_spte) and not is_writable_pte(old_spte) and slot_dirty_log(c, kvm, fault):
-        trace1(c, EV_DIRTY, fault.gfn)      # mark_page_dirty_in_slot()
+        if not kvm.design.fast_pf_unlogged:
+            trace1(c, EV_DIRTY, fault.gfn)      # mark_page_dirty_in_slot()
+            log_mark(&kvm.log, fault.gfn)
     return True
 
 

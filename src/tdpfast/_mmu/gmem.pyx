@@ -5,6 +5,7 @@ from tdpfast._names cimport KVM_FILTER_PRIVATE, SPLIT_IGNORE, SYNC_LOAD, SYNC_ST
 from tdpfast._sync.cpu cimport sync_point, write_lock, write_unlock
 from tdpfast._mmu.tdp_iter cimport gfn_round_for_level
 from tdpfast._mmu.tdp_mmu_huge cimport kvm_tdp_mmu_mirrors_split_huge_pages
+from tdpfast._mmu.tdp_mmu_loop cimport flush_due, mmu_unlocking
 from tdpfast._mmu.tdp_mmu_map cimport hugepage_set_guest_inhibit, hugepage_test_guest_inhibit
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range
 
@@ -13,7 +14,7 @@ cdef int gmem_split_ends(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcep
     """Splits the huge private leaves that reach over the ends of [start, end). mmu_lock for write. 0 or -ENOMEM.
     Yields."""
     cdef int ret = 0
-    if kvm.design.max_level == 1 or start >= end:
+    if kvm.design.max_level == 1 or start >= end or kvm.design.no_split_first:
         return 0
     if start != gfn_round_for_level(start, 2):
         ret = kvm_tdp_mmu_mirrors_split_huge_pages(c, kvm, start, start + 1, 1)
@@ -33,6 +34,8 @@ cdef int kvm_gmem_convert(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexce
     ret = gmem_split_ends(c, kvm, start, end)
     if ret == 0:
         ret = kvm_tdp_mmu_unmap_gfn_range(c, kvm, start, end, KVM_FILTER_PRIVATE, True, False)
+        flush_due(c, kvm, ret != 0)
+    mmu_unlocking(c, kvm)
     write_unlock(c, &kvm.mmu_lock)
     return ret
 

@@ -15,6 +15,7 @@ cdef enum:
     HOLE_BEGINS = 1          # Op.hole: the operation zaps what a later one of its thread frees
     HOLE_ENDS = 2            # ... and this one frees the last of it
     HOLE_INSIDE = 4          # ... or some of it
+    HOLE_SHARED = 8          # its thread zapped the gfn's shared memory before
 
 cdef void kvm_mmu_invalidate_start(Cpu *c, Kvm *kvm) noexcept nogil
 cdef void kvm_mmu_invalidate_range_add(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end) noexcept nogil

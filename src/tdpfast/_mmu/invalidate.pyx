@@ -18,6 +18,7 @@ from tdpfast._mmu.tdp_mmu cimport (
     INVALID_GFN, MAX_ATTRIBUTES, MAX_FREED, ROOT_SMM, SRCU_CPUS, Slot, gfn_to_memslot, kvm_bug_on, kvm_warn, slot_has_gmem,
 )
 from tdpfast._mmu.tdp_mmu_roots cimport obsolete_root_of
+from tdpfast._mmu.tdp_mmu_loop cimport flush_due, mmu_unlocking
 from tdpfast._mmu.tdp_mmu_map cimport kvm_mem_attribute, kvm_tdp_mmu_get_walk
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range, kvm_tdp_mmu_zap_leafs
 from tdpfast._sync.atomic cimport tdp_load32, tdp_read_once, tdp_store32
@@ -108,7 +109,9 @@ cdef bint is_page_fault_stale(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
 cdef inline bint base_is_page_fault_stale(Cpu *c, Kvm *kvm, const Fault *fault) noexcept nogil:
     """Whether a root went invalid between reload and mmu_lock, or an invalidation of its gfn is under way or ended since
     fault.mmu_seq: the fault is retried then. mmu_lock in either mode."""
-    return obsolete_root_of(c, fault.root) or mmu_invalidate_retry_gfn(c, kvm, fault.mmu_seq, fault.gfn)
+    if obsolete_root_of(c, fault.root) and not kvm.design.no_stale_check:
+        return True
+    return mmu_invalidate_retry_gfn(c, kvm, fault.mmu_seq, fault.gfn)
 
 
 # ---- guest_memfd ---------------------------------------------------------------------------------------------------
@@ -289,8 +292,9 @@ cdef int invalidate_attributes(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, b
     if not to_private:
         ret = gmem_split_ends(c, kvm, start, end)
     if ret == 0:
-        kvm_tdp_mmu_unmap_gfn_range(c, kvm, start, end, KVM_FILTER_SHARED if to_private else KVM_FILTER_PRIVATE, True,
-                                    False)
+        flush_due(c, kvm, kvm_tdp_mmu_unmap_gfn_range(
+            c, kvm, start, end, KVM_FILTER_SHARED if to_private else KVM_FILTER_PRIVATE, True, False))
+    mmu_unlocking(c, kvm)
     write_unlock(c, &kvm.mmu_lock)
     return ret
 
@@ -380,6 +384,7 @@ cdef void kvm_move_memslot(Cpu *c, Kvm *kvm, Slot *slot, uint64_t start, uint64_
             if kvm.srcu_used >> i & 1 and i != c.id & (SRCU_CPUS - 1):
                 sync_wait_eq(c, &kvm.srcu[i], 0)
     write_lock(c, &kvm.mmu_lock)
-    kvm_tdp_mmu_zap_leafs(c, kvm, start, end, False)
+    flush_due(c, kvm, kvm_tdp_mmu_zap_leafs(c, kvm, start, end, False))
+    mmu_unlocking(c, kvm)
     write_unlock(c, &kvm.mmu_lock)
     set_slot_invalid(c, kvm, slot, False)

@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from tdpfast._names cimport SYNC_LOAD
 from tdpfast._mmu.arena cimport Arena, Sp
 from tdpfast._mmu.design cimport Design
+from tdpfast._mmu.hardware cimport DirtyLog, Tlb
 from tdpfast._sync.atomic cimport tdp_unlikely, tdp_write_once
 from tdpfast._spte cimport SpteCfg, is_ept_ve_possible
 from tdpfast._sync.cpu cimport Cpu, Rcu, RcuHead, RwLock, SLOW_YIELD, SpinLock, sync_rare, sync_store
@@ -167,6 +168,7 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     uint64_t mmio_generation
     uint64_t tracked[MAX_TRACKED]
     uint32_t ntracked
+    uint8_t track_armed[MAX_TRACKED]     # by tracked[]: write-protected since: no SPTE may be writable
     Sp *nx_head              # possible_nx_huge_pages
     Sp *nx_tail
     # statistics, updated atomically
@@ -180,6 +182,8 @@ cdef struct Kvm:             # struct kvm and the parts of kvm_arch that the TDP
     const bint *cut          # set: the next attempt to set an SPTE ends the operation (a recording's rule)
     uint64_t private_words[PRIVATE_WORDS]    # a design file's own
     uint64_t hook_failures   # external updates that failed; part of what a retry loop looks at
+    Tlb tlb                  # last: what nothing but searches fills is out of the way
+    DirtyLog log
 
 cdef struct Fault:           # struct kvm_page_fault
     uint64_t gfn

@@ -27,6 +27,7 @@ from tdpfast._sync.cpu cimport (
     lockdep_assert_held_write, spin_lock, spin_unlock, sync_abort, sync_assert, sync_fetch_and, sync_load,
     sync_point, sync_retry, sync_try_cmpxchg, sync_xchg, trace3, trace5,
 )
+from tdpfast._mmu.hardware cimport spte_bits_lost, tlb_leaf_gone
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage, spte_to_child_pt
 from tdpfast._mmu.tracepoints cimport trace_page
 
@@ -50,22 +51,18 @@ cdef void kvm_warn(Cpu *c, const char *fn, const char *id) noexcept nogil:
 
 cdef void kvm_spte_warn(Cpu *c, uint32_t warn) noexcept nogil:
     """Reports what the SPTE layer's mask says, in the order of SPTE_WARNS."""
-    if warn & 1:
-        kvm_warn(c, b"make_spte", b"no_access")
-    if warn & 2:
-        kvm_warn(c, b"make_spte", b"reserved_bits")
-    if warn & 4:
-        kvm_warn(c, b"make_spte", b"dirty_log_on_huge_page")
-    if warn & 8:
-        sync_assert(c, ASSERT_KVM_BUG_ON, b"make_small_spte", b"not_a_large_leaf")
-    if warn & 16:
-        sync_assert(c, ASSERT_KVM_BUG_ON, b"make_huge_spte", b"not_present_or_4k")
-    if warn & 32:
-        kvm_warn(c, b"check_spte_writable_invariants", b"mmu_writable_not_host_writable")
-    if warn & 64:
-        kvm_warn(c, b"check_spte_writable_invariants", b"writable_not_mmu_writable")
-    if warn & 128:
-        kvm_warn(c, b"mark_spte_for_access_track", b"saved_bits_in_use")
+    cdef int i
+    for i in range(8):
+        if warn >> i & 1:
+            sync_assert(c, ASSERT_KVM_BUG_ON if i == 3 or i == 4 else ASSERT_WARN, WARN_FN[i], WARN_ID[i])
+
+
+cdef const char *WARN_FN[8]
+cdef const char *WARN_ID[8]
+WARN_FN[:] = [b"make_spte", b"make_spte", b"make_spte", b"make_small_spte", b"make_huge_spte",
+              b"check_spte_writable_invariants", b"check_spte_writable_invariants", b"mark_spte_for_access_track"]
+WARN_ID[:] = [b"no_access", b"reserved_bits", b"dirty_log_on_huge_page", b"not_a_large_leaf", b"not_present_or_4k",
+              b"mmu_writable_not_host_writable", b"writable_not_mmu_writable", b"saved_bits_in_use"]
 
 
 # ---- tables -------------------------------------------------------------------------------------------------
@@ -331,6 +328,8 @@ cdef inline int base___handle_changed_spte(Cpu *c, Kvm *kvm, Sp *sp, uint64_t gf
     check_changed_spte(c, gfn, old_spte, new_spte, level, was_leaf and is_leaf, fn)
     if old_spte == new_spte:
         return 0
+    if tdp_unlikely(kvm.tlb.on) and was_leaf and not is_present and not sp.is_mirror:
+        tlb_leaf_gone(c, &kvm.tlb, kvm.arena, sp, gfn, pages_per_hpage(level))
     if kvm.design.trace_before:
         trace_spte_changed(c, gfn, level, old_spte, new_spte)
     if is_leaf:
@@ -536,6 +535,9 @@ cdef uint64_t kvm_tdp_mmu_write_spte(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_t
     """Writes an SPTE under the write lock; with xchg when hardware or a lockless path may change it meanwhile."""
     if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
         check_ve_possible(c, kvm, new_spte, b"kvm_tdp_mmu_write_spte_atomic")
+        if tdp_unlikely(kvm.design.plain_store):     # what a store would lose, an xchg tells
+            spte_bits_lost(c, &kvm.spte, old_spte, sync_xchg(c, sptep, new_spte))
+            return old_spte
         return sync_xchg(c, sptep, new_spte)
     __kvm_tdp_mmu_write_spte(c, kvm, sptep, new_spte)
     return old_spte

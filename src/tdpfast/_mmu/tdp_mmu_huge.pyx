@@ -4,20 +4,23 @@
 from libc.stdint cimport uint32_t
 
 from tdpfast._names cimport (
-    EAGAIN, ENOENT, ENOMEM, EV_FLUSH_SLOT, EV_SPLIT, KVM_DIRECT_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS,
+    EAGAIN, ENOENT, ENOMEM, EV_SPLIT, KVM_DIRECT_ROOTS, KVM_MIRROR_ROOTS, KVM_VALID_ROOTS, NOMEM_SEPT,
+    NOMEM_TABLE,
 )
 from tdpfast._mmu.arena cimport Sp, sptep_to_sp
 from tdpfast._spte cimport is_large_pte, is_last_spte, is_shadow_present_pte, make_huge_spte
 from tdpfast._sync.cpu cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock,
-    trace3, trace5, write_lock, write_unlock,
+    no_memory, trace5, write_lock, write_unlock,
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
     kvm_gfn_root_bits, kvm_spte_warn, kvm_warn, spte_to_child_sp, tdp_mmu_set_spte_atomic,
 )
 from tdpfast._mmu.tdp_mmu_sp cimport tdp_mmu_alloc_sp, tdp_mmu_free_unused_sp, tdp_mmu_init_child_sp
-from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_iter_need_resched, tdp_mmu_retry
+from tdpfast._mmu.tdp_mmu_loop cimport (
+    kvm_flush_remote_tlbs_memslot, mmu_unlocking, tdp_mmu_iter_cond_resched, tdp_mmu_iter_need_resched, tdp_mmu_retry,
+)
 from tdpfast._mmu.tdp_mmu_map cimport max_mapping_level_in, tdp_mmu_split_huge_page
 from tdpfast._mmu.tdp_mmu_roots cimport kvm_tdp_mmu_put_root, of_space, tdp_mmu_next_root
 
@@ -28,13 +31,15 @@ cdef enum:
 cdef Sp *alloc_sp_for_split(Cpu *c, Kvm *kvm, const TdpIter *iter, bint shared) noexcept nogil:
     """Drops RCU and mmu_lock to allocate a table; the walk must restart. NULL without memory."""
     cdef bint external = kvm.design.split_external and sptep_to_sp(kvm.arena, iter.sptep).is_mirror
-    cdef Sp *sp
+    cdef Sp *sp = NULL
     rcu_read_unlock(c)
+    mmu_unlocking(c, kvm)
     if shared:
         read_unlock(c, &kvm.mmu_lock)
     else:
         write_unlock(c, &kvm.mmu_lock)
-    sp = tdp_mmu_alloc_sp(c, kvm, external)
+    if not no_memory(c, NOMEM_TABLE) and not (external and no_memory(c, NOMEM_SEPT)):
+        sp = tdp_mmu_alloc_sp(c, kvm, external)
     if shared:
         read_lock(c, &kvm.mmu_lock)
     else:
@@ -86,7 +91,8 @@ cdef int split_huge_pages_in(Cpu *c, Kvm *kvm, int types, uint64_t start, uint64
     while root != NULL:
         ret = tdp_mmu_split_huge_pages_root(c, kvm, root, start, end, target_level, shared)
         if ret:
-            kvm_tdp_mmu_put_root(c, kvm, root)
+            if not kvm.design.split_keeps_root:
+                kvm_tdp_mmu_put_root(c, kvm, root)
             break
         root = tdp_mmu_next_root(c, kvm, root, types)
     return ret
@@ -175,7 +181,7 @@ cdef void recover_huge_pages_range(Cpu *c, Kvm *kvm, Sp *root, const Slot *slot,
             tdp_mmu_retry(c, kvm, &iter, ret)
         tdp_iter_next(c, &iter)
     if flush:
-        trace3(c, EV_FLUSH_SLOT, slot.base_gfn, slot.npages, 0)
+        kvm_flush_remote_tlbs_memslot(c, kvm, slot.base_gfn, slot.npages)
     rcu_read_unlock(c)
 
 

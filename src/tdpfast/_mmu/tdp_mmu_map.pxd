@@ -23,6 +23,8 @@ cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) n
 cdef void hugepage_set_guest_inhibit(Kvm *kvm, uint64_t gfn) noexcept nogil
 cdef int kvm_mem_attribute(const Kvm *kvm, uint64_t gfn, uint32_t n) noexcept nogil
 cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil
+cdef void track_arm(Kvm *kvm, uint64_t gfn) noexcept nogil
+cdef void track_disarm(Kvm *kvm, uint64_t gfn, uint64_t npages) noexcept nogil
 
 # Parts of kvm_tdp_mmu_map(), for batches that walk on instead of starting at the root again.
 cdef void kvm_mmu_hugepage_adjust(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil

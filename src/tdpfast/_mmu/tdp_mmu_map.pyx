@@ -5,19 +5,22 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EV_DIRTY, EV_SPLIT, RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED,
+    CHECK_FIXED, EV_DIRTY, EV_SPLIT, RET_PF_EMULATE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED,
     SYNC_LOAD,
 )
 from tdpfast._mmu.arena cimport SPTE_ENTRIES, sp_invalid, sptep_to_sp
 from tdpfast._sync.atomic cimport (
-    tdp_fetch_add, tdp_likely, tdp_load32, tdp_read_once8, tdp_store32, tdp_unlikely,
+    tdp_fetch_add, tdp_likely, tdp_load32, tdp_read_once, tdp_read_once8, tdp_store32, tdp_unlikely,
 )
 from tdpfast._spte cimport (
     MakeSpteIn, MakeSpteOut, is_frozen_spte, is_large_pte, is_last_spte, is_mmio_spte,
     is_shadow_present_pte, leaf_spte_change_needs_tlb_flush, make_mmio_spte, make_plain_spte,
     make_small_spte, make_spte, spte_to_pfn,
 )
-from tdpfast._sync.cpu cimport rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, sync_rare, trace1, trace5
+from tdpfast._mmu.hardware cimport log_mark
+from tdpfast._sync.cpu cimport (
+    SLOW_YIELD, rcu_read_lock, rcu_read_unlock, spin_lock, spin_unlock, sync_rare, trace1, trace5,
+)
 from tdpfast._mmu.tdp_iter cimport (
     gfn_round_for_level, pages_per_hpage, tdp_iter_descend, tdp_iter_next, tdp_iter_start,
 )
@@ -49,6 +52,22 @@ cdef bint gfn_tracked(const Kvm *kvm, uint64_t gfn) noexcept nogil:
         if kvm.tracked[i] == gfn:
             return True
     return False
+
+
+cdef void track_arm(Kvm *kvm, uint64_t gfn) noexcept nogil:
+    """A tracked gfn was write-protected: from now on no 4K leaf of it may be writable. mmu_lock for write."""
+    cdef uint32_t i
+    for i in range(kvm.ntracked):
+        if kvm.tracked[i] == gfn:
+            kvm.track_armed[i] = 1
+
+
+cdef void track_disarm(Kvm *kvm, uint64_t gfn, uint64_t npages) noexcept nogil:
+    """The scenario itself made it writable: KVM never maps a huge page there (kvm_mmu_gfn_disallow_lpage())."""
+    cdef uint32_t i
+    for i in range(kvm.ntracked):
+        if gfn <= kvm.tracked[i] < gfn + npages:
+            kvm.track_armed[i] = 0
 
 
 cdef bint hugepage_test_guest_inhibit(const Kvm *kvm, uint64_t gfn, int level) noexcept nogil:
@@ -162,7 +181,7 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     inp.prefetch = fault.prefetch
     inp.host_writable = fault.map_writable
     inp.nx_huge_pages = kvm.nx_huge_pages
-    inp.tracked = gfn_tracked(kvm, iter.gfn)
+    inp.tracked = gfn_tracked(kvm, iter.gfn) and not kvm.design.track_ignored
     inp.dirty_log = dirty_log
     inp.ad_disabled = sp.ad_disabled
     inp.pml = kvm.pml
@@ -171,8 +190,11 @@ cdef bint make_fault_spte(Cpu *c, Kvm *kvm, const Fault *fault, const Sp *sp, co
     make_spte(&kvm.spte, &inp, &out)
     if out.warn:
         kvm_spte_warn(c, out.warn)
+    if kvm.ntracked and sp.level > 1:
+        track_disarm(kvm, iter.gfn, pages_per_hpage(sp.level))
     if out.dirty:
         trace1(c, EV_DIRTY, iter.gfn)
+        log_mark(&kvm.log, iter.gfn)
     new_spte[0] = out.spte
     return out.wrprot != 0
 
@@ -210,11 +232,11 @@ cdef inline int base_tdp_mmu_map_handle_target_level(Cpu *c, Kvm *kvm, Fault *fa
     if new_spte == iter.old_spte:
         ret = RET_PF_SPURIOUS
     elif set_spte(c, kvm, iter, new_spte):
-        return RET_PF_RETRY
+        return RET_PF_FIXED if kvm.design.fixed_on_error else RET_PF_RETRY
     elif is_shadow_present_pte(iter.old_spte):
         if not is_last_spte(iter.old_spte, iter.level):
             kvm_flush_remote_tlbs_range(c, kvm, gfn_round_for_level(iter.gfn, iter.level),
-                                        pages_per_hpage(iter.level))
+                                        1 if kvm.design.flush_wrong_range else pages_per_hpage(iter.level))
         elif leaf_spte_change_needs_tlb_flush(&kvm.spte, iter.old_spte, new_spte):
             kvm_warn(c, fn, b"leaf_change_needs_flush")
             kvm_flush_remote_tlbs_range(c, kvm, gfn_round_for_level(iter.gfn, iter.level),
@@ -267,7 +289,8 @@ cdef int link_or_split(Cpu *c, Kvm *kvm, Fault *fault, TdpIter *iter) noexcept n
     else:
         ret = tdp_mmu_link_sp(c, kvm, iter, sp, not c.held.mmu_write)
     if ret:
-        tdp_mmu_free_unused_sp(c, kvm, sp)
+        if not kvm.design.table_leaked:
+            tdp_mmu_free_unused_sp(c, kvm, sp)
         return ret
     if fault.huge_page_disallowed and fault.req_level >= iter.level:
         spin_lock(c, &kvm.tdp_mmu_pages_lock)
@@ -286,6 +309,7 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
     cdef bint mirror = kvm.has_mirror and fault.is_private
     cdef Sp *root = vcpu_roots(c, kvm)[fault.root]
     cdef TdpIter iter
+    cdef bint was_present
     cdef int ret = RET_PF_RETRY
     if root == NULL or sp_invalid(root):
         kvm_warn(c, b"kvm_tdp_mmu_map", b"no_valid_root")
@@ -300,7 +324,12 @@ cdef int kvm_tdp_mmu_map(Cpu *c, Kvm *kvm, Fault *fault) noexcept nogil:
         if is_frozen_spte(&kvm.spte, iter.old_spte):
             break
         if iter.level == fault.goal_level:
+            was_present = is_shadow_present_pte(iter.old_spte)
             ret = tdp_mmu_map_handle_target_level(c, kvm, fault, &iter)
+            # Nobody else made a step since the SPTE was set, where nothing had to be taken apart after it.
+            if (tdp_unlikely(c.slow & SLOW_YIELD != 0) and ret == RET_PF_FIXED and not was_present
+                    and not is_shadow_present_pte(tdp_read_once(iter.sptep))):
+                c.found.checks |= CHECK_FIXED
             break
         if not is_shadow_present_pte(iter.old_spte) or is_large_pte(iter.old_spte):
             if link_or_split(c, kvm, fault, &iter):

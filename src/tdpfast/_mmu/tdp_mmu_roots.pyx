@@ -16,6 +16,7 @@ from tdpfast._sync.cpu cimport (
     SLOW_RARE, call_rcu, lockdep_assert_held, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, read_lock,
     read_unlock, spin_lock, spin_unlock, sync_point, sync_rare,
 )
+from tdpfast._mmu.hardware cimport tlb_forget
 from tdpfast._mmu.tdp_mmu cimport (
     ROOT_DIRECT, ROOT_GUEST_MODE, ROOT_MIRROR, ROOT_SMM, kvm_bug_on, kvm_warn, sp_point, vcpu_roots,
 )
@@ -193,6 +194,8 @@ cdef void kvm_tdp_mmu_invalidate_roots(Cpu *c, Kvm *kvm, int types) noexcept nog
             root_flags_point(c, root, SYNC_STORE)
             root.scheduled_to_zap = 1
             tdp_write_once8(&root.invalid, 1)
+            if kvm.tlb.on:
+                tlb_forget(&kvm.tlb, root, -1)      # vCPUs are made to leave it before this ends
         root = after(c, kvm, root)
 
 
@@ -200,7 +203,7 @@ cdef int kvm_gfn_range_filter_to_root_types(Cpu *c, Kvm *kvm, int attr_filter) n
     cdef int types = 0
     if not kvm.has_mirror:
         return KVM_DIRECT_ROOTS
-    if attr_filter & KVM_FILTER_PRIVATE:
+    if attr_filter & KVM_FILTER_PRIVATE or (kvm.design.filter_ignored and attr_filter):
         types |= KVM_MIRROR_ROOTS
     if attr_filter & KVM_FILTER_SHARED:
         types |= KVM_DIRECT_ROOTS
@@ -234,6 +237,8 @@ cdef void vcpu_put_root(Cpu *c, Kvm *kvm, int kind) noexcept nogil:
     if roots[kind] == NULL:
         return
     read_lock(c, &kvm.mmu_lock)
+    if kvm.tlb.on:
+        tlb_forget(&kvm.tlb, roots[kind], c.id)     # the vCPU's next root comes with a flush
     kvm_tdp_mmu_put_root(c, kvm, roots[kind])
     read_unlock(c, &kvm.mmu_lock)
     roots[kind] = NULL

@@ -11,8 +11,9 @@ from tdpfast._spte cimport (
 )
 from tdpfast._sync.cpu cimport (
     lockdep_assert_held_read, lockdep_assert_held_write, rcu_read_lock, rcu_read_unlock, sync_assert,
-    sync_fetch_and,
+    sync_fetch_and, sync_xchg,
 )
+from tdpfast._mmu.hardware cimport spte_bits_lost
 from tdpfast._mmu.tdp_iter cimport TdpIter, tdp_iter_next, tdp_iter_start
 from tdpfast._mmu.tdp_mmu cimport (
     __tdp_mmu_set_spte_atomic, __kvm_tdp_mmu_write_spte, kvm_bug_on, kvm_gfn_root_bits, kvm_spte_warn, kvm_warn,
@@ -31,6 +32,9 @@ cdef uint64_t tdp_mmu_clear_spte_bits(Cpu *c, Kvm *kvm, uint64_t *sptep, uint64_
                                       int level) noexcept nogil:
     """Clears bits, atomically when others may change the SPTE; the value that stood there."""
     if kvm_tdp_mmu_spte_need_atomic_update(&kvm.spte, old_spte, level):
+        if kvm.design.plain_store:
+            spte_bits_lost(c, &kvm.spte, old_spte, sync_xchg(c, sptep, old_spte & ~mask))
+            return old_spte
         return sync_fetch_and(c, sptep, ~mask)
     __kvm_tdp_mmu_write_spte(c, kvm, sptep, old_spte & ~mask)
     return old_spte
@@ -212,7 +216,7 @@ cdef bint write_protect_gfn(Cpu *c, Kvm *kvm, Sp *root, uint64_t gfn, int min_le
     while iter.valid and iter.gfn < gfn + 1:
         if is_leaf(&iter):
             new_spte = iter.old_spte & ~(<uint64_t>PT_WRITABLE_MASK | kvm.spte.shadow_mmu_writable_mask)
-            if new_spte == iter.old_spte:
+            if new_spte == iter.old_spte or (kvm.design.wrprot_skips_ro and not iter.old_spte & PT_WRITABLE_MASK):
                 break
             tdp_mmu_iter_set_spte(c, kvm, &iter, new_spte)
             spte_set = True

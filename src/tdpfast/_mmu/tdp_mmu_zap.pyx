@@ -1,7 +1,7 @@
 # cython: language_level=3
 """tdp_mmu.c: zapping leaves, whole roots, and one table."""
 
-from tdpfast._names cimport KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_VALID_ROOTS, SYNC_RMW, SYNC_STORE, UAF_SP
+from tdpfast._names cimport CHECK_LEAK, KVM_DIRECT_ROOTS, KVM_INVALID_ROOTS, KVM_VALID_ROOTS, SYNC_RMW, SYNC_STORE, UAF_SP
 from tdpfast._spte cimport SHADOW_NONPRESENT_VALUE, is_last_spte, is_shadow_present_pte
 from tdpfast._sync.atomic cimport tdp_read_once, tdp_read_once32
 from tdpfast._mmu.arena cimport SP_FREED, sp_invalid, sp_note_uaf
@@ -13,7 +13,8 @@ from tdpfast._mmu.tdp_iter cimport TdpIter, spte_to_child_pt, tdp_iter_next, tdp
 from tdpfast._mmu.tdp_mmu cimport (
     kvm_bug_on, kvm_gfn_root_bits, kvm_warn, sp_point, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic,
 )
-from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
+from tdpfast._mmu.hardware cimport tlb_forget
+from tdpfast._mmu.tdp_mmu_loop cimport mmu_unlocking, tdp_mmu_iter_cond_resched, tdp_mmu_retry
 from tdpfast._mmu.tdp_mmu_roots cimport (
     kvm_gfn_range_filter_to_root_types, kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_put_root, root_flags_point,
     tdp_mmu_next_root,
@@ -111,8 +112,11 @@ cdef bint kvm_tdp_mmu_zap_leafs(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, 
 cdef bint kvm_tdp_mmu_unmap_gfn_range(Cpu *c, Kvm *kvm, uint64_t start, uint64_t end, int attr_filter,
                                       bint may_block, bint flush) noexcept nogil:
     """The MMU notifier's zap: roots by the range's attribute filter, invalid ones too. mmu_lock for write."""
-    cdef int types = kvm_gfn_range_filter_to_root_types(c, kvm, attr_filter) | KVM_INVALID_ROOTS
-    cdef Sp *root = tdp_mmu_next_root(c, kvm, NULL, types)
+    cdef int types = kvm_gfn_range_filter_to_root_types(c, kvm, attr_filter)
+    cdef Sp *root
+    if not kvm.design.notifier_valid_only:
+        types |= KVM_INVALID_ROOTS
+    root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
         flush = tdp_mmu_zap_leafs(c, kvm, root, start, end, may_block, flush)
         root = tdp_mmu_next_root(c, kvm, root, types)
@@ -124,6 +128,8 @@ cdef void kvm_tdp_mmu_zap_all(Cpu *c, Kvm *kvm) noexcept nogil:
     cdef int types = KVM_DIRECT_ROOTS | KVM_INVALID_ROOTS
     cdef Sp *root
     lockdep_assert_held_write(c, b"kvm_tdp_mmu_zap_all", b"mmu_lock_write")
+    if kvm.tlb.on:
+        tlb_forget(&kvm.tlb, NULL, -1)      # the process is gone: no vCPU runs again
     root = tdp_mmu_next_root(c, kvm, NULL, types)
     while root != NULL:
         tdp_mmu_zap_root(c, kvm, root, False)
@@ -149,6 +155,7 @@ cdef void kvm_tdp_mmu_zap_invalidated_roots(Cpu *c, Kvm *kvm, bint shared) noexc
             # Only now: until here the root had to be reachable for the MMU notifiers.
             kvm_tdp_mmu_put_root(c, kvm, root)
         root = tdp_mmu_next_root(c, kvm, root, types)
+    mmu_unlocking(c, kvm)
     if shared:
         read_unlock(c, &kvm.mmu_lock)
     else:
@@ -177,7 +184,7 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
     iter.yielded = False
     iter.valid = True
     # Present is not enough: by now a leaf or another table may stand there.
-    if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) != sp.spt:
+    if spte_to_child_pt(kvm.arena, iter.old_spte, iter.level) != sp.spt and not kvm.design.nx_no_recheck:
         return False
     if kvm.design.nx_write_lock:
         tdp_mmu_iter_set_spte(c, kvm, &iter, SHADOW_NONPRESENT_VALUE)
@@ -190,6 +197,7 @@ cdef bint kvm_tdp_mmu_zap_possible_nx_huge_page(Cpu *c, Kvm *kvm, Sp *sp) noexce
 
 cdef int kvm_mmu_uninit_tdp_mmu(Cpu *c, Kvm *kvm) noexcept nogil:
     """The end of the VM: every root goes, under the write lock, then all callbacks run; how many ran."""
+    cdef int ran = 0
     # Who invalidates roots looks at it in the step that begins with the list of roots: a store to that for both.
     sync_rare(c, SYNC_STORE, <uint64_t>&kvm.tdp_mmu_roots)
     kvm.users = False
@@ -199,4 +207,10 @@ cdef int kvm_mmu_uninit_tdp_mmu(Cpu *c, Kvm *kvm) noexcept nogil:
         kvm_warn(c, b"kvm_mmu_uninit_tdp_mmu", b"pages_left")
     if kvm.tdp_mmu_roots != NULL:
         kvm_warn(c, b"kvm_mmu_uninit_tdp_mmu", b"roots_left")
-    return rcu_barrier(c, &kvm.rcu)
+    if kvm.tlb.on:
+        tlb_forget(&kvm.tlb, NULL, -1)
+    if not kvm.design.no_rcu_barrier:
+        ran = rcu_barrier(c, &kvm.rcu)
+    if tdp_read_once(<uint64_t *>&kvm.rcu.head):
+        c.found.checks |= CHECK_LEAK        # what they free nobody waits for any more
+    return ran

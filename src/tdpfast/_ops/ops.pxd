@@ -90,6 +90,11 @@ cdef struct Op:
     Inject inject[OP_MAX_INJECT]
     int32_t nrules
     HookRule rules[OP_MAX_HOOK_RULES]
+    uint32_t nomem_armed
+    uint32_t nomem_skip[3]       # by NoMem: so many allocations succeed, so many fail then
+    uint32_t nomem_count[3]
+    uint32_t nomem_used
+    uint64_t log_fetches         # of the dirty log, when the operation began
 
 cdef struct OpResult:
     int64_t ret
@@ -140,6 +145,7 @@ cdef struct OpRow:       # what the core knows about one operation; OPS in ops.p
     bint refused_private
     bint refused_slot
     bint on_slot         # it has a field slot
+    bint flushes         # its result says that a flush of the TLB is due
 
 cdef OpRow *op_row(int kind) noexcept nogil
 cdef bint op_refused(const Kvm *kvm, const OpRow *row, const Op *op) noexcept nogil

@@ -4,9 +4,10 @@
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EINVAL, EIO, ENOSPC, EV_RACE, GUEST_RET_NONE, GUEST_RET_NOT_INSIDE, KVM_MIRROR_ROOTS, OP_AGE, OP_ALLOC_ROOT,
+    CHECK_LOCK, EINVAL, EIO, ENOMEM, ENOSPC, EV_RACE, GUEST_RET_NONE, GUEST_RET_NOT_INSIDE, KVM_MIRROR_ROOTS, NOMEM_SEPT, NOMEM_TABLE, OP_AGE, OP_ALLOC_ROOT, OP_CLEAR_DIRTY_PT_MASKED,
+    OP_CLEAR_DIRTY_SLOT, NOMEM_KINDS,
     OP_FAST_PAGE_FAULT, OP_FAST_PF_LAST, OP_GET_WALK, OP_GMEM_CONVERT, OP_HONOR_ACCEPT, OP_INVALIDATE_ROOTS, OP_MAP,
-    OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SYNC_RCU,
+    OP_MWALK, OP_POKE, OP_POKE_RAW, OP_PUT_ROOT, OP_PUT_ROOTS, OP_RELOAD, OP_SET_DIRTY_LOG, OP_SET_GEN, OP_SYNC_RCU, OP_WRPROT_SLOT,
     OP_TEST_AGE, OP_TRACK, OP_UNINIT, OP_UNMAP, OP_ZAP_ALL, OP_ZAP_INVALIDATED_ROOTS, OP_ZAP_LEAFS, OP_ZAP_NX,
     OP_ZAP_NX_SP, OP_ZAP_SPTE, RACE_INSTALL, RET_PF_CONTINUE, RET_PF_FIXED,
     RET_PF_RETRY, SYNC_STORE,
@@ -24,7 +25,7 @@ from tdpfast._spte cimport (
     is_mmu_writable_spte, is_shadow_present_pte,
 )
 from tdpfast._sync.cpu cimport (
-    ABORT_LIVELOCK, SLOW_RMW, SLOW_YIELD, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock,
+    ABORT_LIVELOCK, SLOW_RMW, SLOW_YIELD, no_memory, rcu_read_lock, rcu_read_unlock, rcu_run, read_lock, read_unlock,
     spin_lock, spin_unlock, sync_rare, sync_retry, sync_try_cmpxchg, trace5, write_lock, write_unlock,
 )
 from tdpfast._mmu.tdp_iter cimport TdpIter, pages_per_hpage, tdp_iter_next, tdp_iter_start
@@ -32,8 +33,9 @@ from tdpfast._mmu.tdp_mmu cimport (
     Fault, MAX_TRACKED, ROOT_DIRECT, ROOT_GUEST_MODE, ROOT_KINDS, ROOT_MIRROR, ROOT_SMM, Slot, gfn_to_memslot,
     kvm_gfn_root_bits, spte_to_child_sp, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic, vcpu_roots,
 )
-from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_retry
-from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map
+from tdpfast._mmu.hardware cimport log_promise
+from tdpfast._mmu.tdp_mmu_loop cimport flush_due, kvm_flush_remote_tlbs, mmu_unlocking, tdp_mmu_retry
+from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk, kvm_tdp_mmu_map, track_disarm
 from tdpfast._mmu.tdp_mmu_roots cimport (
     kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_invalidate_roots, vcpu_load_root, vcpu_put_root,
     vcpu_reload,
@@ -136,6 +138,13 @@ cdef uint64_t fault_key(Cpu *c, Vm *vm, const Op *op) noexcept nogil:
     return key
 
 
+cdef inline int mmu_topup_memory_caches(Cpu *c, const Kvm *kvm, const Fault *fault) noexcept nogil:
+    """Before each try of a fault: RET_PF_CONTINUE, or -ENOMEM and nothing else has happened."""
+    if no_memory(c, NOMEM_TABLE) or (fault.root == ROOT_MIRROR and no_memory(c, NOMEM_SEPT)):
+        return -ENOMEM
+    return RET_PF_CONTINUE
+
+
 cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """A fault: kvm_tdp_mmu_map() under the read lock, retried as tdx_handle_ept_violation() does.
 
@@ -152,7 +161,9 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         op_fault(kvm, op, &fault)
         if c.has_roots or fault.root > ROOT_MIRROR:
             vcpu_reload(c, kvm, fault.root)
-        ret = faultin_pfn(c, kvm, &fault)
+        ret = mmu_topup_memory_caches(c, kvm, &fault)
+        if ret == RET_PF_CONTINUE:
+            ret = faultin_pfn(c, kvm, &fault)
         pfn = fault.pfn
         if ret == RET_PF_CONTINUE:
             read_lock(c, &kvm.mmu_lock)
@@ -162,6 +173,7 @@ cdef void op_map(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
                 ret = kvm_tdp_mmu_map(c, kvm, &fault)
                 if ret == RET_PF_FIXED:
                     fault_mapped(c, kvm, &fault, pfn)
+            mmu_unlocking(c, kvm)
             read_unlock(c, &kvm.mmu_lock)
         tries += 1
         if ret != RET_PF_RETRY or (op.retries >= 0 and tries > op.retries) or c.hook_raised or slot_retired(c, kvm, &fault):
@@ -318,7 +330,9 @@ cdef void op_zap_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         res.gfn = sp.gfn
         res.sp_level = sp.level
         res.ret = kvm_tdp_mmu_zap_possible_nx_huge_page(c, kvm, sp)
+        flush_due(c, kvm, res.ret == 1)
     rcu_read_unlock(c)
+    mmu_unlocking(c, kvm)
     if write:
         write_unlock(c, &kvm.mmu_lock)
     else:
@@ -378,6 +392,7 @@ cdef void op_poke(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     rcu_read_lock(c)
     if find_spte(c, &vm.kvm, op, op.level if op.kind == OP_POKE_RAW else 0, &iter):
         if op.kind == OP_POKE_RAW:
+            track_disarm(&vm.kvm, op.gfn, 1)
             # A table out of nothing would have no descriptor: only leaves and what is not present.
             if (iter.level == op.level and not is_shadow_present_pte(iter.old_spte)
                     and not (is_shadow_present_pte(op.value) and not is_last_spte(op.value, op.level))
@@ -385,6 +400,7 @@ cdef void op_poke(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
                 res.ret = 0
         elif is_shadow_present_pte(iter.old_spte) and is_last_spte(iter.old_spte, iter.level):
             new_spte = (iter.old_spte | op.set_bits) & ~op.clear_bits
+            track_disarm(&vm.kvm, op.gfn, 1)
             if (is_shadow_present_pte(new_spte) and is_last_spte(new_spte, iter.level)
                     and sync_try_cmpxchg(c, iter.sptep, &iter.old_spte, new_spte)):
                 res.ret = iter.level
@@ -458,9 +474,11 @@ cdef bint track_gfn(Kvm *kvm, uint64_t gfn, bint on) noexcept nogil:
             if not on:
                 kvm.ntracked -= 1
                 kvm.tracked[i] = kvm.tracked[kvm.ntracked]
+                kvm.track_armed[i] = kvm.track_armed[kvm.ntracked]
             return True
     if on and kvm.ntracked < MAX_TRACKED:
         kvm.tracked[kvm.ntracked] = gfn
+        kvm.track_armed[kvm.ntracked] = 0
         kvm.ntracked += 1
         return True
     return not on
@@ -522,6 +540,7 @@ cdef int take_rows() except -1:
         row.refused_private = spec.refused == "private"
         row.refused_slot = spec.refused == "slot"
         row.on_slot = "slot" in spec.fields
+        row.flushes = "flush of the TLB is due" in spec.ret
     return 0
 
 
@@ -563,6 +582,9 @@ cdef void dispatch(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     elif lock == OP_LOCK_WRITE:
         write_lock(c, &vm.kvm.mmu_lock)
     row.fn(c, vm, op, res)
+    if tdp_unlikely(vm.kvm.tlb.on) and (lock == OP_LOCK_READ or lock == OP_LOCK_WRITE):
+        flush_due(c, &vm.kvm, row.flushes and res.ret > 0)
+        mmu_unlocking(c, &vm.kvm)
     if lock == OP_LOCK_READ:
         read_unlock(c, &vm.kvm.mmu_lock)
     elif lock == OP_LOCK_WRITE:
@@ -573,6 +595,44 @@ cdef void hole_step_ends(Cpu *c, Kvm *kvm, int hole) noexcept nogil:
     """The invalidation ends with the operation that frees the hole's last page; wrongly, with the one that zaps."""
     if hole & (HOLE_BEGINS if kvm.design.end_before_free else HOLE_ENDS):
         kvm_gmem_invalidate_end(c, kvm)
+
+
+cdef void nomem_begins(Cpu *c, const Op *op) noexcept nogil:
+    """The allocations of the operation that fail are counted from here on."""
+    cdef int i
+    c.nomem.failed = 0
+    c.nomem.on = True
+    for i in range(NOMEM_KINDS):
+        c.nomem.skip[i] = op.nomem_skip[i]
+        c.nomem.count[i] = op.nomem_count[i]
+
+
+cdef void log_cleared(Cpu *c, Kvm *kvm, const Op *op) noexcept nogil:
+    """What KVM's callers do after pages were taken out of the dirty log, mmu_lock dropped: the flush, and from then on
+    writes are seen. By W where they are write-protected, else by PML. Yields."""
+    cdef const Slot *slot = op_slot(kvm, op)
+    cdef bint by_w = op.kind == OP_WRPROT_SLOT or (op.kind == OP_CLEAR_DIRTY_PT_MASKED and op.on)
+    cdef uint64_t i
+    if kvm.tlb.on:
+        kvm_flush_remote_tlbs(c, kvm)
+    if kvm.log.n == 0 or slot == NULL or slot.as_id or (op.kind == OP_WRPROT_SLOT and op.level > 1):
+        return
+    if not (by_w or kvm.pml or not kvm.spte.kvm_ad_enabled):
+        return
+    if op.kind != OP_CLEAR_DIRTY_PT_MASKED:
+        log_promise(c, &kvm.log, op.start, op.end, op.log_fetches)
+        return
+    for i in range(64):
+        if op.mask >> i & 1:
+            log_promise(c, &kvm.log, op.gfn + i, op.gfn + i + 1, op.log_fetches)
+
+
+cdef void op_over(Cpu *c, Vm *vm, const Op *op, const OpResult *res) noexcept nogil:
+    """Under the explorer, when an operation has returned: nothing may be held any more, else `lock`."""
+    if c.rcu_depth or c.held.mmu_read or c.held.mmu_write or c.held.pages_lock or c.held.slots_lock:
+        c.found.checks |= CHECK_LOCK
+    if op.kind in (OP_WRPROT_SLOT, OP_CLEAR_DIRTY_SLOT, OP_CLEAR_DIRTY_PT_MASKED) and res.ret >= 0:
+        log_cleared(c, &vm.kvm, op)
 
 
 cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -592,6 +652,8 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         c.script.ret = op.script
         c.script.pos = 0
     c.user = op
+    if tdp_unlikely(op.nomem_armed != 0):
+        nomem_begins(c, op)
     if op.race_kind:
         c.rmw_count = 0
         c.on_rmw = race_on_rmw
@@ -602,12 +664,19 @@ cdef void vm_run_op(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
         vm.op_begin(c, vm, op)
     if op.hole & HOLE_BEGINS:
         kvm_gmem_invalidate_begin(c, &vm.kvm, op.start, op.end)
+    if tdp_unlikely(vm.kvm.log.n != 0):
+        op.log_fetches = vm.kvm.log.fetches
     dispatch(c, vm, op, res)
+    if tdp_unlikely(c.slow & SLOW_YIELD != 0):
+        op_over(c, vm, op, res)
     if op.hole:
         hole_step_ends(c, &vm.kvm, op.hole)
     if vm.op_end != NULL:
         vm.op_end(c, vm, op)
     c.user = NULL
+    if tdp_unlikely(op.nomem_armed != 0):
+        op.nomem_used = c.nomem.failed
+        c.nomem.on = False
     c.slow &= ~<uint32_t>SLOW_RMW
     c.script.len = 0
     if not op.no_gp and not c.slow & SLOW_YIELD and tdp_read_once(<uint64_t *>&vm.kvm.rcu.head):
@@ -642,6 +711,7 @@ cdef void vm_run_op_guarded(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogi
         if vm.op_end != NULL:
             vm.op_end(c, vm, op)
         c.user = NULL
+        c.nomem.on = False
         c.code.depth = 0
         if c.abort == ABORT_LIVELOCK:
             c.dead = False

@@ -14,7 +14,9 @@ from tdpfast._mmu.tdp_mmu cimport (
     Kvm, Slot, gfn_to_memslot, kvm_warn, slot_logs, untrack_possible_nx_huge_page,
 )
 from tdpfast._mmu.tdp_mmu_huge cimport kvm_tdp_mmu_recover_huge_pages, kvm_tdp_mmu_try_split_huge_pages
-from tdpfast._mmu.tdp_mmu_loop cimport kvm_flush_remote_tlbs
+from tdpfast._mmu.hardware cimport log_fetch
+from tdpfast._mmu.tdp_mmu_loop cimport flush_due, kvm_flush_remote_tlbs, mmu_unlocking
+from tdpfast._mmu.tdp_mmu_map cimport track_arm
 from tdpfast._mmu.tdp_mmu_slot cimport (
     kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot, kvm_tdp_mmu_write_protect_gfn,
     kvm_tdp_mmu_wrprot_slot,
@@ -35,11 +37,16 @@ cdef int op_space(const Kvm *kvm, const Op *op) noexcept nogil:
 
 
 cdef void op_clear_dirty_pt_masked(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
+    log_fetch(&vm.kvm.log, op.gfn, op.mask)
+    op.log_fetches = vm.kvm.log.fetches
     kvm_tdp_mmu_clear_dirty_pt_masked(c, &vm.kvm, op_space(&vm.kvm, op), op.gfn, op.mask, op.on != 0)
 
 
 cdef void op_write_protect_gfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     res.ret = kvm_tdp_mmu_write_protect_gfn(c, &vm.kvm, op_space(&vm.kvm, op), op.gfn, op.level)
+    flush_due(c, &vm.kvm, res.ret == 1)
+    if op.level == 1 and op_space(&vm.kvm, op) == 0:
+        track_arm(&vm.kvm, op.gfn)
 
 
 cdef void op_wrprot_slot(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
@@ -96,6 +103,7 @@ cdef void nx_lock(Cpu *c, Kvm *kvm) noexcept nogil:
 cdef void nx_unlock(Cpu *c, Kvm *kvm) noexcept nogil:
     if not kvm.design.nx_outside_rcu:
         rcu_read_unlock(c)
+    mmu_unlocking(c, kvm)
     if kvm.design.nx_write_lock:
         write_unlock(c, &kvm.mmu_lock)
     else:
@@ -151,9 +159,9 @@ cdef void op_recover_nx(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
             kvm_warn(c, b"kvm_recover_nx_huge_pages", b"still_disallowed")
         if need_resched(c):
             c.count.yields += 1
-            if flush:
+            if flush and not kvm.design.flush_lost_in_nx:
                 kvm_flush_remote_tlbs(c, kvm)
-                flush = False
+            flush = False
             nx_unlock(c, kvm)
             nx_lock(c, kvm)
     if flush:

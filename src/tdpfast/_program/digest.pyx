@@ -15,6 +15,7 @@ from tdpfast._mmu.arena cimport ARENA_SHARES, SP_FREED, SPTE_ENTRIES, Arena, Sp
 from tdpfast._ops.ops cimport OpResult
 from tdpfast._seam.state cimport SEAM_HKIDS, SEAM_MAX_LP, Seam, SeamLp, SeamUndo, Td, Tdmr, Vp
 from tdpfast._sync.cpu cimport Cpu
+from tdpfast._mmu.hardware cimport TLB_ENTRIES
 from tdpfast._mmu.tdp_mmu cimport Kvm
 from tdpfast._tdx.state cimport Tdx
 from tdpfast._program.world cimport ThreadOps, World
@@ -131,7 +132,14 @@ cdef void put_kvm(Sum *k, const Kvm *kvm) noexcept nogil:
     put(k, kvm.hook_failures)
     begin(k, AT_KVM, 1)
     for i in range(kvm.ntracked):
-        put(k, kvm.tracked[i])
+        put(k, kvm.tracked[i] | <uint64_t>kvm.track_armed[i] << 63)
+    begin(k, AT_KVM, 5)
+    for i in range(TLB_ENTRIES):
+        if kvm.tlb.entry[i].cpu:
+            k.sum += mix(at(AT_KVM, 6 << 12 | kvm.tlb.entry[i].gfn << 16 | kvm.tlb.entry[i].cpu << 4),
+                         kvm.tlb.entry[i].pfn | <uint64_t>kvm.tlb.entry[i].writable << 62)
+    for i in range(kvm.log.n):
+        put(k, kvm.log.page[i].state)
     begin(k, AT_KVM, 3)
     put(k, kvm.invalidate.seq | kvm.invalidate.in_progress << 56)
     put(k, <uint64_t>kvm.nattributes << 16 | <uint64_t>kvm.nposted << 32)

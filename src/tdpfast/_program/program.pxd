@@ -23,6 +23,7 @@ cdef class ScenarioProgram(ProgramRef):
     cdef int made(self) except -1
     cdef int add_thread(self, ThreadOps *t, object ops) except -1
     cdef int pair_holes(self, tuple threads) except -1
+    cdef int watch_hardware(self, tuple threads) except -1
     cdef int give_roots(self, int which) except -1
     cdef int span(self, tuple threads, bint every_entry) except -1
     cdef int snapshot(self) except -1

@@ -5,12 +5,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from tdpfast._names cimport (
-    CHECK_LIFE, EINVAL, EV_OP, EV_OP_END, GUEST_RET_STATUS, MAX_THREADS, OP_FREE_PFN, OP_GMEM_CONVERT, OP_UNMAP,
+    CHECK_LIFE, EINVAL, EV_OP, EV_OP_END, GUEST_RET_STATUS, KVM_FILTER_SHARED, MAX_THREADS, OP_ACCESS,
+    OP_FREE_PFN, OP_GUEST_ACCESS, OP_GMEM_CONVERT, OP_MAP, OP_UNMAP,
     OP_ZAP_LEAFS, SPLIT_IGNORE, SYNC_OP,
 )
 from tdpfast._mmu.arena cimport Sp, arena_restore, arena_snapshot, arena_watch, sp_invalid
-from tdpfast._mmu.invalidate cimport HOLE_BEGINS, HOLE_ENDS, HOLE_INSIDE
-from tdpfast._mmu.tdp_mmu cimport ROOT_GUEST_MODE, ROOT_KINDS, ROOT_SMM, SRCU_CPUS
+from tdpfast._mmu.hardware cimport MAX_LOGGED
+from tdpfast._mmu.invalidate cimport HOLE_BEGINS, HOLE_ENDS, HOLE_INSIDE, HOLE_SHARED
+from tdpfast._mmu.tdp_mmu_sp cimport kvm_page_stat
+from tdpfast._mmu.tdp_mmu cimport ROOT_DIRECT, ROOT_GUEST_MODE, ROOT_KINDS, ROOT_MIRROR, ROOT_SMM, SRCU_CPUS
 from tdpfast._program.quiescence cimport vm_check
 from tdpfast._program.digest cimport world_digest
 from tdpfast._ops.ops cimport OpRow, op_refused, op_row, slot_named, vm_run_op
@@ -141,6 +144,11 @@ cdef bint roots_invalid(const Kvm *kvm) noexcept nogil:
     return False
 
 
+cdef bint reaches_shared(const Kvm *kvm, const Op *op) noexcept nogil:
+    """A guest's access to shared memory: by the direct root."""
+    return op.kind == OP_ACCESS or (op.kind == OP_GUEST_ACCESS and ((op.value >> 12) & kvm.gfn_direct_bits) != 0)
+
+
 def lower(fields, bint td=True):
     """UsageError unless a scenario's operation (a mapping with `op`) has known fields with possible values."""
     cdef Op op
@@ -224,6 +232,7 @@ cdef class ScenarioProgram(ProgramRef):
         if rare is None:
             rare = any([is_rare(op) for ops in threads for op in ops]) or roots_invalid(&vm.vm.kvm)
         self.pair_holes(threads)
+        self.watch_hardware(threads)
         self.give_roots(roots)
         self.snapshot()
         self.tables = tables(vm)
@@ -341,6 +350,42 @@ cdef class ScenarioProgram(ProgramRef):
                     t.master[last].hole = HOLE_ENDS
         return 0
 
+    cdef int watch_hardware(self, tuple threads) except -1:
+        """What guest accesses need: the TLB, and the dirty log of the gfns they write, where KVM's own operations alone
+        decide what it promises. Shared memory that a thread zapped and then frees must be reachable no more, unless
+        something writes SPTEs past KVM."""
+        cdef Kvm *kvm = &self.world.vm.kvm
+        cdef ThreadOps *t
+        cdef int i, j, k
+        cdef bint huge = kvm_page_stat(kvm, 2) or kvm_page_stat(kvm, 3)
+        ops = [op for thread in threads for op in thread]
+        names = {op["op"] for op in ops}
+        for i in range(self.nthreads):
+            t = &self.world.threads[i]
+            for j in range(t.nops):
+                kvm.tlb.on |= reaches_shared(kvm, &t.master[j])
+        if names & {"poke", "poke_raw"} or any(["race" in op for op in ops]):
+            return 0
+        written = set()
+        for i in range(self.nthreads):
+            t = &self.world.threads[i]
+            for j in range(t.nops):
+                if t.master[j].kind == OP_ACCESS and t.master[j].write:
+                    written.add(t.master[j].gfn)
+                elif t.master[j].kind == OP_GUEST_ACCESS and reaches_shared(kvm, &t.master[j]):
+                    written.add((t.master[j].value >> 12) & ~kvm.gfn_direct_bits)
+                huge |= t.master[j].kind == OP_MAP and t.master[j].level > 1
+                if t.master[j].kind != OP_UNMAP or not t.master[j].filter & KVM_FILTER_SHARED:
+                    continue
+                for k in range(j + 1, t.nops):
+                    if t.master[k].kind == OP_FREE_PFN and t.master[j].start <= t.master[k].gfn < t.master[j].end:
+                        t.master[k].hole |= HOLE_SHARED
+        if "set_dirty_log" not in names and not huge:
+            for gfn in sorted(written)[:MAX_LOGGED]:
+                kvm.log.page[kvm.log.n].gfn = gfn
+                kvm.log.n += 1
+        return 0
+
     cdef int give_roots(self, int which) except -1:
         """Each thread that acts as a vCPU holds references to roots of its own, as the kernel's vCPUs do. Those of
         the set-up's vCPU go to the first of them, so that a root's last reference can be dropped."""
@@ -356,6 +401,8 @@ cdef class ScenarioProgram(ProgramRef):
                 row = op_row(w.threads[i].master[j].kind)
                 used |= row.roots | w.threads[i].master[j].guest_mode << ROOT_GUEST_MODE
                 used |= w.threads[i].master[j].smm << ROOT_SMM
+                if reaches_shared(kvm, &w.threads[i].master[j]):
+                    used |= 1 << ROOT_DIRECT | 1 << ROOT_MIRROR
                 if row.ends_roots:
                     kvm.roots_change = True
             if which >= 0:

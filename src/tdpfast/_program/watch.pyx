@@ -306,14 +306,14 @@ cdef dict kvm_fields():
             <uint64_t>&p.nx_lpage_splits: "nx_lpage_splits", <uint64_t>&p.nx_possible: "nx_possible",
             <uint64_t>&p.mmio_created: "mmio_created", <uint64_t>&p.external_next: "external_next",
             <uint64_t>&p.cut: "cut",
-            <uint64_t>&p.hook_failures: "hook_failures"})
+            <uint64_t>&p.hook_failures: "hook_failures", <uint64_t>&p.tlb: "tlb", <uint64_t>&p.log: "log"})
 
 
 cdef dict tdx_fields():
     cdef Tdx *p = <Tdx *>ORIGIN
     return offsets({0: "pages", <uint64_t>&p.nvcpus: "nvcpus_hkid", <uint64_t>&p.state: "state_wait",
             <uint64_t>&p.pre_fault_allowed & ~<uint64_t>7: "owned", <uint64_t>&p.nr_premapped: "nr_premapped",
-            <uint64_t>&p.pins: "pins", <uint64_t>&p.request_2m: "request_2m",
+            <uint64_t>&p.pins: "pins", <uint64_t>&p.pinned: "pinned", <uint64_t>&p.request_2m: "request_2m",
             <uint64_t>&p.tdr_owned & ~<uint64_t>7: "owned", <uint64_t>&p.page_add_src: "page_add_src",
             <uint64_t>&p.guest_busy: "guest_busy", <uint64_t>&p.loaded: "loaded", <uint64_t>&p.sept_base: "sept_base",
             <uint64_t>&p.sept_next: "sept_next", <uint64_t>&p.sept_owned: "sept_owned",

@@ -125,6 +125,12 @@ cdef struct CpuResched:      # need_resched()
     uint32_t calls
     bint gp_at_yield         # a grace period ends whenever a walk yields
 
+cdef struct CpuNoMem:        # allocations of the operation that fail on purpose, by NoMem
+    bint on              # some do
+    uint32_t skip[3]     # so many succeed before
+    uint32_t count[3]    # and so many fail then
+    uint32_t failed
+
 cdef struct CpuCode:         # the design file's code that runs on a CPU
     int32_t depth        # its calls that are under way; 0: none, and what follows means nothing
     uint32_t line        # of the file: what makes the access offered now; 0: the core itself
@@ -175,9 +181,15 @@ cdef struct Cpu:
     uint64_t pages[3]    # leaves by level that this CPU added, less those it removed
     uint64_t noise       # state of the noise's random numbers, never 0
     Counters count
+    CpuNoMem nomem
 
 
 cdef uint64_t now_ns() noexcept nogil
+cdef bint out_of_memory(Cpu *c, int what) noexcept nogil
+
+# Whether an allocation (NoMem) fails on purpose: a scenario may say so of the n-th of an operation.
+cdef inline bint no_memory(Cpu *c, int what) noexcept nogil:
+    return tdp_unlikely(c.nomem.on) and out_of_memory(c, what)
 
 # The CPU that this OS thread runs a design file's code for: its functions have no argument that says so. Set at every
 # entry of such code and after every switch back to a fiber inside it.

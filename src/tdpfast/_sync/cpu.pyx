@@ -53,6 +53,19 @@ cdef uint64_t now_ns() noexcept nogil:
     return <uint64_t>ts.tv_sec * 1000000000 + <uint64_t>ts.tv_nsec
 
 
+cdef bint out_of_memory(Cpu *c, int what) noexcept nogil:
+    """One allocation of the operation: whether it is one that fails. A try after it is not the same round again."""
+    if c.nomem.skip[what]:
+        c.nomem.skip[what] -= 1
+        return False
+    if c.nomem.count[what] == 0:
+        return False
+    c.nomem.count[what] -= 1
+    c.nomem.failed += 1
+    c.used_up += 1
+    return True
+
+
 cdef void make_noise(Cpu *c) noexcept nogil:
     """Lets others go first, now and then: for as long as a nap takes, or one time of four merely once."""
     cdef uint64_t random = xorshift(&c.noise)

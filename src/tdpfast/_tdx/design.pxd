@@ -15,3 +15,4 @@ cdef struct TdxDesign:
     bint pamt_no_put         # an S-EPT update that failed keeps the PAMT reference it took
     bint pamt_dec_outside    # tdx_pamt_put() drops the count to 0 before it takes pamt_lock
     bint prefault_first      # finalisation allows pre-faults before it says RUNNABLE
+    bint keep_sept_wait      # wait_for_sept_zap stays set after the retry

@@ -4,13 +4,15 @@
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    EINVAL, EIO, EOPNOTSUPP, EPERM, OP_MAP, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SYNC_LOAD, SYNC_STORE,
+    EINVAL, EIO, ENOMEM, EOPNOTSUPP, EPERM, NOMEM_SEPT, NOMEM_TABLE, OP_MAP, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SYNC_LOAD, SYNC_STORE,
     TDH_MR_EXTEND,
 )
 from tdpfast._sync.atomic cimport tdp_read_once32, tdp_write_once
 from tdpfast._ops.ops cimport op_fault, op_map
 from tdpfast._seam.module cimport SeamRegs
-from tdpfast._sync.cpu cimport read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock
+from tdpfast._sync.cpu cimport (
+    no_memory, read_lock, read_unlock, sync_point, sync_rare, sync_retry, write_lock, write_unlock,
+)
 from tdpfast._mmu.tdp_mmu cimport Fault, ROOT_MIRROR, gfn_to_memslot, kvm_bug_on, slot_has_gmem
 from tdpfast._mmu.invalidate cimport gmem_lock, gmem_unlock, kvm_gmem_get_pfn
 from tdpfast._mmu.tdp_mmu_map cimport gfn_tracked, kvm_mem_attribute, kvm_tdp_mmu_map
@@ -54,6 +56,8 @@ cdef int map_private_page(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept n
     fault.is_private = True
     fault.root = ROOT_MIRROR
     fault.nx_huge_page_workaround_enabled = vm.kvm.nx_huge_pages
+    if no_memory(c, NOMEM_TABLE) or no_memory(c, NOMEM_SEPT):
+        return -ENOMEM
     while not tdx_fault_cancelled(c, vm):
         read_lock(c, &vm.kvm.mmu_lock)
         ret = kvm_tdp_mmu_map(c, &vm.kvm, &fault)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from tdpfast._names cimport (
-    CHECK_PAGE, KVM_FILTER_PRIVATE, EBUSY, EINVAL, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
+    CHECK_PAGE, KVM_DIRECT_ROOTS, KVM_FILTER_PRIVATE, KVM_INVALID_ROOTS, EBUSY, EINVAL, EIO, EV_OP_END, EV_TD_EXIT, EV_WAIT_FOR_SEPT_ZAP, GUEST_RET_NONE,
     GUEST_RET_NOT_INSIDE, GUEST_RET_NO_FAULT, GUEST_RET_REEXECUTE, GUEST_RET_STATUS, GUEST_RET_TDEXIT, GUEST_RET_VE,
     OP_ACCEPT, OP_FINALIZE, OP_FREE_PFN, OP_GUEST_ACCEPT, OP_GUEST_ACCESS, OP_MAP_EXCLUSIVE, OP_PAMT_GET,
     OP_PAMT_PUT, OP_POPULATE, OP_PREFAULT, OP_RAW, OP_RELEASE_HKID, OP_TD_EXIT, OP_TOUCH, OP_VCPU_FREE,
@@ -13,14 +13,19 @@ from tdpfast._names cimport (
     OP_VM_DESTROY, OP_VP_ENTER, SPLIT_IGNORE, SYNC_LOAD, SYNC_STORE, TDG_MEM_PAGE_ACCEPT,
     TDH_VP_ENTER,
 )
+from tdpfast._ops.hardware cimport hardware_access
 from tdpfast._ops.ops cimport OpResult, op_row, op_slot
 from tdpfast._sync.atomic cimport (
     tdp_fetch_and32, tdp_fetch_or32, tdp_load32, tdp_read_once, tdp_read_once32, tdp_write_once32,
 )
 from tdpfast._mmu.gmem cimport gmem_split_ends, tdx_honor_guest_accept_level
 from tdpfast._mmu.invalidate cimport (
-    gmem_forget, kvm_gmem_invalidate_begin, kvm_gmem_invalidate_end, kvm_move_memslot, kvm_set_mem_attributes,
+    HOLE_SHARED, gmem_forget, kvm_gmem_invalidate_begin, kvm_gmem_invalidate_end, kvm_move_memslot, kvm_set_mem_attributes,
 )
+from tdpfast._mmu.arena cimport Sp
+from tdpfast._mmu.hardware cimport tlb_maps
+from tdpfast._mmu.tdp_mmu_loop cimport flush_due, mmu_unlocking
+from tdpfast._mmu.tdp_mmu_roots cimport next_root_rcu
 from tdpfast._mmu.tdp_mmu_zap cimport kvm_tdp_mmu_unmap_gfn_range
 from tdpfast._seam.module cimport SeamInject, SeamRegs, pamt_peek, seam_inject, seam_inject_put, seam_vp
 from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PamtEntry, Seam
@@ -30,9 +35,9 @@ from tdpfast._seam.guest cimport (
 )
 from tdpfast._seam.vp cimport td_async_exit
 from tdpfast._sync.cpu cimport (
-    Event, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new, write_lock, write_unlock,
+    Event, rcu_read_lock, rcu_read_unlock, sync_point, sync_rare, sync_retry, trace1, trace3, trace_new, write_lock, write_unlock,
 )
-from tdpfast._mmu.tdp_mmu cimport Kvm, Slot, vcpu_roots
+from tdpfast._mmu.tdp_mmu cimport Kvm, ROOT_DIRECT, Slot, vcpu_roots
 from tdpfast._spte cimport is_last_spte, is_shadow_present_pte, spte_to_pfn
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
 from tdpfast._mmu.tdp_mmu_map cimport kvm_tdp_mmu_get_walk
@@ -208,8 +213,25 @@ cdef void op_accept(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     guest_op(c, <Tdx *>vm.tdx, op, True, res)
 
 
+cdef void shared_access(Cpu *c, Vm *vm, const Op *op, OpResult *res) noexcept nogil:
+    """A guest's write to shared memory, which the module has no part in."""
+    cdef Tdx *t = <Tdx *>vm.tdx
+    cdef bint inside
+    tdx_vcpu_begin(c, t, op.vcpu)
+    inside = tdx_vcpu_inside(t, op.vcpu)
+    tdx_vcpu_end(c, t, op.vcpu)
+    res.kind = GUEST_RET_NOT_INSIDE
+    if inside:
+        hardware_access(c, vm, ROOT_DIRECT, (op.value >> 12) & ~vm.kvm.gfn_direct_bits, True, res)
+        res.kind = GUEST_RET_NO_FAULT if res.ret else GUEST_RET_TDEXIT
+        res.ret = 0
+
+
 cdef void op_guest_access(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
-    guest_op(c, <Tdx *>vm.tdx, op, False, res)
+    if (op.value >> 12) & vm.kvm.gfn_direct_bits:
+        shared_access(c, vm, op, res)
+    else:
+        guest_op(c, <Tdx *>vm.tdx, op, False, res)
 
 
 cdef void end_sub(Cpu *c, int what, const OpResult *res) noexcept nogil:
@@ -321,6 +343,12 @@ cdef void op_raw(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     res.kind = GUEST_RET_STATUS
 
 
+cdef bint leads_to(const uint64_t *sptes, int level, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Whether a walk to gfn, which ended at a level, came to a leaf that maps it to that page."""
+    return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
+            and spte_to_pfn(sptes[level]) + (gfn & (pages_per_hpage(level) - 1)) == pfn)
+
+
 cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
     """Whether the mirror still has a leaf of that page for gfn."""
     cdef uint64_t sptes[6]
@@ -328,8 +356,7 @@ cdef bint mirror_maps(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil
     if vcpu_roots(c, &vm.kvm)[1] == NULL:
         return False
     level = kvm_tdp_mmu_get_walk(c, &vm.kvm, vcpu_roots(c, &vm.kvm)[1], gfn, sptes)
-    return (level >= 1 and is_shadow_present_pte(sptes[level]) and is_last_spte(sptes[level], level)
-            and spte_to_pfn(sptes[level]) + (gfn & (pages_per_hpage(level) - 1)) == pfn)
+    return leads_to(sptes, level, gfn, pfn)
 
 
 cdef bint module_holds(Cpu *c, Seam *s, uint64_t hpa) noexcept nogil:
@@ -361,6 +388,25 @@ cdef int give_back(Cpu *c, Vm *vm, uint64_t gfn, uint64_t pfn) noexcept nogil:
     return 0
 
 
+cdef bint still_reached(Cpu *c, Kvm *kvm, uint64_t gfn, uint64_t pfn) noexcept nogil:
+    """Whether a leaf of gfn in some direct root, valid or not, or a processor still leads to the page. Yields."""
+    cdef uint64_t sptes[6]
+    cdef bint found = False
+    cdef Sp *root
+    cdef int level
+    rcu_read_lock(c)
+    root = next_root_rcu(c, kvm, NULL, KVM_DIRECT_ROOTS | KVM_INVALID_ROOTS)
+    while root != NULL and not found:
+        level = kvm_tdp_mmu_get_walk(c, kvm, root, gfn, sptes)
+        found = leads_to(sptes, level, gfn, pfn)
+        root = next_root_rcu(c, kvm, root, KVM_DIRECT_ROOTS | KVM_INVALID_ROOTS)
+    rcu_read_unlock(c)
+    if kvm.tlb.on:
+        sync_point(c, SYNC_LOAD, <uint64_t>&kvm.tlb.gen)
+        found |= tlb_maps(&kvm.tlb, gfn, pfn)
+    return found
+
+
 cdef void op_free_pfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """guest_memfd gives the page of a gfn back to the host, as it does once KVM says it is unmapped: the module
     must not use it any more. ret 0 freed, 1 freed although the module uses it, 2 kept by a reference of KVM's,
@@ -368,26 +414,40 @@ cdef void op_free_pfn(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
 
     In a thread that zapped the gfn before, both are one punched hole, and nothing can map the page in between. By
     itself it looks at the mirror first, inside an invalidation of its own."""
-    if op.hole:
-        res.ret = give_back(c, vm, op.gfn, op.pfn)
+    if op.hole & HOLE_SHARED and still_reached(c, &vm.kvm, op.gfn, op.pfn):
+        c.found.checks |= CHECK_PAGE
+        res.ret = 1
+    if op.hole & ~HOLE_SHARED:
+        res.ret = max(res.ret, give_back(c, vm, op.gfn, op.pfn))
         return
     if vm.kvm.invalidations:
         kvm_gmem_invalidate_begin(c, &vm.kvm, op.gfn, op.gfn + 1)
-    res.ret = -EBUSY if mirror_maps(c, vm, op.gfn, op.pfn) else give_back(c, vm, op.gfn, op.pfn)
+    if mirror_maps(c, vm, op.gfn, op.pfn):
+        res.ret = -EBUSY
+    else:
+        res.ret = max(res.ret, give_back(c, vm, op.gfn, op.pfn))
     if vm.kvm.invalidations:
         kvm_gmem_invalidate_end(c, &vm.kvm)
 
 
 cdef void op_punch_hole(Cpu *c, Vm *vm, Op *op, OpResult *res) noexcept nogil:
     """fallocate(PUNCH_HOLE) of guest_memfd: the pages of [start, end), the first of which is pfn, are invalidated,
-    unmapped and freed. ret 1 if the module still uses one (violates `page`). Yields."""
+    unmapped and freed. ret 1 if the module still uses one (violates `page`), -ENOMEM and nothing done without memory to
+    split a huge page. Yields."""
     cdef Kvm *kvm = &vm.kvm
     cdef uint64_t gfn
+    cdef int ret
     kvm_gmem_invalidate_begin(c, kvm, op.start, op.end)
     write_lock(c, &kvm.mmu_lock)
-    gmem_split_ends(c, kvm, op.start, op.end)
-    kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, KVM_FILTER_PRIVATE, True, False)
+    ret = gmem_split_ends(c, kvm, op.start, op.end)
+    if ret == 0:
+        flush_due(c, kvm, kvm_tdp_mmu_unmap_gfn_range(c, kvm, op.start, op.end, KVM_FILTER_PRIVATE, True, False))
+    mmu_unlocking(c, kvm)
     write_unlock(c, &kvm.mmu_lock)
+    if ret:
+        kvm_gmem_invalidate_end(c, kvm)
+        res.ret = ret
+        return
     if kvm.design.end_before_free:
         kvm_gmem_invalidate_end(c, kvm)
     for gfn in range(op.start, op.end):

@@ -15,12 +15,12 @@ would have given out. Both functions may yield; get may be called under mmu_lock
 
 from libc.string cimport memset
 
-from tdpfast._names cimport EIO, EV_SEAMCALL_FAILED, SYNC_RMW, SYNC_STORE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
+from tdpfast._names cimport EIO, ENOMEM, EV_SEAMCALL_FAILED, NOMEM_PAMT, SYNC_RMW, SYNC_STORE, TDH_PHYMEM_PAMT_ADD, TDH_PHYMEM_PAMT_REMOVE
 from tdpfast._sync.atomic cimport tdp_fetch_add, tdp_read_once, tdp_unlikely, tdp_write_once
 from tdpfast._seam.module cimport SeamRegs, seamcall
 from tdpfast._seam.state cimport PT_NDA, PT_PAMT, PT_RSVD, PamtEntry, pamt_entry, undo_word
 from tdpfast._seam.defs cimport TDX_HPA_RANGE_NOT_FREE, TDX_SUCCESS, seam_map
-from tdpfast._sync.cpu cimport spin_lock, spin_unlock, sync_load, sync_point, sync_try_cmpxchg, trace3
+from tdpfast._sync.cpu cimport no_memory, spin_lock, spin_unlock, sync_load, sync_point, sync_try_cmpxchg, trace3
 from tdpfast._mmu.tdp_mmu cimport kvm_warn
 from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 
@@ -126,7 +126,7 @@ cdef int tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
 
 
 cdef int base_tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
-    """One more user of the 2M range of a 4K page: the module can hold the page from now on. 0, or -EIO."""
+    """One more user of the 2M range of a 4K page: the module can hold the page from now on. 0, -EIO, or -ENOMEM."""
     cdef PamtHost *h = pamt_host(t.seam)
     cdef uint64_t *ref
     cdef int ret
@@ -135,6 +135,8 @@ cdef int base_tdx_pamt_get(Cpu *c, Tdx *t, uint64_t hpa) noexcept nogil:
     ref = pamt_refs(t.seam, hpa)
     if ref == NULL:
         return -EIO
+    if no_memory(c, NOMEM_PAMT):
+        return -ENOMEM
     pages_taken(t.seam, h, 2)
     if ref_inc_not_zero(c, t.seam, ref):
         pages_taken(t.seam, h, -2)

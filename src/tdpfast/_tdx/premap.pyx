@@ -20,6 +20,7 @@ from tdpfast._spte cimport is_last_spte
 from tdpfast._sync.cpu cimport sync_point
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, kvm_warn
+from tdpfast._tdx.data cimport private_accepted, private_removed
 from tdpfast._tdx.tdx cimport (
     tdh_do_no_vcpus, tdx_bug, tdx_hkid, tdx_huge_allowed, tdx_mem_page_aug, tdx_operand_busy, tdx_page_add,
     tdx_page_add_src, tdx_pre_fault_allowed, tdx_runnable, tdx_track, tdx_write_back,
@@ -73,6 +74,7 @@ cdef void pin_add(Cpu *c, Tdx *t, uint64_t pfn, int level, int64_t n) noexcept n
     for i in range(pages_per_hpage(level)):
         undo_word(t.seam, pins + i)
         tdp_fetch_add(pins + i, <uint64_t>n)
+    tdp_fetch_add(<uint64_t *>&t.pinned, <uint64_t>n * pages_per_hpage(level))
 
 
 # ---- nr_premapped -------------------------------------------------------------------------------------------------
@@ -166,13 +168,17 @@ cdef int drop_private_spte(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t pfn
     cdef const char *fn = b"tdx_sept_drop_private_spte"
     cdef SeamRegs r
     cdef uint64_t err
+    cdef bint accepted
     if level != 1 and not tdx_huge_allowed(t):
         kvm_bug_on(c, &t.vm.kvm, fn, b"level_not_4k")
         return -EINVAL
+    accepted = private_accepted(t, gfn, level)
     err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_REMOVE, gfn << 12 | (level - 1), t.tdr_pa, 0, &r)
     if err:
         tdx_bug(c, t, fn, b"remove_failed", TDH_MEM_PAGE_REMOVE, err)
         return -EIO
+    if accepted:
+        private_removed(c, t, gfn, level)
     if tdx_write_back(c, t, pfn, level, fn):
         return -EIO
     pin_add(c, t, pfn, level, -1)

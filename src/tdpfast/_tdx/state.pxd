@@ -49,6 +49,7 @@ cdef struct Tdx:                 # struct kvm_tdx and its vCPUs
     uint64_t *pins               # up to 6.18: references KVM holds, per 4K page from pin_base on; NULL for other designs
     uint64_t pin_base
     uint64_t npins
+    int64_t pinned               # references in all of them
     uint64_t request_2m[32]      # per CPU: 1 + the 2M frame its next fault wants whole (SPLIT_IGNORE)
     bint tdr_owned
     bint tdcs_owned

@@ -27,6 +27,7 @@ from tdpfast._sync.cpu cimport (
     lockdep_assert_held_write, sync_assert, sync_point, sync_rare, sync_wait_eq, trace1, trace3,
 )
 from tdpfast._mmu.tdp_iter cimport pages_per_hpage
+from tdpfast._tdx.data cimport private_accepted, private_removed
 from tdpfast._tdx.design_ops cimport TdxOps, tdx_ops
 from tdpfast._tdx.state cimport (
     SEPT_PAGE_FREE, SEPT_PAGE_OWNED, TDX_PA_OF_NULL, TDX_SEPT_PAGES, TD_STATE_RUNNABLE,
@@ -173,8 +174,9 @@ cdef uint64_t base_tdh_do_no_vcpus(Cpu *c, Tdx *t, int leaf, uint64_t rcx, uint6
         tdp_store32(&t.wait_for_sept_zap, 1)
         tdx_request_outside_guest_mode(c, t)
         err = seamcall3(c, t, leaf, rcx, rdx, r8, r)
-        sync_point(c, SYNC_STORE, <uint64_t>&t.wait_for_sept_zap)
-        tdp_store32(&t.wait_for_sept_zap, 0)
+        if not t.design.keep_sept_wait:
+            sync_point(c, SYNC_STORE, <uint64_t>&t.wait_for_sept_zap)
+            tdp_store32(&t.wait_for_sept_zap, 0)
     return err
 
 
@@ -369,8 +371,9 @@ cdef uint64_t tdx_spte_to_sept_pt(Cpu *c, Tdx *t, uint64_t gfn, int level, uint6
 cdef int tdx_sept_add(Cpu *c, Tdx *t, uint64_t gfn, int level, uint64_t page, const char *fn) noexcept nogil:
     cdef SeamRegs r
     cdef uint64_t err
-    if tdx_pamt_get(c, t, page):
-        return -EIO
+    cdef int ret = tdx_pamt_get(c, t, page)
+    if ret:
+        return ret
     err = seamcall3(c, t, TDH_MEM_SEPT_ADD, gfn << 12 | (level - 1), t.tdr_pa, page if page else TDX_PA_OF_NULL, &r)
     if tdx_operand_busy(err):
         return pamt_put_on_error(c, t, page, -EBUSY)
@@ -424,6 +427,7 @@ cdef int base_tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level,
     cdef uint64_t rcx = gfn << 12 | (level - 1)
     cdef uint64_t err
     cdef SeamRegs r
+    cdef bint accepted
     lockdep_assert_held_write(c, fn, b"mmu_lock_write")
     if tdx_hkid(c, t) < 0:
         kvm_bug_on(c, &t.vm.kvm, fn, b"hkid_not_assigned")
@@ -437,10 +441,13 @@ cdef int base_tdx_sept_remove_leaf_spte(Cpu *c, Tdx *t, uint64_t gfn, int level,
             tdx_bug(c, t, fn, b"block_failed", TDH_MEM_RANGE_BLOCK, err)
             return -EIO
     tdx_track(c, t)
+    accepted = private_accepted(t, gfn, level)
     err = tdh_do_no_vcpus(c, t, TDH_MEM_PAGE_REMOVE, rcx, t.tdr_pa, 0, &r)
     if err:
         tdx_bug(c, t, fn, b"remove_failed", TDH_MEM_PAGE_REMOVE, err)
         return -EIO
+    if accepted:
+        private_removed(c, t, gfn, level)
     if tdx_write_back(c, t, spte_to_pfn(spte), level, fn):
         return -EIO
     tdx_pamt_put(c, t, spte_to_pfn(spte) << 12)      # 4K: with dynamic PAMT there are no larger leaves

@@ -91,7 +91,9 @@ class Generator:
         elif dice < 0.18:
             op["hook"] = [{"hook": self.some("set", "set", "free"), "skip": self.some(0, 0, 1), "count": 1,
                            "ret": self.some(-16, -16, -5)}]
-        elif dice < 0.26:
+        elif dice < 0.21:
+            op["enomem"] = [{"what": self.some("table", "sept", "pamt"), "skip": self.some(0, 0, 1)}]
+        elif dice < 0.29:
             op["resched"] = self.some(1, 2)
             op["gp_at_yield"] = self.some(0, 0, 1)
         return op

@@ -18,7 +18,10 @@ CATALOGUES: dict[str, tuple[str, ...]] = {
                  "single-hook"),
     "premap": ("v6.16", "v6.18", "v6.19", "rfcv5-s", "v7.3"),
     "history": ("v7.3", "inplace", "v7.3+no_seq", "v7.3+seq_after_lookup", "v7.3+no_inval_range",
-                "v7.3+end_before_free", "v7.3+attr_narrow", "v7.3+slot_blind", "v7.3+vp_init_unlocked"),
+                "v7.3+end_before_free", "v7.3+attr_narrow", "v7.3+slot_blind", "v7.3+vp_init_unlocked",
+                "v7.3+no_progress_test", "v7.3+flush_lost_at_yield", "v7.3+flush_lost_in_nx",
+                "v7.3+flush_wrong_range", "v7.3+wrprot_skips_ro", "v7.3+notifier_valid_only", "v7.3+plain_store",
+                "v7.3+no_stale_check"),
 }
 """Each with the designs it is about."""
 
