@@ -109,6 +109,7 @@ TEXTS = {
             " Returns the"
             " condition.",
         "KVM_BUG KVM_BUG_ON": "As WARN_ON_ONCE(), and kvm->vm_bugged and vm_dead are set.",
+        "TDPFAST_ID": 'WARN_ON_ONCE(TDPFAST_ID("gone", condition)): the assertion is called gone.',
         "BUG BUG_ON": "Check kernel, and the execution ends there.",
         "TDX_BUG_ON TDX_BUG_ON_1 TDX_BUG_ON_2 TDX_BUG_ON_3": "KVM_BUG_ON() of a SEAMCALL's status, with its leaf.",
         "BUILD_BUG_ON static_assert": "When it is compiled.",

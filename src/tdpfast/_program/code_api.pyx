@@ -9,9 +9,9 @@ from libc.stdint cimport uint64_t, uint8_t, uint16_t, uint32_t
 
 from tdpfast._names cimport (
     ASSERT_BUG, ASSERT_LOCKDEP, ASSERT_WARN, CHECK_CRASH, CHECK_HANG, CHECK_PROGRESS, EV_CODE_FAULT, EV_PREPARE_ZAP,
-    EV_SPLIT, EV_SPTE_FROZEN, EV_YIELD, FAULT_HANG, FAULT_WILD, SYNC_LOAD, SYNC_RMW, SYNC_STORE,
+    EV_SPLIT, EV_SPTE_FROZEN, EV_YIELD, FAULT_HANG, FAULT_WILD, SYNC_LOAD, UAF_SP, SYNC_RMW, SYNC_STORE,
 )
-from tdpfast._mmu.arena cimport SP_QUEUED, Arena, Sp, sptep_to_sp
+from tdpfast._mmu.arena cimport SP_FREED, SP_QUEUED, Arena, Sp, sp_note_uaf, sptep_to_sp
 from tdpfast._mmu.tracepoints cimport trace_page
 from tdpfast._mmu.tdp_iter cimport TdpIter
 from tdpfast._mmu.tdp_mmu cimport kvm_bug_on, queue_removed_sp, trace_spte_changed
@@ -19,7 +19,7 @@ from tdpfast._mmu.tdp_mmu_loop cimport tdp_mmu_iter_cond_resched, tdp_mmu_retry
 from tdpfast._spte cimport is_frozen_spte
 from tdpfast._sync.atomic cimport tdp_read_once, tdp_read_once32
 from tdpfast._sync.cpu cimport (
-    running_cpu, ABORT_CODE, SLOW_YIELD, RwLock, SpinLock, call_rcu, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock,
+    running_cpu, ABORT_CODE, SLOW_CHECK, SLOW_YIELD, RETRY_FROZEN_CHILD, RwLock, SpinLock, call_rcu, rcu_read_lock, rcu_read_unlock, read_lock, read_unlock,
     need_resched, rcu_run, spin_lock, spin_unlock, sync_abort, sync_assert, sync_point, sync_rare, sync_retry, trace1, trace3, trace5, write_lock, write_unlock,
 )
 from tdpfast._tdx.state cimport Tdx
@@ -138,6 +138,21 @@ cdef int region_of(Cpu *c, uint64_t p, bint write) noexcept nogil:
     return NOBODYS if write and of_td(c, p) != SHARED else of_td(c, p)
 
 
+cdef void note_descriptor(Cpu *c, uint64_t p) noexcept nogil:
+    """A word of a table's descriptor that changes in its life: a use after free where the table is gone, told once a
+    call of the file."""
+    cdef Arena *a = &(<Vm *>c.vm).arena
+    cdef Sp *sp
+    if not <uint64_t>a.sps <= p < <uint64_t>a.sps + a.npages * sizeof(Sp):
+        return
+    if constant_of_sp((p - <uint64_t>a.sps) % sizeof(Sp)):
+        return
+    sp = &a.sps[(p - <uint64_t>a.sps) / sizeof(Sp)]
+    if tdp_read_once32(&sp.state) == SP_FREED and c.code.uaf != <uint64_t>sp:
+        c.code.uaf = <uint64_t>sp
+        sp_note_uaf(a, c, sp, UAF_SP)
+
+
 cdef inline bint exact(Cpu *c, uint64_t p) noexcept nogil:
     """Fields that the core itself offers by their own address."""
     cdef Kvm *kvm = running_kvm(c)
@@ -163,6 +178,8 @@ cdef bint offer(Cpu *c, uint32_t line, int kind, const void *p) noexcept nogil:
     c.code.steps += 1
     if line:
         c.code.line = line
+    if c.slow & SLOW_CHECK:
+        note_descriptor(c, <uint64_t>p)
     if c.slow & SLOW_YIELD:
         region = region_of(c, <uint64_t>p, kind != SYNC_LOAD)
         if region == NOBODYS and <uint64_t>p >= 4096:
@@ -254,7 +271,7 @@ cdef uint64_t api_fetch(uint32_t line, void *p, uint32_t op, uint64_t v, uint32_
 cdef void api_plain(const void *p, uint64_t size, uint32_t write, const void *pc) noexcept nogil:
     """A plain C access of the file. Outside the explorer it is nobody's business."""
     cdef Cpu *c = running_cpu()
-    if c == NULL or not c.slow & SLOW_YIELD or c.code.depth == 0:
+    if c == NULL or not c.slow & (SLOW_YIELD | SLOW_CHECK) or c.code.depth == 0:
         return
     c.code.pc = <uint64_t>pc - (<const CodeFile *>running_kvm(c).ops.file).text
     offer(c, 0, SYNC_STORE if write else SYNC_LOAD, p)
@@ -268,6 +285,7 @@ cdef void api_relax(uint32_t line) noexcept nogil:
     c.code.line = line
     c.code.steps += 1
     note_queued(c)
+    c.retry.why = RETRY_FROZEN_CHILD if c.code.frozen else 0
     c.code.seen = c.code.frozen = 0
     sync_retry(c, key)
     done(c)
@@ -393,6 +411,9 @@ cdef void api_retry(uint32_t line, TdpIter *iter, int error) noexcept nogil:
 cdef void api_warn(uint32_t line, void *kvm, int kind, const char *func, const char *what) noexcept nogil:
     cdef Cpu *c = running_cpu()
     c.code.called = line
+    if c.code.id != NULL:
+        what = c.code.id
+        c.code.id = NULL
     if kind == 1:
         kvm_bug_on(c, running_kvm(c), func, what)
     else:
@@ -408,6 +429,11 @@ cdef bint api_is_held(const void *lock, int mode) noexcept nogil:
     if lock == &kvm.tdp_mmu_pages_lock:
         return c.held.pages_lock != 0
     return tdp_read_once(&(<SpinLock *>lock).val) == ((<uint64_t>(c.id + 1) << 1) | 1)
+
+
+cdef void api_named(const char *id) noexcept nogil:
+    """TDPFAST_ID(): the condition holds, and its assertion is called so."""
+    running_cpu().code.id = id
 
 
 cdef void api_lockdep(uint32_t line, const void *lock, int mode, const char *func) noexcept nogil:
@@ -470,6 +496,7 @@ def api():
         "is_held": <size_t>api_is_held, "might_sleep": <size_t>api_might_sleep,
         "need_resched": <size_t>api_need_resched, "resched_lock": <size_t>api_resched_lock,
         "call_rcu": <size_t>api_call_rcu, "resched": <size_t>api_resched, "retry": <size_t>api_retry,
-        "warn": <size_t>api_warn, "lockdep": <size_t>api_lockdep, "trace_changed": <size_t>api_trace_changed,
+        "warn": <size_t>api_warn, "named": <size_t>api_named,
+        "lockdep": <size_t>api_lockdep, "trace_changed": <size_t>api_trace_changed,
         "trace_prepare_zap": <size_t>api_trace_prepare_zap, "traced_split": <size_t>api_traced_split,
     }

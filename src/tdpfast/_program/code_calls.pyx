@@ -53,13 +53,16 @@ cdef struct Saved:           # what a call of the file leaves as it was
     uint32_t line
     uint32_t called
     uint64_t pc
+    uint64_t uaf
 
 
 cdef inline void enter(Cpu *c, Saved *s) noexcept nogil:
     s.line = c.code.line
     s.called = c.code.called
     s.pc = c.code.pc
+    s.uaf = c.code.uaf
     c.code.line = 0
+    c.code.uaf = 0
     c.code.pc = 0
     c.code.depth += 1
     run_as(c)
@@ -70,6 +73,7 @@ cdef inline void leave(Cpu *c, const Saved *s) noexcept nogil:
     c.code.line = s.line
     c.code.called = s.called
     c.code.pc = s.pc
+    c.code.uaf = s.uaf
     # An outer call of the file, or the core on another CPU of this OS thread, sets the word again when it needs it.
 
 

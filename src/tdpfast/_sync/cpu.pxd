@@ -140,6 +140,8 @@ cdef struct CpuCode:         # the design file's code that runs on a CPU
     uint64_t frozen      # the SPTE it found frozen last, since then
     void *iter           # the walk whose SPTE it failed to set last: going on with it is going round
     int32_t error        # and what that failed with
+    const char *id       # what the file calls the assertion that is about to fire; NULL: its condition
+    uint64_t uaf         # the freed table whose descriptor this call of the file used last: told once
     uint32_t steps       # accesses made, so that code that makes none is noticed
     uint64_t stack       # the stack that a fiber runs on: [stack, stack_end)
     uint64_t stack_end

@@ -9,7 +9,7 @@ TDPFAST_DESIGN("patch07-code", .base = "patch07");
 
 static int __tdp_mmu_set_spte_atomic(struct kvm *kvm, struct tdp_iter *iter, u64 new_spte)
 {
-	WARN_ON_ONCE(iter->yielded || is_frozen_spte(iter->old_spte));
+	WARN_ON_ONCE(TDPFAST_ID("yielded_or_frozen", iter->yielded || is_frozen_spte(iter->old_spte)));
 
 	/* A cmpxchg that is lost leaves what stands there in iter->old_spte. */
 	if (!try_cmpxchg64(iter->sptep, &iter->old_spte, new_spte))
@@ -58,13 +58,14 @@ static void handle_removed_pt(struct kvm *kvm, tdp_ptep_t pt, bool shared)
 		}
 		handle_changed_spte(kvm, sp, gfn, old_spte, FROZEN_SPTE, level, shared);
 		if (is_mirror_sp(sp)) {
-			KVM_BUG_ON(shared, kvm);
+			KVM_BUG_ON(TDPFAST_ID("shared", shared), kvm);
 			remove_external_spte(kvm, gfn, old_spte, level);
 		}
 	}
 
 	/* The module may still hold the page: leak it then. */
-	if (is_mirror_sp(sp) && WARN_ON_ONCE(kvm_x86_call(free_external_spt)(kvm, sp)))
+	if (is_mirror_sp(sp) && WARN_ON_ONCE(TDPFAST_ID("free_external_spt_failed",
+						  kvm_x86_call(free_external_spt)(kvm, sp))))
 		sp->external_spt = NULL;
 	call_rcu(&sp->rcu_head, tdp_mmu_free_sp_rcu_callback);
 }
@@ -78,10 +79,9 @@ static int __handle_changed_spte(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t
 	bool is_leaf = is_present && is_last_spte(new_spte, level);
 	bool pfn_changed = spte_to_pfn(old_spte) != spte_to_pfn(new_spte);
 
-	WARN_ON_ONCE(level > PT64_ROOT_MAX_LEVEL);
-	WARN_ON_ONCE(level < PG_LEVEL_4K);
-	WARN_ON_ONCE(gfn & (KVM_PAGES_PER_HPAGE(level) - 1));
-	BUG_ON(was_leaf && is_leaf && pfn_changed);
+	WARN_ON_ONCE(TDPFAST_ID("bad_level", level > PT64_ROOT_MAX_LEVEL || level < PG_LEVEL_4K));
+	WARN_ON_ONCE(TDPFAST_ID("misaligned_gfn", gfn & (KVM_PAGES_PER_HPAGE(level) - 1)));
+	BUG_ON(TDPFAST_ID("leaf_pfn_changed", was_leaf && is_leaf && pfn_changed));
 
 	if (old_spte == new_spte)
 		return 0;
@@ -89,13 +89,13 @@ static int __handle_changed_spte(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t
 		check_spte_writable_invariants(new_spte);
 
 	if (!was_present && !is_present) {
-		WARN_ON_ONCE(!is_mmio_spte(kvm, old_spte) && !is_mmio_spte(kvm, new_spte) &&
-			     !is_frozen_spte(new_spte));
+		WARN_ON_ONCE(TDPFAST_ID("nonpresent_change", !is_mmio_spte(kvm, old_spte) &&
+					!is_mmio_spte(kvm, new_spte) && !is_frozen_spte(new_spte)));
 		trace_kvm_tdp_mmu_spte_changed(kvm_mmu_page_as_id(sp), gfn, level, old_spte, new_spte);
 		return 0;
 	}
 
-	if (was_present && !was_leaf && (is_leaf || !is_present || WARN_ON_ONCE(pfn_changed))) {
+	if (was_present && !was_leaf && (is_leaf || !is_present || WARN_ON_ONCE(TDPFAST_ID("table_pfn_changed", pfn_changed)))) {
 		handle_removed_pt(kvm, spte_to_child_pt(old_spte, level), shared);
 	} else if (is_mirror_sp(sp) && is_present) {
 		int ret = kvm_x86_call(set_external_spte)(kvm, gfn, old_spte, new_spte, level);
@@ -114,7 +114,8 @@ static void handle_changed_spte(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t 
 				int level, bool shared)
 {
 	/* The caller cannot undo the change. */
-	KVM_BUG_ON(__handle_changed_spte(kvm, sp, gfn, old_spte, new_spte, level, shared), kvm);
+	KVM_BUG_ON(TDPFAST_ID("external_update_failed",
+			      __handle_changed_spte(kvm, sp, gfn, old_spte, new_spte, level, shared)), kvm);
 }
 
 static int tdp_mmu_set_spte_atomic(struct kvm *kvm, struct tdp_iter *iter, u64 new_spte)
@@ -123,7 +124,7 @@ static int tdp_mmu_set_spte_atomic(struct kvm *kvm, struct tdp_iter *iter, u64 n
 	int ret;
 
 	lockdep_assert_held_read(&kvm->mmu_lock);
-	KVM_MMU_WARN_ON(is_frozen_spte(new_spte));
+	KVM_MMU_WARN_ON(TDPFAST_ID("frozen", is_frozen_spte(new_spte)));
 
 	ret = __tdp_mmu_set_spte_atomic(kvm, iter, is_mirror_sp(sp) ? FROZEN_SPTE : new_spte);
 	if (ret)
@@ -133,7 +134,7 @@ static int tdp_mmu_set_spte_atomic(struct kvm *kvm, struct tdp_iter *iter, u64 n
 	if (is_mirror_sp(sp))
 		__kvm_tdp_mmu_write_spte(iter->sptep, ret ? iter->old_spte : new_spte);
 	else
-		KVM_BUG_ON(ret, kvm);
+		KVM_BUG_ON(TDPFAST_ID("direct_update_failed", ret), kvm);
 	return ret;
 }
 
@@ -143,12 +144,12 @@ static u64 tdp_mmu_set_spte(struct kvm *kvm, int as_id, tdp_ptep_t sptep, u64 ol
 	struct kvm_mmu_page *sp = sptep_to_sp(sptep);
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
-	WARN_ON_ONCE(is_frozen_spte(old_spte) || is_frozen_spte(new_spte));
+	WARN_ON_ONCE(TDPFAST_ID("frozen", is_frozen_spte(old_spte) || is_frozen_spte(new_spte)));
 
 	old_spte = kvm_tdp_mmu_write_spte(sptep, old_spte, new_spte, level);
 	handle_changed_spte(kvm, sp, gfn, old_spte, new_spte, level, false);
 	if (is_mirror_sp(sp)) {
-		KVM_BUG_ON(is_shadow_present_pte(new_spte), kvm);
+		KVM_BUG_ON(TDPFAST_ID("new_present", is_shadow_present_pte(new_spte)), kvm);
 		remove_external_spte(kvm, gfn, old_spte, level);
 	}
 	return old_spte;

@@ -9,12 +9,14 @@ TDPFAST_DESIGN("single-hook-code", .base = "hugepage", .knobs = "promo_block=0")
 
 static int tdx_sept_reclaim_private_spt(struct kvm *kvm, gfn_t gfn, enum pg_level level, struct kvm_mmu_page *sp)
 {
+	void *external_spt;
 	int ret = -EIO;
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
-	if (!KVM_BUG_ON(is_hkid_assigned(to_kvm_tdx(kvm)), kvm) &&
-	    !tdx_reclaim_page(virt_to_page(sp->external_spt))) {
-		free_page((unsigned long)sp->external_spt);
+	external_spt = sp->external_spt;
+	if (!KVM_BUG_ON(TDPFAST_ID("hkid_assigned", is_hkid_assigned(to_kvm_tdx(kvm))), kvm) &&
+	    !tdx_reclaim_page(virt_to_page(external_spt))) {
+		free_page((unsigned long)external_spt);
 		ret = 0;
 	}
 	/* On failure the page is leaked: the module may still use it. */
@@ -37,7 +39,7 @@ static int tdx_sept_set_private_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte, u
 		}
 	}
 
-	if (KVM_BUG_ON(!is_shadow_present_pte(new_spte), kvm))
+	if (KVM_BUG_ON(TDPFAST_ID("new_not_present", !is_shadow_present_pte(new_spte)), kvm))
 		return -EIO;
 	if (!is_last_spte(new_spte, level))
 		return tdx_sept_map_nonleaf_spte(kvm, gfn, level, new_spte);
@@ -88,23 +90,23 @@ static int __handle_changed_spte(struct kvm *kvm, struct kvm_mmu_page *sp, gfn_t
 	bool pfn_changed = spte_to_pfn(old_spte) != spte_to_pfn(new_spte);
 	int ret;
 
-	BUG_ON(was_leaf && is_leaf && pfn_changed);
+	BUG_ON(TDPFAST_ID("leaf_pfn_changed", was_leaf && is_leaf && pfn_changed));
 	if (old_spte == new_spte)
 		return 0;
 	if (is_leaf)
 		check_spte_writable_invariants(new_spte);
 	if (!was_present && !is_present) {
-		WARN_ON_ONCE(!is_mmio_spte(kvm, old_spte) && !is_mmio_spte(kvm, new_spte) &&
-			     !is_frozen_spte(new_spte));
+		WARN_ON_ONCE(TDPFAST_ID("nonpresent_change", !is_mmio_spte(kvm, old_spte) &&
+					!is_mmio_spte(kvm, new_spte) && !is_frozen_spte(new_spte)));
 		trace_kvm_tdp_mmu_spte_changed(kvm_mmu_page_as_id(sp), gfn, level, old_spte, new_spte);
 		return 0;
 	}
 
-	if (was_present && !was_leaf && (is_leaf || !is_present || WARN_ON_ONCE(pfn_changed)))
+	if (was_present && !was_leaf && (is_leaf || !is_present || WARN_ON_ONCE(TDPFAST_ID("table_pfn_changed", pfn_changed))))
 		handle_removed_pt(kvm, spte_to_child_pt(old_spte, level), shared);
 
 	if (is_mirror_sp(sp)) {
-		RCU_LOCKDEP_WARN(!rcu_read_lock_held(), "no RCU read section");
+		RCU_LOCKDEP_WARN(!rcu_read_lock_held(), "rcu_read_lock");
 		ret = kvm_x86_call(set_external_spte)(kvm, gfn, old_spte, new_spte, level);
 		if (ret)
 			return ret;

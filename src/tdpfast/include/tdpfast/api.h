@@ -33,6 +33,7 @@
 	/* assertions and traces */ \
 	X(void, warn, (unsigned int line, struct kvm *kvm, int kind, const char *func, const char *what), \
 	  (line, kvm, kind, func, what)) \
+	X(void, named, (const char *id), (id)) \
 	X(void, lockdep, (unsigned int line, const void *lock, int mode, const char *func), (line, lock, mode, func)) \
 	X(void, trace_changed, (gfn_t gfn, int level, u64 old_spte, u64 new_spte), (gfn, level, old_spte, new_spte)) \
 	X(void, trace_prepare_zap, (struct kvm_mmu_page *sp), (sp)) \

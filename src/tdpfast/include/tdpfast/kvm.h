@@ -64,6 +64,7 @@ struct tdpfast_design { const char *name, *base, *knobs; };
 /* ---- assertions ---- */
 #define TDPF_WARN(c, kvm, kind, what) \
 	({ bool warn_ = !!(c); if (unlikely(warn_)) __tdpf_warn(TDPF_LINE, kvm, kind, __func__, what); warn_; })
+#define TDPFAST_ID(id, c) ({ bool named_ = !!(c); if (unlikely(named_)) __tdpf_named(id); named_; })
 #define WARN_ON(c) TDPF_WARN(c, NULL, 0, #c)
 #define WARN_ON_ONCE(c) TDPF_WARN(c, NULL, 0, #c)
 #define WARN_ONCE(c, ...) TDPF_WARN(c, NULL, 0, #c)
