@@ -28,31 +28,39 @@ class Minimised:
     setup: int
 
 
-def assertions_of(verdict: Verdict) -> list[str]:
-    """The assertions that fired on the schedule that is shown."""
-    return verdict.counterexample.assertions if verdict.counterexample else []
-
-
-def place(verdict: Verdict, wanted: str) -> object:
-    """Where a check fails, as far as two scenarios can be compared: the assertion for those that assertions raise."""
+def same_place(found: Verdict, before: Verdict, wanted: str) -> bool:
+    """Whether a check fails in the same way: no assertion fires that did not before, the one that raises it (kernel,
+    lock) does, the entry that was wrong first is of the same level, and the schedule is no longer."""
+    was, now = before.counterexample, found.counterexample
+    if was is None or now is None or not set(now.assertions) <= set(was.assertions):
+        return False
     if wanted in ("kernel", "lock"):
         lockdep = wanted == "lock"
-        return next((a for a in assertions_of(verdict) if a.startswith("LOCKDEP") == lockdep), None)
-    return None
+        raised = next((a for a in was.assertions if a.startswith("LOCKDEP") == lockdep), None)
+        if raised is not None and raised not in now.assertions:
+            return False
+    if was.finding and now.finding and was.finding["check"] == now.finding["check"]:
+        return was.finding["level"] == now.finding["level"] and steps_of(found) <= steps_of(before)
+    return steps_of(found) <= steps_of(before)
 
 
 def minimise_scenario(scenario: Scenario, design: str | Design, *, gated: bool = True, wanted: str | None = None,
                       limits: Limits = LIMITS, attempts: int = 150) -> Minimised:
     """Leaves out what a violation does not need: threads, operations, set-up, ranges, retries, modifiers.
 
-    wanted: the check to keep (default: the one that tells most); one that an assertion raises is kept with that
-    assertion. attempts: how many smaller scenarios are explored at most. Deterministic. UsageError if the scenario
-    violates nothing, or not that check, within the limits.
+    wanted: the check to keep (default: the one that tells most), at the same place: see same_place(). attempts: how
+    many smaller scenarios are explored at most. The smaller one is named after the scenario. Deterministic. UsageError
+    if the scenario violates nothing, or not that check, within the limits.
     """
     design = get_design(design)
     if wanted is not None and wanted not in NAMES:
         raise UsageError(f"unknown check {shown(wanted)}", "not one of the checks", one_of(NAMES))
-    before = check(scenario, design, gated=gated, limits=limits)
+
+    def asking(s: Scenario) -> Scenario:
+        """The scenario, with the wanted check as the one whose interleaving is told."""
+        return s if wanted is None else replace(s, expect={design.name: wanted})
+
+    before = check(asking(scenario), design, gated=gated, limits=limits)
     if not before.checks or (wanted is not None and wanted not in before.checks):
         raise UsageError(f"{scenario.name} on {design.name}, {'gated' if gated else 'ungated'}: {before.verdict}",
                          f"{'nothing' if wanted is None else wanted} is violated within {limits.max_transitions}"
@@ -60,17 +68,18 @@ def minimise_scenario(scenario: Scenario, design: str | Design, *, gated: bool =
                          f"{wanted} is not violated within {limits.max_transitions} transitions",
                          "a scenario, a design and rules that violate it")
     kept = wanted or heaviest(before.checks)
-    at = place(before, kept)
 
     def shows(less: Scenario) -> bool:
         try:
-            found = check(less, design, gated=gated, limits=limits)
+            found = check(asking(less), design, gated=gated, limits=limits)
         except UsageError:
             return False
-        return kept in found.checks and (at is None or at in assertions_of(found) or place(found, kept) == at)
+        return kept in found.checks and same_place(found, before, kept)
 
     small = shrink(scenario, shows, attempts=attempts)
-    verdict = check(small, design, gated=gated, limits=limits)
+    if small != scenario and not small.name.endswith("-small"):
+        small = replace(small, name=f"{small.name}-small")
+    verdict = check(asking(small), design, gated=gated, limits=limits)
     return Minimised(replace(small, expect={}, expect_gated={}, reason={}), verdict, kept, before,
                      operations(scenario), len(scenario.setup))
 

@@ -29,11 +29,13 @@ ops = [{op = "map", gfn = 0x201, pfn = 0x140201, retries = -1}, {op = "unmap", s
 
 
 @pytest.fixture(autouse=True)
-def interrupts_count():
-    """Whoever runs the tests in the background has them ignore SIGINT, and all that they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_count():
+    """Whoever runs the tests in the background, or under nohup, has them ignore signals, and all that they start."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -41,6 +41,36 @@ def test_minimise(zap, tmp_path, capsys):
     assert "nothing is violated" in capsys.readouterr().err
 
 
+def printed_command(text):
+    return next(line.split() for line in reversed(text.splitlines()) if line.strip().startswith("tdpfast "))[1:]
+
+
+def test_minimise_a_token(zap, tmp_path, capsys, monkeypatch):
+    """The scenario it belongs to, at the same place; what is printed replays once the scenario is saved."""
+    assert run(["check", "review", "--scenario", "issue3-reclaim", "--design", "single-hook", "--ungated"]) == 1
+    token = printed_command(capsys.readouterr().out)[1]
+    assert run(["minimise", token]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("life: ") and "seamcall_failed" in printed and "hkid_assigned" not in printed
+    before, after = (int(n) for n in printed.split(" steps")[0].split(", ")[-1].split(" -> "))
+    assert after <= before
+    assert run(["minimise", token, "--save", str(tmp_path / "small.toml")]) == 1
+    assert run(printed_command(capsys.readouterr().out)) == 1
+    assert run(["check", zap, "--knob", "no_hook_on_zap", "--design", "v7.3", "--gated"]) == 1
+    words = printed_command(capsys.readouterr().out)
+    monkeypatch.chdir(tmp_path)
+    assert run(["minimise", words[1], "--file", zap, "--knob", "no_hook_on_zap"]) == 1
+    printed = capsys.readouterr().out
+    text = printed.split(".toml\n", 1)[1].split("\n== ")[0]
+    (tmp_path / printed.split("# ")[1].split("\n")[0]).write_text(text)
+    assert run(printed_command(printed)) == 1
+    capsys.readouterr()
+    for bad, why in ((["minimise", words[1]], "another scenario"), (["minimise", "tdp1-nothing"], "token"),
+                     (["minimise", token, "--ungated"], "the token says"), (["minimise", zap, "--file", zap], "FILE")):
+        assert run(bad) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_against(capsys, tmp_path):
     assert run(["check", "v7.3", "--knob", "no_freeze", "--against", "v7.3", "--scenarios", "1", "--jobs", "1",
                 "--save", str(tmp_path)]) == 1

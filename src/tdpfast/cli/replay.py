@@ -6,7 +6,7 @@ import json
 
 import click
 
-from tdpfast.catalogue import CATALOGUES
+from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import Limits, continue_token, replay_token
 from tdpfast.checks import names_of
 from tdpfast.cli import EXIT_FOUND, EXIT_OK
@@ -15,6 +15,7 @@ from tdpfast.cli.knobs import knob_option
 from tdpfast.cli.output import show, width_of, width_option
 from tdpfast.design import Design, get_design, parse_knobs, presets_with
 from tdpfast.errors import UsageError
+from tdpfast.scenario import Scenario
 from tdpfast.token import Token
 
 
@@ -22,6 +23,11 @@ def designs_with(knobs: dict) -> list:
     """The presets with knobs replaced, and the wrong designs that the catalogues are about."""
     wrong = [] if knobs else [get_design(d) for designs in CATALOGUES.values() for d in designs if "+" in d]
     return presets_with(knobs) + wrong
+
+
+def scenarios_with(files: tuple[str, ...]) -> list[Scenario]:
+    """The scenarios of these files and of all catalogues; a file may use a name that a catalogue has."""
+    return [*gather(files), *(s for name in CATALOGUES for s in catalogue(name))]
 
 
 def python_of(token: str, files: tuple[str, ...], knobs: dict) -> str:
@@ -43,7 +49,7 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
     from tdpfast.report import counterexample, holding
 
     walks = 10_000 if strategy in ("random", "pct") else 0
-    verdict = continue_token(token, gather((*CATALOGUES, *files)), designs_with(knobs), keep=keep,
+    verdict = continue_token(token, scenarios_with(files), designs_with(knobs), keep=keep,
                              limits=Limits(strategy=strategy, states=True, max_executions=walks))
     if as_json:
         click.echo(json.dumps(verdict.to_json()))
@@ -93,7 +99,7 @@ def command(token, files, designs, knobs, trace, as_json, verbose, width, strate
         return explore_on(parsed, files, knobs, strategy, keep, as_json, width)
     if keep is not None:
         raise UsageError("--keep without --then", "a whole schedule is replayed", "--then dpor, or no --keep")
-    scenario, design, program, replay = replay_token(parsed, gather((*CATALOGUES, *files)),
+    scenario, design, program, replay = replay_token(parsed, scenarios_with(files),
                                                      [*designs_with(knobs), *map(Design.from_file, designs)])
     checks = names_of(replay["checks"])
     if as_json:
