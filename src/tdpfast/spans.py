@@ -15,7 +15,8 @@ SPANS: dict[str, str] = {
         "vcpu_create"), "none"),
     **dict.fromkeys((
         "map", "write_protect_gfn", "get_walk", "fast_pf_last", "poke", "poke_raw", "zap_spte", "zap_nx_sp", "mwalk",
-        "fast_page_fault", "honor_accept", "touch", "populate", "free_pfn", "prefault", "map_exclusive", "access"), "gfn"),
+        "fast_page_fault", "honor_accept", "touch", "populate", "free_pfn", "prefault", "map_exclusive",
+        "access"), "gfn"),
     **dict.fromkeys(("accept", "guest_access", "guest_accept"), "gpa"),
     **dict.fromkeys((
         "zap_leafs", "unmap", "wrprot_slot", "clear_dirty_slot", "split", "recover", "age", "test_age", "gmem_convert",
