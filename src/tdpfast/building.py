@@ -84,7 +84,7 @@ def build(scenario: Scenario, design: Design, hooks: Hooks | None = None,
 def program_print(scenario: Scenario, design: Design, hooks: Hooks | None = None, *, every_entry: bool = False) -> int:
     """The fingerprint that ties a token to this scenario under this design, gated or not, with hooks of these
     names, and to what its steps are."""
-    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()), *["every_entry"] * every_entry)
+    return fingerprint(scenario.canonical(), design.canonical(), *sorted(hooks or ()), *["spans"] * (not every_entry))
 
 
 def explore(program: ScenarioProgram, limits: Limits, prefix: bytes = b"", **share: Any) -> Explorer:

@@ -56,11 +56,7 @@ def minimise_scenario(scenario: Scenario, design: str | Design, *, gated: bool =
     if wanted is not None and wanted not in NAMES:
         raise UsageError(f"unknown check {shown(wanted)}", "not one of the checks", one_of(NAMES))
 
-    def asking(s: Scenario) -> Scenario:
-        """The scenario, with the wanted check as the one whose interleaving is told."""
-        return s if wanted is None else replace(s, expect={design.name: wanted})
-
-    before = check(asking(scenario), design, gated=gated, limits=limits)
+    before = check(scenario, design, gated=gated, limits=limits, telling=wanted)
     if not before.checks or (wanted is not None and wanted not in before.checks):
         raise UsageError(f"{scenario.name} on {design.name}, {'gated' if gated else 'ungated'}: {before.verdict}",
                          f"{'nothing' if wanted is None else wanted} is violated within {limits.max_transitions}"
@@ -71,7 +67,7 @@ def minimise_scenario(scenario: Scenario, design: str | Design, *, gated: bool =
 
     def shows(less: Scenario) -> bool:
         try:
-            found = check(asking(less), design, gated=gated, limits=limits)
+            found = check(less, design, gated=gated, limits=limits, telling=kept)
         except UsageError:
             return False
         return kept in found.checks and same_place(found, before, kept)
@@ -79,7 +75,7 @@ def minimise_scenario(scenario: Scenario, design: str | Design, *, gated: bool =
     small = shrink(scenario, shows, attempts=attempts)
     if small != scenario and not small.name.endswith("-small"):
         small = replace(small, name=f"{small.name}-small")
-    verdict = check(asking(small), design, gated=gated, limits=limits)
+    verdict = check(small, design, gated=gated, limits=limits, telling=kept)
     return Minimised(replace(small, expect={}, expect_gated={}, reason={}), verdict, kept, before,
                      operations(scenario), len(scenario.setup))
 

@@ -27,7 +27,7 @@ Progress = Callable[[Explorer], object]
 
 def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limits: Limits = Limits(),
           hooks: Hooks | None = None, reset: Reset | None = None, prefix: bytes = b"", show_all: int = 0,
-          progress: Progress | None = None) -> Verdict:
+          telling: str | None = None, progress: Progress | None = None) -> Verdict:
     """Explores one scenario under one design.
 
     gated keeps the rules by which today's callers never reach the mirror; False lifts them.
@@ -46,7 +46,8 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
     steps is closed.
 
     prefix: the schedule every execution begins with; "complete" is then about what can follow it. show_all: how many
-    executions to tell if none violates a check. progress: called while the search runs.
+    executions to tell if none violates a check. telling: the check whose interleaving is told if it is violated,
+    instead of the one that tells most. progress: called while the search runs.
 
     Raises UsageError for an unknown design or hook or a bad operation, and the first thing a hook raised. An interrupt
     leaves as Interrupted, a KeyboardInterrupt that has the verdict so far.
@@ -79,7 +80,8 @@ def check(scenario: Scenario, design: str | Design, *, gated: bool = True, limit
         with looking_for_hangs(design):
             out.counterexample = counterexample(scenario, design, program, explorer, result, limits,
                                                 print_=program_print(scenario, design, hooks,
-                                                                     every_entry=limits.every_entry), prefix=prefix)
+                                                                     every_entry=limits.every_entry), prefix=prefix,
+                                                telling=telling)
         if hooks:
             out.replay = f"replay_token(Token.parse({out.token!r}), [scenario], [design], hooks, reset)"
     if stop is None:
@@ -126,14 +128,20 @@ def idle_knobs(scenario: Scenario, design: Design, limits: Limits, out: Verdict)
     same = (found["executions"], found["transitions"], found["ends"], plain.reach())
     if same != (out.executions, out.transitions, out.ends, out.reach):
         return []
+    # What no other thread can tell is no step of the search, and may differ all the same.
+    steps = {explore(build(scenario, d.replace(ungated=design.ungated), every_entry=True), one).run()["transitions"]
+             for one in [Limits(max_executions=1)] for d in (PRESETS[base], design)}
+    if len(steps) > 1:
+        return []
     return [f"{' and '.join(knobs)}: all is as without"]
 
 
 def counterexample(scenario: Scenario, design: Design, program: ScenarioProgram, explorer: Explorer, result: dict,
-                   limits: Limits, *, print_: int, prefix: bytes = b"") -> Counterexample:
-    """The shortest schedule of the heaviest check among the failures of a result, minimised, replayed and told."""
+                   limits: Limits, *, print_: int, prefix: bytes = b"", telling: str | None = None) -> Counterexample:
+    """The shortest schedule of the heaviest check, or of `telling`, among the failures of a result, minimised, replayed
+    and told."""
     checks, expected = names_of(result["checks"]), (scenario.expected(design.name, gated=False) or "").split()
-    check = heaviest([c for c in checks if c in expected] or checks)
+    check = telling if telling in checks else heaviest([c for c in checks if c in expected] or checks)
     bit = bit_of(check)
     schedule = result["failures"][bit]
     if check == "life":

@@ -75,8 +75,13 @@ cdef void fiber_main(void *arg) noexcept nogil:
 cdef inline void run_to_offer(Exec *x, Agent *g) noexcept nogil:
     """Resumes the fiber until it offers an access that others could notice."""
     cdef Seen *seen = NULL
+    cdef size_t record = 0
+    cdef uint64_t obj = 0
     while True:
         tdp_fiber_switch(&x.main, &g.fiber)
+        if record:
+            g.cpu.trace.ev[record - 1].a[3] = word_at(SYNC_RMW, obj)
+            record = 0
         if seen != NULL:
             seen.after = (<uint64_t *>seen.obj)[0]
             seen = NULL
@@ -89,8 +94,11 @@ cdef inline void run_to_offer(Exec *x, Agent *g) noexcept nogil:
         if SYNC_LOAD <= g.kind <= SYNC_RMW and x.prog.lone != NULL and not g.at_op:
             if x.prog.lone(x.prog.user, g.id, g.kind, g.cpu.offer.obj):
                 # A loop may go round for what it wrote itself: noted as if it had been read first, as it may have been.
+                obj = g.cpu.offer.obj
                 if g.kind != SYNC_LOAD:
-                    seen = seen_access(g, SYNC_RMW, g.cpu.offer.obj & ~<uint64_t>7)
+                    seen = seen_access(g, SYNC_RMW, obj & ~<uint64_t>7)
+                if x.record:             # no step, but a story tells it
+                    record = trace_access(g, g.kind, obj, g.cpu.offer.arg, word_at(g.kind, obj))
                 continue
         break
     g.obj = g.cpu.offer.obj
@@ -352,22 +360,26 @@ cdef void wake_resting(Exec *x) noexcept nogil:
             x.agent[i].equal = 1
 
 
+cdef size_t trace_access(Agent *g, int kind, uint64_t obj, uint64_t arg, uint64_t val) noexcept nogil:
+    """Puts the access that comes now into the trace; the number of its record, counted from 1, or 0 if it has none."""
+    cdef Event *e
+    if g.cpu.trace == NULL:
+        return 0
+    e = trace_new(g.cpu, EV_STEP)
+    e.a[0] = kind
+    e.a[1] = obj
+    e.a[2] = e.a[3] = val
+    e.a[4] = arg
+    e.a[5] = g.cpu.code.line
+    e.a[6] = g.cpu.code.pc
+    return g.cpu.trace.n if e != &g.cpu.scratch else 0
+
+
 cdef size_t record_step(Exec *x, Agent *g, uint64_t val) noexcept nogil:
     """Puts the step that comes now into the trace and among the steps; the number of its record in the trace, counted
     from 1, or 0 if it has none."""
-    cdef size_t cap, n = 0
+    cdef size_t cap, n = trace_access(g, g.kind, g.obj, g.arg, val)
     cdef void *grown
-    cdef Event *e
-    if g.cpu.trace != NULL:
-        e = trace_new(g.cpu, EV_STEP)
-        e.a[0] = g.kind
-        e.a[1] = g.obj
-        e.a[2] = e.a[3] = val
-        e.a[4] = g.arg
-        e.a[5] = g.cpu.code.line
-        e.a[6] = g.cpu.code.pc
-        if e != &g.cpu.scratch:
-            n = g.cpu.trace.n
     if x.nsteps == x.steps_cap:
         cap = x.steps_cap * 2 if x.steps_cap else 1024
         grown = realloc(x.steps, cap * sizeof(StepRecord))
