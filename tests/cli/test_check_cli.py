@@ -169,6 +169,15 @@ def test_replay_trace(tdpfast, token):
     assert times == sorted(times)
 
 
+def test_replay_perfetto(tdpfast, token, tmp_path):
+    out = tmp_path / "run.json"
+    plain = tdpfast("replay", token)
+    assert tdpfast("replay", token, "--perfetto", str(out)) == plain
+    assert {"operations", "mmu_lock", "RCU"} <= {e.get("cat") for e in json.loads(out.read_text())["traceEvents"]}
+    code, text, err = tdpfast("replay", token, "--perfetto", str(out), "--then", "dpor")
+    assert (code, text) == (2, "") and err.startswith("error: --perfetto with --then")
+
+
 def test_replay_json(tdpfast, token):
     code, out, err = tdpfast("replay", token, "--json")
     shown = json.loads(out)

@@ -215,3 +215,14 @@ def test_bad_tds(tdpfast, tmp_path, vm, told):
     (tmp_path / "td.toml").write_text(f"[vm]\n{vm}\n[[ops]]\nop = \"zap_all\"\n")
     code, out, err = tdpfast("walk", tmp_path / "td.toml", "5")
     assert code == 2 and out == "" and told in err and err.count("\n") == 1
+
+
+def test_perfetto(tdpfast, file, tmp_path):
+    out = tmp_path / "run.json"
+    assert tdpfast("walk", file, "--perfetto", str(out)) == (0, "", "")
+    counted = [e["args"] for e in json.loads(out.read_text())["traceEvents"] if e["name"] == "mapped pages"]
+    assert counted == [{"4K": 1, "2M": 0, "1G": 0}]
+    nowhere = str(tmp_path / "no" / "run.json")
+    for more, word in (([str(out), "--python"], "--perfetto with --python"), ([nowhere], "cannot write")):
+        code, text, err = tdpfast("walk", file, "--perfetto", *more)
+        assert (code, text) == (2, "") and word in err and err.count("\n") == 1

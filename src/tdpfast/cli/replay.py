@@ -6,6 +6,7 @@ import json
 
 import click
 
+from tdpfast._write import check_place, write_whole
 from tdpfast.catalogue import CATALOGUES, catalogue
 from tdpfast.check import Limits, continue_token, replay_token
 from tdpfast.checks import names_of
@@ -66,6 +67,7 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
 @click.option("--design", "designs", multiple=True, metavar="FILE.c", help="The token's design file.")
 @knob_option
 @click.option("--trace", is_flag=True, help="Kernel trace format (tracefs), with tdpfast_ events between.")
+@click.option("--perfetto", metavar="FILE", help="Write the run as JSON for Perfetto and Chrome into FILE as well.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks, steps.")
 @click.option("--verbose", "-v", is_flag=True,
               help="Leave no step out; with --json: the story as well, with names, old and new values.")
@@ -75,13 +77,14 @@ def explore_on(token: Token, files: tuple[str, ...], knobs: dict, strategy: str,
 @click.option("--keep", type=click.IntRange(0), metavar="N",
               help="With --then: steps to follow; default: up to the last context switch.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python that does the same, and exit.")
-def command(token, files, designs, knobs, trace, as_json, verbose, width, strategy, keep, as_python):
+def command(token, files, designs, knobs, trace, perfetto, as_json, verbose, width, strategy, keep, as_python):
     """Run the schedule of a TOKEN again and show what happens.
 
     The token says which scenario and design it belongs to: those of the catalogues and presets are known, others are
     named with --file and --knob. Exits with 1 if the schedule violates a check.
     """
     from tdpfast.story import columns_text, tell
+    from tdpfast.timeline import replay_timeline
     from tdpfast.trace import replay_trace
 
     parsed, knobs = Token.parse(token), parse_knobs(knobs)
@@ -89,6 +92,11 @@ def command(token, files, designs, knobs, trace, as_json, verbose, width, strate
     if strategy is not None and (trace or as_python):
         raise UsageError("--then with --trace or --python", "those are about one schedule",
                          "--then alone or with --json")
+    if perfetto is not None:
+        if strategy is not None or as_python:
+            raise UsageError("--perfetto with " + ("--python" if as_python else "--then"),
+                             "it is about one schedule that is run", "--perfetto without it")
+        check_place(perfetto)
     if trace and (as_json or verbose):
         raise UsageError("--trace with" + " --json" * as_json + " --verbose" * verbose, "a trace has one form",
                          "one of them")
@@ -102,6 +110,8 @@ def command(token, files, designs, knobs, trace, as_json, verbose, width, strate
     scenario, design, program, replay = replay_token(parsed, scenarios_with(files),
                                                      [*designs_with(knobs), *map(Design.from_file, designs)])
     checks = names_of(replay["checks"])
+    if perfetto is not None:
+        write_whole(perfetto, replay_timeline(program, scenario))
     if as_json:
         steps = [{"agent": a, "kind": k, "object": program.describe(o), "value": v} for a, k, o, v in replay["steps"]]
         out = {"scenario": scenario.name, "design": design.name, "gated": not design.ungated,

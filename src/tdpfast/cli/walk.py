@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from tdpfast._write import check_place, write_whole
 from tdpfast.errors import UsageError, VmEnded
 from tdpfast.td import TdVm
+from tdpfast.timeline import timeline
 from tdpfast.trace import TRACE_HEADER, trace_lines
 from tdpfast.vm import Vm
 from tdpfast.vmfile import VmFile, read_vm_file
@@ -33,23 +35,30 @@ class Number(click.ParamType):
 @click.option("--shared", is_flag=True, help="Walk a TD's direct root, not its mirror.")
 @click.option("--dump", is_flag=True, help="Show every entry of every root.")
 @click.option("--events", is_flag=True, help="Show what happened as tracefs does; tdpfast_* lines are ours.")
+@click.option("--perfetto", metavar="FILE", help="Write what happened as JSON for Perfetto and Chrome into FILE.")
 @click.option("--stats", is_flag=True, help="Show the statistics by their debugfs names.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--python", "as_python", is_flag=True, help="Print the Python program that does the same.")
-def command(file, gfns, shared, dump, events, stats, as_json, as_python):
+def command(file, gfns, shared, dump, events, perfetto, stats, as_json, as_python):
     """Run the operations of FILE (JSON or TOML with vm and ops; - is standard input) on a VM, then show the way
     from the root to each GFN; of a TD on a module (module = 1 in vm) in the mirror, then in the S-EPT.
 
     Exit code 1: an operation ended the VM (BUG() or a livelock); what is shown is the state it left.
     """
     content = read_vm_file(file)
-    if not (gfns or dump or events or stats):
-        raise UsageError("nothing to show", "no GFN and no option", "a GFN, --dump, --events or --stats")
+    if not (gfns or dump or events or stats or perfetto):
+        raise UsageError("nothing to show", "no GFN and no option", "a GFN, --dump, --events, --perfetto or --stats")
+    if perfetto is not None:
+        if as_python:
+            raise UsageError("--perfetto with --python", "nothing is run", "one of them")
+        check_place(perfetto)
     if as_python:
         click.echo(script(content, gfns, shared, dump, events, stats))
         return 0
     vm = content.make_vm(trace="all")
     ended = run_ops(vm, content.ops)
+    if perfetto is not None:
+        write_whole(perfetto, timeline(vm.records()))
     private = vm.tdx and not shared
     shown: dict[str, Any] = {}
     if events:
@@ -62,7 +71,8 @@ def command(file, gfns, shared, dump, events, stats, as_json, as_python):
         shown["dump"] = vm.dump().splitlines()
     if stats:
         shown["stats"] = vm.stats
-    click.echo(as_object(shown, ended) if as_json else as_text(shown))
+    if shown or as_json:
+        click.echo(as_object(shown, ended) if as_json else as_text(shown))
     if ended is not None:
         click.echo(f"warning: {ended}", err=True)
     return 0 if ended is None else 1
