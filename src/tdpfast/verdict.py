@@ -130,6 +130,14 @@ class Verdict:
         """It holds, but something that the scenario asks about never happened."""
         return self.verdict == HOLDS and bool(self.missing)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the report's text on it."""
+        from html import escape
+
+        from tdpfast.report import counterexample, holding
+
+        return f"<pre>{escape(counterexample(self) if self.checks else holding(self))}</pre>"
+
     def to_json(self, *, detail: bool = False) -> dict:
         """The fields scripts may rely on. detail: also `threads`, and `counterexample` with its story."""
         out = {

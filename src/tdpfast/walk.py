@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -111,6 +112,18 @@ class Walk:
         pfn = self.pfn
         lines += ["", f"  pfn {pfn:x}" if pfn is not None else f"  not mapped ({self.entries[-1].kind})"]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table, a row for each level."""
+        head = ("level", "index", "gfn", "SPTE", "physical", "flags")
+        cells = [(LEVELS[e.level], str(e.index), f"{e.gfn:x}", f"{e.spte:016x}", physical(e), " | ".join(e.flags))
+                 for e in self.entries]
+        pfn = self.pfn
+        found = f"pfn {pfn:x}" if pfn is not None else f"not mapped ({self.entries[-1].kind})"
+        return (f"<table><caption>{escape(f'GFN {self.gfn:x} ({root_name(self.root)}): {found}')}</caption>"
+                f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>"
+                + "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+                + "</table>")
 
 
 def beside(text: str, flags: tuple[str, ...]) -> list[str]:
