@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from tdpfast import _names
+from tdpfast.catalogue import catalogue
 from tdpfast.checks import MEANING
 from tdpfast.cli import EXIT_CODES
 from tdpfast.design import PRESETS, Design
@@ -146,6 +147,20 @@ def exit_codes(_page: str) -> str:
     return rows(("code", "means"), ((number, text) for number, text in EXIT_CODES.items()))
 
 
+def history(page: str) -> str:
+    """A row for every scenario of the catalogue `history`; the report or fix it is about, is kept."""
+    kept = last_column(page)
+    lines = []
+    for scenario in catalogue("history"):
+        told = {**scenario.expect, **scenario.expect_gated}
+        broken = {design.split("+", 1)[1]: text for design, text in told.items() if "+" in design and text != "holds"}
+        found = dict.fromkeys(check for text in broken.values() for check in text.split())
+        ops = dict.fromkeys(op["op"] for thread in scenario.threads for op in thread.ops)
+        lines.append([code(scenario.name), *(", ".join(map(code, some)) or "-" for some in (broken, ops, found)),
+                      kept.get(scenario.name, MISSING)])
+    return rows(("scenario", "broken variant", "operations", "found by", "report or fix"), lines)
+
+
 def kernel_words(section: str) -> str:
     """A row for every name of a section of <tdpfast/kvm.h>."""
     return rows(("name", "what it is here"), ((code(word.signature), word.text) for word in words().values()
@@ -154,6 +169,7 @@ def kernel_words(section: str) -> str:
 
 TABLES: dict[str, Callable[[str], str]] = {
     "knobs": knobs, "values": values, "presets": presets, "checks": checks, "exit codes": exit_codes,
+    "history": history,
     "ops": lambda page: operations(page, False), "TD ops": lambda page: operations(page, True),
     **{"kernel: " + section: lambda _page, section=section: kernel_words(section) for section in TEXTS},  # type: ignore[misc]
 }

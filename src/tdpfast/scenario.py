@@ -259,6 +259,8 @@ def check_op(where: str, op: Mapping, scenario: Scenario) -> None:
     check_slot(where, op, scenario)
     need("start" not in op or number_of(op, "start") < number_of(op, "end"), where,
          f"op {name!r} has an empty range", "an end above its start")
+    need(name != "poke" or bool(number_of(op, "set") | number_of(op, "clear")), where,
+         "op 'poke' has neither set nor clear", "bits to set or to clear")
     for key in ("mask", "filter"):
         need(key not in op or number_of(op, key) != 0, where, f"{key} 0 of op {name!r} leaves nothing to do", "another")
     if "pfn" in op and scenario.tdx:
@@ -307,7 +309,7 @@ def check_pfn(where: str, op: Mapping) -> None:
     need(not TD_PAGES[0] <= pfn < TD_PAGES[1], where,
          f"pfn {pfn:#x} of op {name!r}: KVM has that page for the TD itself or its S-EPT",
          f"another than {TD_PAGES[0]:#x}..{TD_PAGES[1] - 1:#x}, such as 0x140000")
-    private = about_private(op)
+    private = about_private(op) or name in ("pamt_get", "pamt_put")
     need(not private or bool(op.get("noslot")) or MEMORY[0] <= pfn < MEMORY[1], where,
          f"pfn {pfn:#x} of op {name!r} is outside the module's memory", f"{TD_PAGES[1]:#x}..{MEMORY[1] - 1:#x}")
 
